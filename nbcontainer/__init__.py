@@ -1,0 +1,64 @@
+"""Run code in real Linux containers from Python and notebooks: process + namespaces + cgroup + a root of its own.
+
+In a notebook: ``%load_ext nbcontainer``, then ``%%container --mem 128M``. In Python: ``nbcontainer.run("print(1)", mem="128M")``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
+
+if TYPE_CHECKING:
+    from nbcontainer.container import Result as Result
+    from nbcontainer.container import explain as explain
+    from nbcontainer.container import run as run
+    from nbcontainer.host import examine_host as doctor
+
+__version__ = "0.1.0"
+__all__ = [
+    "HostError",
+    "InternalError",
+    "NbcontainerError",
+    "Result",
+    "SetupError",
+    "SpecError",
+    "doctor",
+    "explain",
+    "load_ipython_extension",
+    "run",
+    "unload_ipython_extension",
+]
+
+_LAZY = {
+    "run": ("nbcontainer.container", "run"),
+    "explain": ("nbcontainer.container", "explain"),
+    "Result": ("nbcontainer.container", "Result"),
+    "doctor": ("nbcontainer.host", "examine_host"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _LAZY[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """``%load_ext nbcontainer``: the magics ``%%container`` and ``%container``."""
+    from nbcontainer.notebook import load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    from nbcontainer.notebook import unload
+
+    unload(ipython)

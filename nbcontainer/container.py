@@ -1,0 +1,255 @@
+"""The public Python API: run code in a container, and what came of it."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from nbcontainer.cgroups.sampler import SampleSeries
+from nbcontainer.engine import Run, open_engine
+from nbcontainer.errors import InternalError, SpecError
+from nbcontainer.events import CellError, Display, Event, Finished, OutcomeName, Output, Sample, Started, Usage
+from nbcontainer.spec import ContainerSpec, format_size, make_spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+IN_MEMORY_BYTES = 1 << 20
+OnEvent = Callable[[Event], None]
+
+
+class Spool:
+    """Text of any length: in memory while it is short, in an unnamed temporary file when it grows."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 (lives as long as the result)
+        self.size_bytes = 0
+
+    def write(self, text: str) -> None:
+        data = text.encode("utf-8", "replace")
+        self._file.write(data)
+        self.size_bytes += len(data)
+
+    def text(self) -> str:
+        self._file.seek(0)
+        return self._file.read().decode("utf-8")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run. ``stdout`` and ``stderr`` are complete, also beyond what ``--max-output`` showed."""
+
+    outcome: OutcomeName
+    exit_code: int | None
+    signal: int | None
+    error: CellError | None
+    outputs: list[dict[str, Any]]
+    """MIME bundles of displays and of the last expression, in order."""
+    usage: Usage
+    samples: SampleSeries
+    spec: ContainerSpec
+    note: str = ""
+    pid: int | None = None
+    """Process id of the cell process as this host saw it."""
+    values: dict[str, Any] = field(default_factory=dict)
+    _stdout: Spool = field(default_factory=Spool, repr=False)
+    _stderr: Spool = field(default_factory=Spool, repr=False)
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.text()
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.text()
+
+    @property
+    def ok(self) -> bool:
+        """The cell ended by itself, with exit code 0."""
+        return self.outcome == "exited" and self.exit_code == 0
+
+    def describe(self) -> str:
+        """The verdict in a sentence or two, with what to try."""
+        text = _VERDICTS[self.outcome](self)
+        return f"{text} Note: {self.note}." if self.note else text
+
+    def plot(self) -> Figure:
+        """Memory and CPU over time, with limits, as a matplotlib Figure."""
+        from nbcontainer.notebook.figure import plot_result
+
+        return plot_result(self)
+
+    def _repr_html_(self) -> None:
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Result: {self.describe()}>"
+
+
+def _exited(result: Result) -> str:
+    seconds, peak = result.usage.wall_seconds, format_size(result.usage.memory_peak_bytes)
+    if result.error is not None:
+        return f"The cell raised {result.error.ename}: {result.error.evalue}"
+    return f"The cell ended with exit code {result.exit_code} after {seconds:.2f} s; its peak of memory was {peak}."
+
+
+def _oom(result: Result) -> str:
+    usage, limit = result.usage, result.spec.limits.memory_bytes
+    limited = f"--mem {format_size(limit)}" if limit else "its limit"
+    who = "the cell's own process" if result.signal else "a process that the cell had started"
+    larger = f"{-(-limit * 2 >> 20)}M" if limit else "a larger limit"
+    return (
+        f"Out of memory: Linux killed {who} when the container reached {limited} after {usage.wall_seconds:.2f} s "
+        f"(peak {format_size(usage.memory_peak_bytes)}, {usage.oom_kills} process{'es' if usage.oom_kills != 1 else ''} killed). "
+        f"Try --mem {larger}, or work on smaller pieces."
+    )
+
+
+def _timeout(result: Result) -> str:
+    return f"Timeout: the cell was killed after {result.usage.wall_seconds:.1f} s (--timeout {result.spec.timeout_seconds:g})."
+
+
+def _signalled(result: Result) -> str:
+    number = result.signal or 0
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "an unknown signal"
+    return f"The cell process ended by signal {number} ({name}) after {result.usage.wall_seconds:.2f} s."
+
+
+def _interrupted(result: Result) -> str:
+    return f"Interrupted after {result.usage.wall_seconds:.1f} s; all processes of the container are gone."
+
+
+def _output_limit(result: Result) -> str:
+    return "The cell was ended because it wrote more than 1 GiB. Write to a file in a volume (-v) instead."
+
+
+def _killed(result: Result) -> str:
+    return f"Killed on request after {result.usage.wall_seconds:.1f} s."
+
+
+_VERDICTS: dict[str, Callable[[Result], str]] = {
+    "exited": _exited,
+    "oom": _oom,
+    "timeout": _timeout,
+    "signalled": _signalled,
+    "interrupted": _interrupted,
+    "output-limit": _output_limit,
+    "killed": _killed,
+}
+
+
+class _Collector:
+    """Folds events into a Result, and passes on to the caller what ``--max-output`` allows."""
+
+    def __init__(self, spec: ContainerSpec, on_event: OnEvent | None) -> None:
+        self._spec, self._on_event = spec, on_event
+        self._stdout, self._stderr = Spool(), Spool()
+        self._samples = SampleSeries()
+        self._outputs: list[dict[str, Any]] = []
+        self._display_bytes = 0
+        self._shown_bytes = 0
+        self._cut = False
+        self._error: CellError | None = None
+        self._pid: int | None = None
+        self._finished: Finished | None = None
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Output():
+                self._take_output(event)
+                return
+            case Display():
+                self._keep_display(event)
+            case Sample():
+                self._samples.append(event)
+            case CellError():
+                self._error = event
+            case Started():
+                self._pid = event.pid
+            case Finished():
+                self._finished = event
+        self._emit(event)
+
+    def _emit(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _keep_display(self, event: Display) -> None:
+        self._display_bytes += sum(len(value) for value in event.data.values() if isinstance(value, str))
+        if event.kind in ("display", "result") and self._display_bytes <= 10 * self._spec.max_output_bytes:
+            self._outputs.append(dict(event.data))
+
+    def _take_output(self, event: Output) -> None:
+        (self._stdout if event.stream == "stdout" else self._stderr).write(event.text)
+        room = self._spec.max_output_bytes - self._shown_bytes
+        self._shown_bytes += len(event.text)
+        if room >= len(event.text):
+            self._emit(event)
+        elif not self._cut:
+            self._cut = True
+            limit = format_size(self._spec.max_output_bytes)
+            self._emit(Output(event.stream, event.text[: max(room, 0)]))
+            notice = f"\n[the rest of the output is not shown (--max-output {limit}); it is complete in the result's stdout and stderr]\n"
+            self._emit(Output("stderr", notice))
+
+    def result(self) -> Result:
+        end = self._finished
+        if end is None:
+            raise InternalError("a run ended without saying how")
+        return Result(
+            end.outcome, end.exit_code, end.signal, end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
+            _stdout=self._stdout, _stderr=self._stderr,
+        )  # fmt: skip
+
+
+@contextmanager
+def _interruptible(run: Run) -> Iterator[None]:
+    """SIGINT (the stop button, Ctrl-C) goes to the container instead of raising KeyboardInterrupt somewhere in here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, lambda number, frame: run.interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def run(
+    code: str = "",
+    *,
+    program: str | Sequence[str] = (),
+    on_event: OnEvent | None = None,
+    engine: str | None = None,
+    **options: Any,
+) -> Result:
+    """Run ``code`` in a new container and wait for its end.
+
+    Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input. ``options`` are the
+    long option names of the magic with ``_`` for ``-`` (``mem="128M"``, ``cpus=0.5``, ``volumes=["./data:/data:ro"]``).
+    ``on_event`` is called with each event as it happens. What the code does is in the result; raises only SpecError,
+    HostError, SetupError and InternalError.
+    """
+    if not isinstance(code, str):
+        raise SpecError(f"code: {type(code).__name__} is not a str")
+    spec = make_spec(options, program=program)
+    collector = _Collector(spec, on_event)
+    current = open_engine(engine).start(spec, code)
+    with _interruptible(current):
+        for event in current.events():
+            collector.take(event)
+    return collector.result()
+
+
+def explain(*, program: str | Sequence[str] = (), engine: str | None = None, **options: Any) -> str:
+    """The plan of a run as text, a line for each system call and cgroup write; nothing is started."""
+    spec = make_spec(options, program=program)
+    return "\n".join(open_engine(engine).explain(spec))

@@ -1,0 +1,45 @@
+"""Where containers run: the Engine protocol, and the choice of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from nbcontainer.errors import SpecError
+from nbcontainer.events import Event
+from nbcontainer.spec import ContainerSpec
+
+
+class Run(Protocol):
+    """One container that runs one cell. Iterate for its events; the other methods may be called from anywhere."""
+
+    def events(self) -> Iterator[Event]:
+        """Everything that happens, ending with Finished; by then nothing of the container is left."""
+
+    def interrupt(self) -> None:
+        """SIGINT to every process; a second call, or one second, kills."""
+
+    def kill(self) -> None:
+        """End it now; the outcome is ``killed``."""
+
+
+class Engine(Protocol):
+    name: str
+
+    def start(self, spec: ContainerSpec, code: str) -> Run:
+        """A container for ``code``, its limits in force. Raises SpecError, HostError, SetupError or InternalError."""
+
+    def explain(self, spec: ContainerSpec) -> list[str]:
+        """The plan, a line each, without starting anything."""
+
+
+def open_engine(name: str | None = None) -> Engine:
+    """The engine of this process by name: ``local`` or ``auto`` (NBCONTAINER_ENGINE, then ``auto``)."""
+    name = name or os.environ.get("NBCONTAINER_ENGINE") or "auto"
+    if name not in ("auto", "local"):
+        raise SpecError(f"--engine: {name!r} is not available yet; there are auto and local")
+    opener: Callable[[], Engine]
+    from nbcontainer.engine.local import open_local as opener
+
+    return opener()

@@ -1,0 +1,294 @@
+"""Containers on this host: boxes from the zygote, one of them ready in advance.
+
+A *box* is a container that has everything but limits and code: its cgroup, its namespaces, its root, and a warm process
+that waits. A run takes a box, writes its limits, and only then hands it the code. While that code runs, the zygote
+makes the next box of the same shape, so that the next run need not wait for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import select
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+
+from nbcontainer.cgroups import Cgroup, Driver, open_driver
+from nbcontainer.cgroups.sampler import Sampler
+from nbcontainer.engine.watch import LocalRun
+from nbcontainer.errors import HostError, InternalError
+from nbcontainer.linux import capabilities
+from nbcontainer.runtime import rootfs
+from nbcontainer.runtime.client import Cloned, ZygoteClient, setup_error
+from nbcontainer.runtime.plan import IdMap
+from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
+from nbcontainer.runtime.skeleton import python_directories
+from nbcontainer.runtime.zygote import ZygoteConfig
+from nbcontainer.spec import ContainerSpec, Limits
+from nbcontainer.state import IdRanges, KernelState, prune, state_directory
+
+READY_SECONDS = 30.0
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def shape_of(spec: ContainerSpec) -> ContainerSpec:
+    """The part of a spec that decides how a box is made; equal shapes can share a box made in advance."""
+    limits = Limits(
+        cpuset=spec.limits.cpuset,
+        pids=None,
+        io_read_bytes_per_second=spec.limits.io_read_bytes_per_second,
+        io_write_bytes_per_second=spec.limits.io_write_bytes_per_second,
+    )
+    return replace(
+        spec,
+        limits=limits,
+        environment=(),
+        workdir=None,
+        user="root",
+        timeout_seconds=None,
+        max_output_bytes=1,
+        init=False,
+        name=None,
+        program=(),
+        interval_seconds=None,
+        notes=(),
+    )
+
+
+@dataclass(slots=True)
+class Box:
+    """A container without limits and code. Its owner ends it with :meth:`LocalEngine.discard`."""
+
+    container_id: str
+    shape: ContainerSpec
+    cgroup: Cgroup
+    process: Cloned
+    id_map: IdMap | None
+    ready: bool = False
+
+
+class LocalEngine:
+    """One per kernel process."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0:
+            raise HostError(
+                "the local engine needs root for now", "run Jupyter as root in a virtual machine of your own, or: sudo nbcontainer run"
+            )
+        prune()
+        self._owner_pid = os.getpid()
+        self._lock = threading.RLock()
+        self._spare: Box | None = None
+        self._python = python_directories()
+        self.around = rootfs.look_around(self._python)
+        self.sampler = Sampler()
+        self.state = KernelState()
+        self._ids = IdRanges()
+        self._driver: Driver = open_driver(self.state.place)
+        self._config = ZygoteConfig(str(state_directory() / "stage"), self._python)
+        self._client = ZygoteClient(self._config)
+        self._live: dict[str, Box] = {}
+
+    # ---- boxes
+
+    def _make_box(self, shape: ContainerSpec) -> Box:
+        container_id = secrets.token_hex(6)
+        id_map = self._ids.take() if "user" in shape.namespaces else None
+        cgroup: Cgroup | None = None
+        try:
+            cgroup = self._driver.create(container_id, shape.limits)
+            views = cgroup.views() if shape.root.kind != "none" and not shape.bare else ()
+            plan = rootfs.make_plan(shape, self.around, views, id_map, shape.hostname or container_id)
+            if not self._client.alive:
+                self._client.close()
+                self._client = ZygoteClient(self._config)
+            process = self._client.launch(container_id, plan, cgroup.clone_fd(), cgroup.task_fds())
+        except BaseException:
+            if cgroup is not None:
+                cgroup.remove()
+            if id_map is not None:
+                self._ids.give_back(id_map)
+            raise
+        box = Box(container_id, shape, cgroup, process, id_map)
+        self._live[container_id] = box
+        return box
+
+    def _wait_ready(self, box: Box) -> None:
+        """Until the plan's inside steps are done. Raises what went wrong."""
+        if box.ready:
+            return
+        self._client.finish(box.process)
+        poller = select.poll()
+        channel = box.process.channel
+        poller.register(channel, select.POLLIN)
+        poller.register(box.process.pidfd, select.POLLIN)
+        reader = FrameReader()
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            poller.poll(1000)
+            data = channel.recv(65536)
+            if not data:
+                raise InternalError("a container's process ended before it was ready")
+            try:
+                for message in reader.feed(data):
+                    if message["t"] == "failed":
+                        raise setup_error(message)
+                    box.ready = message["t"] == "ready"
+            except ProtocolError as error:
+                raise InternalError(f"a container's process said nonsense before it was ready: {error}") from None
+            if box.ready:
+                return
+        raise InternalError(f"a container was not ready after {READY_SECONDS:.0f} s")
+
+    def discard(self, box: Box) -> None:
+        """End a box and everything of it. Safe to call twice."""
+        with self._lock:
+            if self._live.pop(box.container_id, None) is None:
+                return
+        if self._spare is box:
+            self._spare = None
+        if box.process.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(box.process.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        box.process.channel.close()
+        box.cgroup.remove()
+        box.process.close()
+        if box.id_map is not None:
+            self._ids.give_back(box.id_map)
+        self.state.discard(box.container_id)
+
+    def _take_box(self, shape: ContainerSpec) -> Box:
+        """A ready box of this shape: the spare one if it fits and lives, else a new one."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+            if spare is not None and spare.shape == shape:
+                try:
+                    self._wait_ready(spare)
+                    if not _has_ended(spare):
+                        return spare
+                except InternalError:
+                    pass  # it was killed while it waited: a new one takes its place
+                except BaseException:
+                    self.discard(spare)
+                    raise
+            if spare is not None:
+                self.discard(spare)
+            box = self._make_box(shape)
+            try:
+                self._wait_ready(box)
+            except BaseException:
+                self.discard(box)
+                raise
+            return box
+
+    def make_spare(self, shape: ContainerSpec) -> None:
+        """Have the zygote make a box for the next run; failures show when that run makes its own."""
+        with self._lock:
+            if self._spare is None:
+                try:
+                    self._spare = self._make_box(shape)
+                except (HostError, InternalError, OSError):
+                    self._spare = None
+
+    # ---- the Engine protocol
+
+    def start(self, spec: ContainerSpec, code: str) -> LocalRun:
+        shape = shape_of(spec)
+        box = self._take_box(shape)
+        try:
+            box.cgroup.set_limits(spec.limits)
+            first = box.cgroup.sample()
+            box.process.channel.sendall(encode(_go(spec, code)))
+        except BaseException as error:
+            self.discard(box)
+            if isinstance(error, BrokenPipeError | ConnectionResetError):
+                raise InternalError("a container's process ended before its cell began") from None
+            raise
+        self.make_spare(shape)
+        return LocalRun(self, box, spec, first)
+
+    def explain(self, spec: ContainerSpec) -> list[str]:
+        lines = [
+            f"[host]   {'mkdir' if not write.value else 'write ' + write.value + ' to'} {write.path}: {write.why}"
+            for write in self._driver.plan("CONTAINER", spec.limits)
+        ]
+        id_map = IdMap(0x70000000, 65536) if "user" in spec.namespaces else None
+        plan = rootfs.make_plan(spec, self.around, (), id_map, spec.hostname or "CONTAINER")
+        keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
+        what = " ".join(spec.program) or "the cell, by IPython"
+        last = [f"[inside] capset({keep}), prctl(NO_NEW_PRIVS): no more rights than these", f"[inside] run {what}"]
+        return lines + plan.explain() + last
+
+    def close(self) -> None:
+        """End every container, the zygote, and this kernel's cgroups."""
+        if os.getpid() != self._owner_pid:
+            return
+        for box in list(self._live.values()):
+            self.discard(box)
+        self._client.close()
+        self._driver.remove_place()
+        self.state.close()
+        self._ids.close()
+
+
+def _has_ended(box: Box) -> bool:
+    poller = select.poll()
+    poller.register(box.process.pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _go(spec: ContainerSpec, code: str) -> dict[str, object]:
+    """Message 6 of the handshake."""
+    own_root = spec.root.kind != "none"
+    path = PATH
+    if spec.root.kind in ("system", "host", "none"):
+        path = f"{sys.prefix}/bin:{PATH}" if f"{sys.prefix}/bin" not in PATH.split(":") else PATH
+    environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
+    if not spec.program:
+        environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    environment.update(spec.environment)
+    if spec.workdir is not None:
+        directories = [spec.workdir]
+    else:
+        directories = ["/workspace", "/"] if own_root else [os.getcwd(), "/"]
+    return {
+        "t": "go",
+        "code": code,
+        "program": list(spec.program),
+        "environment": environment,
+        "directories": directories,
+        "user": spec.user,
+        "capabilities": list(capabilities.choose(spec.cap_add, spec.cap_drop)),
+        "init": spec.init,
+    }
+
+
+_engine: LocalEngine | None = None
+_engine_lock = threading.Lock()
+
+
+def open_local() -> LocalEngine:
+    """The engine of this process, made at first use and closed at its end."""
+    global _engine
+    with _engine_lock:
+        if _engine is None or _engine._owner_pid != os.getpid():
+            _engine = LocalEngine()
+            atexit.register(shutdown)
+        return _engine
+
+
+def shutdown() -> None:
+    """End all containers of this process and whatever serves them; the next run starts afresh."""
+    global _engine
+    with _engine_lock:
+        engine, _engine = _engine, None
+    if engine is not None:
+        engine.close()

@@ -1,0 +1,305 @@
+"""Watching one local container: its output, its end, and telling its outcomes apart without guessing."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import json
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.events import CellError, Display, Event, Finished, OutcomeName, Output, Sample, Started
+from nbcontainer.runtime.client import setup_error
+from nbcontainer.runtime.protocol import FrameReader, ProtocolError
+from nbcontainer.spec import ContainerSpec
+from nbcontainer.state import ContainerRecord
+
+if TYPE_CHECKING:
+    from nbcontainer.engine.local import Box, LocalEngine
+
+GRACE_SECONDS = 1.0
+SAMPLE_AFTER_SECONDS = 0.005
+SPOOL_LIMIT_BYTES = 1 << 30
+"""A cell that writes more than this is ended with the outcome ``output-limit``."""
+PIECE_BYTES = 1 << 16
+
+
+class _Pipe:
+    """One of the two text streams."""
+
+    def __init__(self, fd: int, stream: Literal["stdout", "stderr"]) -> None:
+        self.fd = fd
+        self.stream = stream
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.open = True
+        os.set_blocking(fd, False)
+
+
+class LocalRun:
+    """See :class:`nbcontainer.engine.Run`."""
+
+    def __init__(self, engine: LocalEngine, box: Box, spec: ContainerSpec, first: Sample) -> None:
+        self.container_id = box.container_id
+        self._engine, self._box, self._spec = engine, box, spec
+        self._started = first.monotonic_seconds
+        self._samples: deque[Sample] = deque([first], maxlen=4096)
+        self._pipes = {box.process.stdout_fd: _Pipe(box.process.stdout_fd, "stdout")}
+        self._pipes[box.process.stderr_fd] = _Pipe(box.process.stderr_fd, "stderr")
+        self._reader = FrameReader()
+        self._channel_open = True
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._interrupts = 0
+        self._reason: Literal["", "timeout", "output-limit", "killed", "interrupted"] = ""
+        self._kill_at: float | None = None
+        self._deadline = None if spec.timeout_seconds is None else self._started + spec.timeout_seconds
+        self._output_bytes = 0
+        self._error: CellError | None = None
+        self._inner_status: int | None = None
+        self._failure: NbcontainerError | None = None
+        self._token: Any = None
+        self._ended = False
+
+    # ---- from anywhere
+
+    def interrupt(self) -> None:
+        self._interrupts += 1
+        self._wake()
+
+    def kill(self) -> None:
+        self._reason = self._reason or "killed"
+        self._kill_at = 0.0
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._ended:
+            os.eventfd_write(self._wake_fd, 1)
+
+    # ---- the loop
+
+    def events(self) -> Iterator[Event]:
+        name = self._spec.name or self.container_id
+        yield Started(self.container_id, name, self._box.process.pid, self._started)
+        yield from self._new_samples()
+        try:
+            yield from self._watch()
+            status = self._exit_status()
+            self._box.cgroup.kill()
+            yield from self._drain(final=True)
+            finished = self._finish(status)
+        finally:
+            self._ended = True
+            if self._token is not None:
+                self._engine.sampler.remove(self._token)
+            self._engine.discard(self._box)
+            os.close(self._wake_fd)
+        yield from self._new_samples()
+        if self._failure is not None:
+            raise self._failure
+        yield finished
+
+    def _watch(self) -> Iterator[Event]:
+        """Until the cell process has ended (its pidfd says so, not end of file: children may keep the pipes)."""
+        poller = select.poll()
+        process = self._box.process
+        for fd in (process.stdout_fd, process.stderr_fd, process.channel.fileno(), process.pidfd, self._wake_fd):
+            poller.register(fd, select.POLLIN)
+        interrupts_seen = 0
+        while True:
+            ready = dict(poller.poll(self._poll_milliseconds()))
+            now = time.monotonic()
+            if process.pidfd in ready:
+                return
+            for fd in (process.stdout_fd, process.stderr_fd):
+                if fd in ready:
+                    yield from self._read(self._pipes[fd])
+                    if not self._pipes[fd].open:
+                        poller.unregister(fd)
+            if process.channel.fileno() in ready:
+                yield from self._drain()
+                if not self._channel_open:
+                    poller.unregister(process.channel.fileno())
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            if self._interrupts > interrupts_seen:
+                interrupts_seen = self._interrupts
+                self._on_interrupt(now)
+            self._enforce(now)
+            if self._token is None and now - self._started >= SAMPLE_AFTER_SECONDS:
+                self._begin_sampling()
+            yield from self._new_samples()
+
+    def _poll_milliseconds(self) -> float:
+        now = time.monotonic()
+        if self._token is None:
+            return max(1.0, (self._started + SAMPLE_AFTER_SECONDS - now) * 1000)
+        waits = [0.1] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
+        return max(0.0, min(waits)) * 1000 + 0.5
+
+    def _begin_sampling(self) -> None:
+        """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
+        spec = self._spec
+        self._token = self._engine.sampler.add(self._box.cgroup, None, spec.interval_seconds, self._samples.append)
+        command = " ".join(spec.program) or "python"
+        self._engine.state.add(
+            ContainerRecord(
+                os.getpid(),
+                self.container_id,
+                spec.name or self.container_id,
+                self._box.process.pid,
+                "running",
+                time.time(),
+                command,
+                spec.limits.memory_bytes,
+            )
+        )
+
+    def _new_samples(self) -> Iterator[Sample]:
+        while self._samples:
+            yield self._samples.popleft()
+
+    def _on_interrupt(self, now: float) -> None:
+        self._reason = self._reason or "interrupted"
+        if self._kill_at is None:
+            self._kill_at = now + GRACE_SECONDS
+            self._box.cgroup.signal_all(signal.SIGINT)
+        else:
+            self._kill_at = 0.0
+
+    def _enforce(self, now: float) -> None:
+        if self._deadline is not None and now >= self._deadline:
+            self._reason = self._reason or "timeout"
+            self._kill_at, self._deadline = 0.0, None
+        if self._output_bytes > SPOOL_LIMIT_BYTES and self._reason != "output-limit":
+            self._reason = "output-limit"
+            self._kill_at = 0.0
+        if self._kill_at is not None and now >= self._kill_at:
+            self._box.cgroup.kill()
+            self._kill_at = now + GRACE_SECONDS
+
+    # ---- output
+
+    def _read(self, pipe: _Pipe) -> Iterator[Output]:
+        try:
+            data = os.read(pipe.fd, PIECE_BYTES)
+        except BlockingIOError:
+            return
+        self._output_bytes += len(data)
+        pipe.open = bool(data)
+        text = pipe.decoder.decode(data, final=not data)
+        if text:
+            yield Output(pipe.stream, text)
+
+    def _drain(self, *, final: bool = False) -> Iterator[Event]:
+        """Read the channel; text that was written before a frame is read before it, so that order is kept."""
+        channel = self._box.process.channel
+        while self._channel_open:
+            try:
+                data = channel.recv(PIECE_BYTES, select_dont_wait())
+            except (BlockingIOError, ConnectionResetError):
+                break
+            self._channel_open = bool(data)
+            try:
+                for message in self._reader.feed(data):
+                    yield from self._drain_pipes()
+                    yield from self._on_message(message)
+            except ProtocolError:
+                # The cell wrote garbage to its own channel: its displays end here, its text goes on.
+                self._channel_open = False
+            if not final:
+                break
+        if final:
+            yield from self._drain_pipes(final=True)
+
+    def _drain_pipes(self, *, final: bool = False) -> Iterator[Output]:
+        for pipe in self._pipes.values():
+            while pipe.open and self._output_bytes <= SPOOL_LIMIT_BYTES:
+                before = self._output_bytes
+                yield from self._read(pipe)
+                if self._output_bytes == before:
+                    break
+            if final:
+                rest = pipe.decoder.decode(b"", final=True)
+                if rest:
+                    yield Output(pipe.stream, rest)
+
+    def _on_message(self, message: dict[str, Any]) -> Iterator[Event]:
+        kind = message["t"]
+        if kind == "display" and message.get("kind") in ("display", "update", "result", "clear"):
+            data, metadata, display_id = message.get("data"), message.get("metadata"), message.get("id")
+            if isinstance(data, dict):
+                identity = display_id if isinstance(display_id, str) else None
+                yield Display(message["kind"], data, metadata if isinstance(metadata, dict) else {}, identity)
+        elif kind == "error":
+            lines = message.get("traceback")
+            traceback = tuple(str(line) for line in lines) if isinstance(lines, list) else ()
+            self._error = CellError(str(message.get("ename")), str(message.get("evalue")), traceback)
+            yield self._error
+        elif kind == "status" and isinstance(message.get("status"), int):
+            self._inner_status = message["status"]
+        elif kind == "failed":
+            self._failure = _failure(message, self._spec)
+
+    # ---- the end
+
+    def _exit_status(self) -> int:
+        """The wait status from the zygote, which alone can know it."""
+        try:
+            data = self._box.process.control.recv(4096)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise InternalError("the zygote died, and with it the container's exit status; the next cell starts a new one")
+        return int(json.loads(data)["status"])
+
+    def _finish(self, status: int) -> Finished:
+        if self._token is not None:
+            self._engine.sampler.remove(self._token)
+            self._token = None
+        else:
+            self._samples.append(self._box.cgroup.sample())
+        usage = self._box.cgroup.usage(time.monotonic() - self._started)
+        if self._inner_status is not None and 0 <= self._inner_status <= 0xFFFF:
+            status = self._inner_status
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        failed = code != 0
+        outcome: OutcomeName = "exited" if number is None else "signalled"
+        note = ""
+        if self._reason == "interrupted" and failed:
+            outcome = "interrupted"
+        elif self._reason in ("timeout", "output-limit", "killed") and number is not None:
+            outcome = self._reason  # type: ignore[assignment]
+        elif usage.oom_kills and failed and number in (None, signal.SIGKILL):
+            outcome = "oom"
+            note = "" if number else "a child process was killed for memory, and the cell failed after that"
+        elif usage.oom_kills:
+            children = "a child process was" if usage.oom_kills == 1 else f"{usage.oom_kills} child processes were"
+            note = f"{children} killed for memory; the cell itself went on"
+        return Finished(outcome, code, number, self._error, usage, note)
+
+
+def select_dont_wait() -> int:
+    import socket
+
+    return socket.MSG_DONTWAIT
+
+
+def _failure(message: dict[str, Any], spec: ContainerSpec) -> NbcontainerError:
+    """A step that failed after the code was handed over: mostly the user's line."""
+    step, number, path = message.get("step"), message.get("errno"), message.get("path")
+    if step == "exec":
+        if number == errno.ENOENT:
+            return SpecError(f"PROGRAM: {path!r} is not in the container (PATH is searched unless it has a /)")
+        reason = os.strerror(number) if isinstance(number, int) else "failed"
+        return SpecError(f"PROGRAM: {path!r} cannot be executed: {reason}")
+    if step == "user":
+        return SpecError(f"--user: {path!r} is not a user of the container; give a name from its /etc/passwd, or UID:GID")
+    if step == "workdir":
+        return SpecError(f"--workdir: {path!r} is not a directory in the container")
+    return setup_error(message)

@@ -1,0 +1,53 @@
+"""Capabilities: names, the default set of a container, and giving the rest up for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nbcontainer.linux import syscalls
+
+CAPABILITIES = tuple(
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST "
+    "NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
+    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM "
+    "BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE".split()
+)
+"""Without the CAP_ prefix, in the order of their numbers."""
+
+DEFAULT_CAPABILITIES = tuple(
+    "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP".split()
+)
+"""Podman's default set: Docker's without MKNOD, NET_RAW and AUDIT_WRITE."""
+
+
+def choose(add: Iterable[str], drop: Iterable[str]) -> tuple[str, ...]:
+    """The set that Docker's ``--cap-add`` and ``--cap-drop`` describe; ALL stands for every one."""
+    add, drop = set(add), set(drop)
+    chosen = set(CAPABILITIES) if "ALL" in add else set() if "ALL" in drop else set(DEFAULT_CAPABILITIES)
+    chosen = (chosen | (add - {"ALL"})) - drop
+    return tuple(name for name in CAPABILITIES if name in chosen)
+
+
+def mask(names: Iterable[str]) -> int:
+    return sum(1 << CAPABILITIES.index(name) for name in names)
+
+
+def last_capability() -> int:
+    """The highest capability number of the running Linux."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())
+
+
+def drop_bounding(keep: Iterable[str], last: int) -> None:
+    """Take everything but ``keep`` out of the bounding set, so that no exec can bring it back."""
+    keep_mask = mask(keep)
+    for number in range(last + 1):
+        if not keep_mask >> number & 1:
+            syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+
+
+def limit_to(keep: Iterable[str]) -> None:
+    """Effective and permitted become ``keep``; inheritable and ambient become empty, as in Docker since 2022."""
+    keep_mask = mask(keep)
+    syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.capset(keep_mask, keep_mask, 0)

@@ -1,0 +1,175 @@
+"""Runs a Python cell in the container: IPython's shell, built and warmed in the zygote, with hooks that write frames.
+
+The shell object is made once per kernel and inherited by every container through fork, so that a cell starts in the
+time of a fork, not of an import.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from nbcontainer.runtime.protocol import ProtocolError, encode
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the cell closed or replaced it: its business
+
+
+class Channel:
+    """Writes frames; the text that was printed before goes out first, so that order is kept."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def send(self, message: dict[str, Any]) -> None:
+        _flush()
+        try:
+            data = memoryview(encode(message))
+        except (TypeError, ValueError, ProtocolError) as error:
+            data = memoryview(encode({"t": "display", "kind": "display", "data": {"text/plain": f"[not shown: {error}]"}}))
+        while data:
+            data = data[os.write(self.fd, data) :]
+
+
+def _portable(data: dict[str, Any]) -> dict[str, Any]:
+    """Binary values (PNG) as base64, as Jupyter messages carry them."""
+    import base64
+
+    return {key: base64.b64encode(value).decode() if isinstance(value, bytes) else value for key, value in data.items()}
+
+
+class FramePublisher(DisplayPublisher):
+    """``display()``, ``update_display()`` and ``clear_output()`` as frames."""
+
+    send: Send = staticmethod(lambda message: None)
+
+    def publish(  # type: ignore[override]
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **unused: Any,
+    ) -> None:
+        kind = "update" if update else "display"
+        display_id = (transient or {}).get("display_id")
+        message = {"t": "display", "kind": kind, "data": _portable(data), "metadata": metadata or {}, "id": display_id}
+        self.send(message)
+
+    def clear_output(self, wait: bool = False) -> None:
+        self.send({"t": "display", "kind": "clear", "data": {}, "metadata": {"wait": wait}, "id": None})
+
+
+class FrameDisplayHook(DisplayHook):
+    """The value of the last expression as a frame."""
+
+    send: Send = staticmethod(lambda message: None)
+    _bundle: tuple[dict[str, Any], dict[str, Any]] | None = None
+
+    def write_output_prompt(self) -> None:
+        pass
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
+        self._bundle = (format_dict, md_dict or {})
+
+    def finish_displayhook(self) -> None:
+        if self._bundle is not None:
+            data, metadata = self._bundle
+            self._bundle = None
+            self.send({"t": "display", "kind": "result", "data": _portable(data), "metadata": metadata, "id": None})
+
+
+class CellShell(InteractiveShell):
+    """IPython without a terminal and without history."""
+
+    send: Send = staticmethod(lambda message: None)
+
+    def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str] | str) -> None:
+        if issubclass(etype, SystemExit):
+            return
+        lines = [stb] if isinstance(stb, str) else list(stb)
+        self.send({"t": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": lines})
+
+    def ask_exit(self) -> None:
+        raise SystemExit(0)
+
+    def init_history(self) -> None:
+        self.history_manager = None
+        super().init_history()
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        pass
+
+
+def build_shell(ipython_directory: str) -> CellShell:
+    """The warm shell of the zygote; a first ``run_cell`` has happened, so that later ones are fast."""
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.HistoryManager.hist_file = ":memory:"
+    shell = CellShell(
+        config=config, ipython_dir=ipython_directory, display_pub_class=FramePublisher, displayhook_class=FrameDisplayHook
+    )
+    CellShell._instance = shell
+    InteractiveShell._instance = shell
+    warnings.filterwarnings("ignore", message="To exit: use")
+    shell.run_cell("1 + 1\nprint(end='')\n_ = None", store_history=False)
+    shell.run_cell("1", store_history=False)
+    shell.reset(new_session=False)
+    return shell
+
+
+def run_python(shell: CellShell, code: str, channel_fd: int) -> int:
+    """Run one cell as a program would run: its exit code, after threads and atexit functions are done."""
+    channel = Channel(channel_fd)
+    shell.send = channel.send  # type: ignore[method-assign]
+    shell.display_pub.send = channel.send
+    shell.displayhook.send = channel.send
+    atexit._clear()
+    sys.path.insert(0, "")
+    sys.argv = [""]
+    result = shell.run_cell(code, store_history=False)
+    error = result.error_before_exec or result.error_in_exec
+    return finish(_exit_code(error))
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit):
+        if error.code is None:
+            return 0
+        if isinstance(error.code, int):
+            return error.code & 0xFF
+        print(error.code, file=sys.stderr)
+    return 1
+
+
+def finish(code: int) -> int:
+    """What Python does before it exits: wait for threads, call atexit functions, flush."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+        code = code or 1
+    _flush()
+    return code

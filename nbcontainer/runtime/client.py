@@ -1,0 +1,177 @@
+"""The kernel's end of the zygote: starting it, and asking it for containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import IO, Any
+
+from nbcontainer.errors import HostError, InternalError, SetupError
+from nbcontainer.runtime.plan import Plan
+from nbcontainer.runtime.protocol import LaunchRequest
+from nbcontainer.runtime.zygote import ZygoteConfig
+
+START_SECONDS = 60.0
+CONTROL_MESSAGE_BYTES = 4096
+_REMEDIES = {
+    ("clone", 1): "namespaces are not allowed here: see nbcontainer doctor",
+    ("clone", 28): "too many namespaces: raise /proc/sys/user/max_*_namespaces",
+    ("clone", 11): "no more processes are allowed here: end some, or raise the pids limit around the kernel",
+    ("zygote", 1): "containers need root on this host: start Jupyter as root, or see nbcontainer doctor",
+    ("layer", 22): "this file system has no idmapped mounts (Linux 5.19 with ext4, xfs or btrfs has): use --share user",
+    ("new proc", 1): "the /proc here is masked: use --share pid, or see nbcontainer doctor",
+    ("ulimits", 1): "only CAP_SYS_RESOURCE may raise a hard limit: ask for less",
+    ("writable layer", 22): "give a larger --disk",
+    ("own file", 28): "the writable layer is too small for the container's own files: give a larger --disk",
+    ("overlay", 28): "the writable layer is too small: give a larger --disk",
+}
+
+
+def setup_error(message: dict[str, Any]) -> SetupError:
+    """The typed error of a ``failed`` message."""
+    step, number = str(message.get("step", "?")), int(message.get("errno") or 0)
+    return SetupError(step, number, str(message.get("path", "")), _REMEDIES.get((step, number), ""))
+
+
+@dataclass(slots=True)
+class Cloned:
+    """A new container's process, as this host sees it, and what the kernel holds of it."""
+
+    pid: int
+    pidfd: int
+    control: socket.socket
+    channel: socket.socket
+    stdout_fd: int
+    stderr_fd: int
+
+    def close(self) -> None:
+        for fd in (self.pidfd, self.stdout_fd, self.stderr_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.control.close()
+        self.channel.close()
+
+
+class ZygoteClient:
+    """One zygote; its methods may be called from any thread."""
+
+    def __init__(self, config: ZygoteConfig) -> None:
+        self._lock = threading.Lock()
+        self._log: IO[bytes] = tempfile.TemporaryFile()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        bootstrap = f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime.zygote import main; main()"
+        environment = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": "/root",
+            "PYTHONUTF8": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", bootstrap],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        self._launch = ours
+        self._serving = False
+        self._launch.send(pickle.dumps(config))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def _wait_until_serving(self) -> None:
+        if self._serving:
+            return
+        self._launch.settimeout(START_SECONDS)
+        try:
+            data = self._launch.recv(CONTROL_MESSAGE_BYTES)
+        except TimeoutError:
+            raise InternalError(f"the zygote did not start within {START_SECONDS:.0f} s") from None
+        self._launch.settimeout(None)
+        message = json.loads(data) if data else {"t": "ended"}
+        if message["t"] == "failed":
+            if message["errno"] in (1, 13):
+                raise HostError(
+                    "this process may not make mount namespaces", "run Jupyter as root, or see: nbcontainer doctor"
+                )
+            raise setup_error(message)
+        if message["t"] != "serving":
+            raise self.death("while it started")
+        self._serving = True
+
+    def death(self, when: str) -> InternalError:
+        """An InternalError with the last words of the zygote."""
+        self._log.seek(0)
+        words = self._log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+        return InternalError(f"the zygote ended {when}" + (f": {words[-1]}" if words else ""))
+
+    def launch(self, container_id: str, plan: Plan, cgroup_fd: int, task_fds: list[int]) -> Cloned:
+        """Ask for a container's process without waiting for it; :meth:`finish` waits."""
+        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        stdout_fd, their_stdout = os.pipe()
+        stderr_fd, their_stderr = os.pipe()
+        result = Cloned(-1, -1, control, channel, stdout_fd, stderr_fd)
+        request = LaunchRequest(container_id, plan, cgroup_fd >= 0, len(task_fds))
+        fds = [their_control.fileno(), their_channel.fileno(), their_stdout, their_stderr]
+        fds += ([cgroup_fd] if cgroup_fd >= 0 else []) + task_fds
+        try:
+            with self._lock:
+                self._wait_until_serving()
+                socket.send_fds(self._launch, [pickle.dumps(request)], fds)
+        except (BrokenPipeError, ConnectionResetError):
+            result.close()
+            raise self.death("before it made a container") from None
+        except BaseException:
+            result.close()
+            raise
+        finally:
+            their_control.close()
+            their_channel.close()
+            os.close(their_stdout)
+            os.close(their_stderr)
+        return result
+
+    def finish(self, cloned: Cloned) -> None:
+        """Wait for the process of :meth:`launch`. Raises SetupError, or InternalError where the zygote died."""
+        if cloned.pidfd >= 0:
+            return
+        try:
+            data, received, _, _ = socket.recv_fds(cloned.control, CONTROL_MESSAGE_BYTES, 1)
+        except ConnectionResetError:
+            data, received = b"", []
+        if not data:
+            raise self.death("while it made a container")
+        message = json.loads(data)
+        if message["t"] == "failed":
+            raise setup_error(message)
+        cloned.pid, cloned.pidfd = message["pid"], received[0]
+        os.set_inheritable(cloned.pidfd, False)
+
+    def close(self) -> None:
+        """End the zygote and all its containers; returns when it is gone."""
+        self._launch.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()

@@ -1,0 +1,50 @@
+"""A plan: what makes a container, as data. It can be printed (``--explain``), sent to the zygote, and executed there.
+
+``host`` steps run in the zygote, with the kernel's privileges, before the container exists; ``inside`` steps run in the
+new process, in its namespaces, before any user code. The steps themselves are in :mod:`nbcontainer.runtime.steps`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nbcontainer.runtime.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """Container ids 0 … count-1 are host ids base … base+count-1."""
+
+    base: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do for one container, in order."""
+
+    namespaces: tuple[str, ...]
+    id_map: IdMap | None
+    """None where the user namespace is shared: ids are the host's."""
+    host: tuple[Step, ...]
+    inside: tuple[Step, ...]
+    host_mounts: bool = False
+    """The mount namespace is shared: clone from the kernel's own, not from the zygote's private one."""
+
+    def explain(self) -> list[str]:
+        """One line a step: what is called, and what it is for."""
+        lines = [f"[host]   {step.explain()}" for step in self.host]
+        flags = " | ".join(f"CLONE_NEW{_FLAG_SUFFIX[name]}" for name in self.namespaces if name != "cgroup") or "0"
+        lines.append(f"[clone]  clone3({flags}): the cell process, with namespaces of its own")
+        if self.id_map is not None:
+            last = self.id_map.base + self.id_map.count - 1
+            lines.append(
+                f"[host]   write uid_map, gid_map: container ids 0-{self.id_map.count - 1} are host ids {self.id_map.base}-{last}"
+            )
+        lines += [f"[inside] {step.explain()}" for step in self.inside]
+        return lines
+
+
+_FLAG_SUFFIX = {"pid": "PID", "net": "NET", "mnt": "NS", "ipc": "IPC", "uts": "UTS", "user": "USER", "time": "TIME"}

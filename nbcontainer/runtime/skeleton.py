@@ -1,0 +1,235 @@
+"""What is laid over a host directory to make it a root: device nodes, mount points, and whiteouts of what is hidden.
+
+A skeleton is a directory on the zygote's stage, shared by all containers as their uppermost read-only layer. Because it
+is a layer and not a mount, nothing inside can be unmounted to look below it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SHOWN = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt")
+"""Top-level directories of the host that a ``system`` root shows; all others are empty, as they may be anyone's data."""
+
+HIDDEN_PATTERNS = ("shadow", "shadow-", "gshadow", "gshadow-")
+EMPTY_IN_ETC = ("ssl/private", "jupyter", "jupyterhub", "sudoers.d")
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+_MOUNT_POINTS = ("proc", "sys", "dev", "dev/pts", "dev/shm", "workspace")
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Absolute paths below one mount that "other" may not read."""
+
+    files: tuple[str, ...]
+    directories: tuple[str, ...]
+
+
+def python_directories() -> tuple[str, ...]:
+    """The directories that this Python runs from: prefix, base prefix and site directories, outermost only."""
+    candidates = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    candidates |= {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")}
+    site = sys.modules.get("site")
+    if site is not None and getattr(site, "ENABLE_USER_SITE", False):
+        candidates.add(site.getusersitepackages())
+    shown = tuple(f"/{name}" for name in SHOWN)
+    directories = sorted({os.path.realpath(path) for path in candidates if os.path.isdir(path)})
+    outermost: list[str] = []
+    for path in directories:
+        if path != "/" and not any(_is_below(path, other) for other in (*shown, *outermost)):
+            outermost.append(path)
+    return tuple(outermost)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory + "/")
+
+
+class Search:
+    """find(1), running beside the caller: every file below some directories that "other" may not read."""
+
+    def __init__(self, directories: Iterable[str]) -> None:
+        tests = "( -type d ( ! -perm -o+r -o ! -perm -o+x ) -prune -printf d%p\\0 )"
+        tests += " -o ( ! -type d ! -type l ! -perm -o+r -printf f%p\\0 )"
+        existing = [path for path in directories if os.path.isdir(path) and not os.path.islink(path)]
+        self._process = subprocess.Popen(
+            ["find", *existing, "-xdev", *tests.split()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def result(self) -> Hidden:
+        """Wait for the end. Raises OSError where find could not look at everything."""
+        output, _ = self._process.communicate()
+        entries = [os.fsdecode(entry) for entry in output.split(b"\0") if entry]
+        # Files that vanish while find walks end with status 1; a killed or missing find must not pass as "nothing".
+        if self._process.returncode not in (0, 1):
+            raise OSError(5, "find ended abnormally", "find")
+        return Hidden(
+            tuple(entry[1:] for entry in entries if entry[0] == "f"), tuple(entry[1:] for entry in entries if entry[0] == "d")
+        )
+
+
+class SkeletonBuilder:
+    """Builds one skeleton below ``base``; ``lower`` is the host directory that it will lie over."""
+
+    def __init__(self, base: str, lower: str = "/") -> None:
+        self.base = base
+        self.lower = lower
+        os.mkdir(base, 0o755)
+        self._adopt(base, lower)
+
+    @staticmethod
+    def _adopt(path: str, like: str) -> None:
+        status = os.stat(like)
+        os.chown(path, status.st_uid, status.st_gid)
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+
+    def _parents(self, relative: str) -> str:
+        """Make the directories above ``relative`` with the lower ones' owner and mode (upper attributes win)."""
+        current, below = self.base, self.lower
+        for part in relative.split("/")[:-1]:
+            current, below = f"{current}/{part}", f"{below.rstrip('/')}/{part}"
+            if not os.path.isdir(current):
+                os.mkdir(current, 0o755)
+                if os.path.isdir(below) and not self._inside_opaque(current):
+                    self._adopt(current, below)
+        return f"{self.base}/{relative}"
+
+    def _inside_opaque(self, path: str) -> bool:
+        while len(path) > len(self.base):
+            path = os.path.dirname(path)
+            try:
+                os.getxattr(path, "trusted.overlay.opaque")
+                return True
+            except OSError:
+                continue
+        return False
+
+    def directory(self, relative: str, mode: int = 0o755, *, opaque: bool = False) -> None:
+        """A directory; ``opaque``: nothing of the lower layer shows through."""
+        path = self._parents(relative)
+        if not os.path.isdir(path):
+            os.mkdir(path)
+            os.chmod(path, mode)
+        if opaque:
+            os.setxattr(path, "trusted.overlay.opaque", b"y")
+
+    def link(self, relative: str, target: str) -> None:
+        path = self._parents(relative)
+        if not os.path.lexists(path):
+            os.symlink(target, path)
+
+    def whiteout(self, relative: str) -> None:
+        """The lower file at ``relative`` does not exist any more."""
+        path = self._parents(relative)
+        if not os.path.lexists(path):
+            os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+
+    def devices(self) -> None:
+        self.directory("dev", opaque=True)
+        for name, (major, minor) in _DEVICES.items():
+            path = f"{self.base}/dev/{name}"
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            os.chmod(path, 0o666)
+        for name, target in _DEVICE_LINKS.items():
+            self.link(f"dev/{name}", target)
+
+    def mount_points(self) -> None:
+        for name in _MOUNT_POINTS:
+            self.directory(name, opaque=name in ("proc", "sys", "workspace"))
+
+    def hide(self, hidden: Hidden) -> None:
+        for path in hidden.directories:
+            if _is_below(path, self.lower.rstrip("/") or ""):
+                self.directory(os.path.relpath(path, self.lower), opaque=True)
+        for path in hidden.files:
+            if _is_below(path, self.lower.rstrip("/") or ""):
+                self.whiteout(os.path.relpath(path, self.lower))
+
+
+def build_system(base: str, hidden: Hidden, python: Iterable[str]) -> None:
+    """The ``system`` root: programs and configuration of the host, nobody's data."""
+    builder = SkeletonBuilder(base)
+    with os.scandir("/") as entries:
+        for entry in entries:
+            if entry.name in SHOWN or entry.is_symlink():
+                continue
+            if entry.is_dir():
+                builder.directory(entry.name, opaque=True)
+            else:
+                builder.whiteout(entry.name)
+    builder.devices()
+    builder.mount_points()
+    for name in ("home", "srv", "mnt", "media", "run", "var", "var/lib", "var/log", "var/cache", "var/spool"):
+        builder.directory(name, opaque="/" not in name)
+    builder.directory("root", 0o700, opaque=True)
+    os.chmod(f"{base}/root", 0o700)
+    for name in ("tmp", "var/tmp"):
+        builder.directory(name, opaque=True)
+        os.chmod(f"{base}/{name}", 0o1777)
+    builder.link("var/run", "/run")
+    _hide_in_etc(builder)
+    builder.hide(hidden)
+    _reveal(builder, python)
+
+
+def _hide_in_etc(builder: SkeletonBuilder) -> None:
+    for name in EMPTY_IN_ETC:
+        if os.path.isdir(f"/etc/{name}"):
+            builder.directory(f"etc/{name}", opaque=True)
+    for name in HIDDEN_PATTERNS:
+        if os.path.isfile(f"/etc/{name}"):
+            builder.whiteout(f"etc/{name}")
+    if os.path.isdir("/etc/ssh"):
+        for name in os.listdir("/etc/ssh"):
+            if name.startswith("ssh_host_"):
+                builder.whiteout(f"etc/ssh/{name}")
+
+
+def _reveal(builder: SkeletonBuilder, python: Iterable[str]) -> None:
+    """Mount points for the directories that Python runs from, passable by everybody."""
+    for path in python:
+        parts = path.strip("/").split("/")
+        for depth in range(1, len(parts) + 1):
+            relative = "/".join(parts[:depth])
+            builder.directory(relative)
+            os.chmod(f"{builder.base}/{relative}", 0o755)
+
+
+def build_host(base: str, hidden: Hidden, python: Iterable[str]) -> None:
+    """The ``host`` root: everything of the host that everybody may read."""
+    builder = SkeletonBuilder(base)
+    builder.devices()
+    builder.mount_points()
+    builder.directory("run", opaque=True)
+    builder.hide(hidden)
+    _reveal(builder, (path for path in python if builder._inside_opaque(f"{base}{path}")))
+
+
+def build_directory(base: str) -> None:
+    """For a ``DIR`` root: what any Linux program expects, and nothing else."""
+    os.mkdir(base)
+    builder = SkeletonBuilder.__new__(SkeletonBuilder)
+    builder.base, builder.lower = base, "/nonexistent"
+    builder.devices()
+    builder.mount_points()
+    builder.directory("etc")
+    builder.directory("tmp")
+    os.chmod(f"{base}/tmp", 0o1777)
+
+
+def build_python(base: str, directory: str, hidden: Hidden) -> None:
+    """For a directory that Python runs from, mounted over a ``system`` or ``host`` root."""
+    SkeletonBuilder(base, directory).hide(hidden)

@@ -1,0 +1,259 @@
+"""The zygote: a warm, single-threaded process, one per kernel, from which every container is cloned.
+
+It makes what needs the kernel's privileges (layers, overlays), in a mount namespace of its own, so that whatever ends
+it, no mount is left on the host. It alone can wait for containers, and sends each status. It ends with the kernel, by
+the end of file on its socket, and all containers end with it, by the parent-death signal.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbcontainer.linux import syscalls
+from nbcontainer.runtime import skeleton
+from nbcontainer.runtime.init import StepFailed, become_container, walk
+from nbcontainer.runtime.plan import IdMap, Plan
+from nbcontainer.runtime.protocol import LaunchRequest
+from nbcontainer.runtime.steps import Context
+
+MAX_REQUEST_BYTES = 1 << 20
+MAX_DESCRIPTORS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteConfig:
+    """The first message on the launch socket (pickled)."""
+
+    stage: str
+    python_directories: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Zygote:
+    config: ZygoteConfig
+    launch: socket.socket
+    null_fd: int
+    own_mounts_fd: int
+    kernel_mounts_fd: int
+    shell: Any
+    hidden: skeleton.Hidden
+    image: syscalls.ForkImage = field(default_factory=syscalls.ForkImage)
+    user_namespaces: dict[IdMap, int] = field(default_factory=dict)
+    children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
+    poller: select.poll = field(default_factory=select.poll)
+
+    def serve(self) -> None:
+        """Until the kernel closes the socket."""
+        self.poller.register(self.launch, select.POLLIN)
+        while True:
+            for fd, _ in self.poller.poll():
+                if fd != self.launch.fileno():
+                    self._reap(fd)
+                elif not self._accept():
+                    return
+
+    def _reap(self, pidfd: int) -> None:
+        pid, control = self.children.pop(pidfd)
+        self.poller.unregister(pidfd)
+        _, status = os.waitpid(pid, 0)
+        _tell(control, {"t": "exited", "status": status})
+        control.close()
+        os.close(pidfd)
+
+    def _accept(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self.launch, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
+        if not data:
+            return False
+        request: LaunchRequest = pickle.loads(data)
+        control = socket.socket(fileno=fds[0])
+        try:
+            pid, pidfd = self._launch(request, fds)
+        except StepFailed as failure:
+            _tell(control, {"t": "failed", "step": failure.step, "errno": failure.number, "path": failure.path})
+            control.close()
+        else:
+            socket.send_fds(control, [json.dumps({"t": "cloned", "pid": pid}).encode()], [pidfd])
+            self.children[pidfd] = (pid, control)
+            self.poller.register(pidfd, select.POLLIN)
+        for fd in fds[1:]:
+            os.close(fd)
+        return True
+
+    def _launch(self, request: LaunchRequest, fds: list[int]) -> tuple[int, int]:
+        channel, out, err = fds[1:4]
+        cgroup_fd = fds[4] if request.has_cgroup_fd else -1
+        task_fds = tuple(fds[len(fds) - request.task_fds :]) if request.task_fds else ()
+        plan = request.plan
+        context = Context(self.config.stage, task_fds=task_fds)
+        try:
+            if plan.id_map is not None:
+                context.userns_fd = self._user_namespace(plan.id_map)
+                context.id_base = plan.id_map.base
+            self._skeletons(plan)
+            walk(plan.host, context)
+            return self._clone(plan, context, (self.null_fd, out, err, channel), cgroup_fd)
+        finally:
+            for fd in context.fds.values():
+                os.close(fd)
+            if os.path.ismount(f"{self.config.stage}/scratch"):
+                syscalls.umount2(f"{self.config.stage}/scratch", syscalls.MNT_DETACH)
+
+    def _clone(self, plan: Plan, context: Context, fds: tuple[int, int, int, int], cgroup_fd: int) -> tuple[int, int]:
+        flags = 0
+        for name in plan.namespaces:
+            # The cgroup namespace is made by the process itself, once it is in its cgroup: that becomes its root.
+            flags |= 0 if name == "cgroup" else syscalls.NAMESPACE_FLAGS[name]
+        read_end, write_end = os.pipe()
+        if threading.active_count() != 1:
+            raise StepFailed("clone", OSError(35, "the zygote has threads"))
+        try:
+            if plan.host_mounts:
+                syscalls.setns(self.kernel_mounts_fd, syscalls.CLONE_NEWNS)
+            pid, pidfd = self.image.clone(flags, cgroup_fd)
+            if pid == 0:
+                os.close(write_end)
+                become_container(plan, context, fds, read_end, self._run_python)
+        except OSError as error:
+            os.close(write_end)
+            raise StepFailed("clone", error) from None
+        finally:
+            os.close(read_end)
+            if plan.host_mounts:
+                syscalls.setns(self.own_mounts_fd, syscalls.CLONE_NEWNS)
+        try:
+            if plan.id_map is not None:
+                _write_maps(pid, plan.id_map)
+            os.write(write_end, b"m")
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+            raise StepFailed("id maps", error) from None
+        finally:
+            os.close(write_end)
+        return pid, pidfd
+
+    def _run_python(self, code: str, channel_fd: int) -> int:
+        from nbcontainer.runtime.cell import run_python
+
+        return run_python(self.shell, code, channel_fd)
+
+    def _user_namespace(self, id_map: IdMap) -> int:
+        """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again."""
+        if id_map in self.user_namespaces:
+            return self.user_namespaces[id_map]
+        read_end, write_end = os.pipe()
+        try:
+            pid, pidfd = self.image.clone(syscalls.CLONE_NEWUSER)
+            if pid == 0:
+                os.close(write_end)
+                os.read(read_end, 1)
+                os._exit(0)
+            os.close(pidfd)
+            try:
+                _write_maps(pid, id_map)
+                fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.close(write_end)
+                write_end = -1
+                os.waitpid(pid, 0)
+        except OSError as error:
+            raise StepFailed("user namespace", error) from None
+        finally:
+            os.close(read_end)
+            if write_end >= 0:
+                os.close(write_end)
+        self.user_namespaces[id_map] = fd
+        return fd
+
+    def _skeletons(self, plan: Plan) -> None:
+        """The ``host`` root's skeleton needs a walk over everything; it is made when it is first asked for."""
+        if not any(getattr(step, "source", None) == "host" and getattr(step, "staged", False) for step in plan.host):
+            return
+        base = f"{self.config.stage}/base/host"
+        if os.path.isdir(base):
+            return
+        try:
+            hidden = skeleton.Search(["/"]).result()
+            skeleton.build_host(base, hidden, self.config.python_directories)
+        except OSError as error:
+            raise StepFailed("hide unreadable files", error) from None
+
+
+def _write_maps(pid: int, id_map: IdMap) -> None:
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+            file.write(f"0 {id_map.base} {id_map.count}\n")
+
+
+def _tell(control: socket.socket, message: dict[str, Any]) -> None:
+    try:
+        control.send(json.dumps(message).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the kernel has given this container up
+
+
+def _prepare_stage(stage: str) -> tuple[int, int]:
+    """A private mount namespace with a tmpfs at ``stage``; returns descriptors of (own, kernel's) mount namespace."""
+    kernel_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    # Slave: file systems that the host mounts later are seen, and nothing of ours goes back.
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    syscalls.mount("nbcontainer", stage, "tmpfs", syscalls.MS_NOSUID, "mode=755")
+    for name in ("base", "scratch", "root", "ipython"):
+        os.mkdir(f"{stage}/{name}")
+    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), kernel_mounts
+
+
+def _start(launch: socket.socket) -> Zygote:
+    config: ZygoteConfig = pickle.loads(launch.recv(MAX_REQUEST_BYTES))
+    try:
+        own_mounts, kernel_mounts = _prepare_stage(config.stage)
+        search = skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *config.python_directories])
+        from nbcontainer.runtime.cell import build_shell  # 0.3 s, while find(1) works beside us
+
+        shell = build_shell(f"{config.stage}/ipython")
+        sys.path[:] = [path for path in sys.path if path]
+        hidden = search.result()
+        base = f"{config.stage}/base"
+        skeleton.build_system(f"{base}/system", hidden, config.python_directories)
+        skeleton.build_directory(f"{base}/dir")
+        for index, directory in enumerate(config.python_directories):
+            skeleton.build_python(f"{base}/python-{index}", directory, hidden)
+    except OSError as error:
+        _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
+        raise
+    null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell, hidden)
+
+
+def main() -> None:
+    """Serve on descriptor 0, a socket from the kernel."""
+    launch = socket.socket(fileno=os.dup(0))
+    launch.set_inheritable(False)
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    signal.signal(signal.SIGINT, _ignore_interrupt)
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    zygote = _start(launch)
+    gc.collect()
+    gc.freeze()
+    _tell(launch, {"t": "serving"})
+    zygote.serve()
+    os._exit(0)
+
+
+def _ignore_interrupt(number: int, frame: object) -> None:
+    """A handler, not SIG_IGN, in the zygote; init gives the cell Python's own."""

@@ -1,0 +1,481 @@
+"""What a container is to be: frozen dataclasses, units, and all validation.
+
+Sizes are bytes, rates bytes per second, times seconds, CPU shares cores. Everything that a user can get wrong is
+refused here, with a one-line :class:`~nbcontainer.errors.SpecError`, before anything is started.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbcontainer.errors import SpecError
+
+NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
+"""The namespaces of a container by default; ``time`` exists too and is only made when it is asked for."""
+ALL_NAMESPACES = (*NAMESPACES, "time")
+SIZE_HELP = "a size such as 64K, 128M, 1.5G, 64KiB or a number of bytes (powers of 1024)"
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MIN_MEMORY_BYTES = 1
+DEFAULT_PIDS = 256
+DEFAULT_MAX_OUTPUT_BYTES = 10 * MIB
+DEFAULT_WORKDIR = "/workspace"
+
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+_FACTOR = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+_ULIMITS = (
+    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+).split()
+
+
+def parse_size(value: str | int | float, option: str = "size", *, minimum: int = 1) -> int:
+    """``"1.5G"`` → 1610612736. Integers are bytes. Raises SpecError that names ``option``."""
+    if isinstance(value, bool):
+        raise SpecError(f"{option}: {value!r} is not {SIZE_HELP}")
+    if isinstance(value, int | float):
+        size = int(value)
+    else:
+        match = _SIZE.fullmatch(value.strip())
+        # Docker reads a bare "b" as bytes; "ib" alone is not a unit.
+        if match is None or ((match[3] or "").lower() == "ib" and not match[2]):
+            raise SpecError(f"{option}: {value!r} is not {SIZE_HELP}")
+        size = int(float(match[1]) * _FACTOR[match[2].lower()])
+    if size < minimum:
+        raise SpecError(f"{option}: {value!r} is too small; give {SIZE_HELP}, at least {minimum}")
+    if size > 1 << 62:
+        raise SpecError(f"{option}: {value!r} is more than Linux can count")
+    return size
+
+
+def format_size(size_bytes: float) -> str:
+    """134217728 → ``"128 MiB"``; at most one decimal."""
+    for unit, factor in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def parse_number(value: str | int | float, option: str, *, minimum: float, maximum: float, whole: bool = False) -> float:
+    """A number within bounds (``minimum`` included). Raises SpecError that names ``option`` and the bounds."""
+    kind = "a whole number" if whole else "a number"
+    wanted = f"{kind} from {minimum:g} to {maximum:g}"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise SpecError(f"{option}: {value!r} is not {wanted}") from None
+    if not minimum <= number <= maximum or (whole and number != int(number)):
+        raise SpecError(f"{option}: {value!r} is not {wanted}")
+    return number
+
+
+def _clean(text: str, option: str) -> str:
+    """Refuse control characters: they would end up in files, terminals and kernel interfaces."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise SpecError(f"{option}: {text!r} has control characters in it")
+    return text
+
+
+def parse_cpu_list(value: str, option: str = "--cpuset") -> str:
+    """``"0-1,3"``: Linux's list format. Raises SpecError for anything else."""
+    if _CPU_LIST.fullmatch(value.strip()) is None:
+        raise SpecError(f"{option}: {value!r} is not a list of CPUs such as 0-1,3")
+    return value.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a container may use. ``None`` means: no limit of its own (its parents' still hold)."""
+
+    memory_bytes: int | None = None
+    memory_high_bytes: int | None = None
+    swap_bytes: int = 0
+    cpus: float | None = None
+    cpu_weight: int | None = None
+    """1 to 10000, 100 is what everybody has (cgroup v2's scale)."""
+    cpuset: str | None = None
+    pids: int | None = DEFAULT_PIDS
+    io_read_bytes_per_second: int | None = None
+    io_write_bytes_per_second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    """One resource limit (setrlimit); ``name`` as in ``ulimit``/Docker, such as ``nofile``."""
+
+    name: str
+    soft: int
+    hard: int
+
+    @classmethod
+    def parse(cls, text: str) -> Ulimit:
+        """``nofile=64`` or ``nofile=64:128``; -1 is unlimited."""
+        name, equals, values = text.partition("=")
+        parts = values.split(":")
+        if name not in _ULIMITS or not equals or len(parts) > 2:
+            raise SpecError(f"--ulimit: {text!r} is not NAME=SOFT[:HARD] with NAME one of {', '.join(_ULIMITS)}")
+        numbers = [int(parse_number(part, "--ulimit", minimum=-1, maximum=2**62, whole=True)) for part in parts]
+        return cls(name, numbers[0], numbers[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A bind mount (``kind="bind"``: ``source`` is an absolute host path) or a tmpfs of ``size_bytes``."""
+
+    target: str
+    source: str = ""
+    kind: str = "bind"
+    read_only: bool = False
+    size_bytes: int | None = None
+
+    @classmethod
+    def parse_volume(cls, text: str, base: str) -> Mount:
+        """``SRC:DST[:ro|:rw]``; a relative source (``./x``, ``../x``, ``.``) starts at ``base``."""
+        _clean(text, "--volume")
+        parts = text.split(":")
+        if len(parts) not in (2, 3) or not parts[0] or (len(parts) == 3 and parts[2] not in ("ro", "rw")):
+            raise SpecError(f"--volume: {text!r} is not SOURCE:TARGET or SOURCE:TARGET:ro")
+        source, target = parts[0], _target(parts[1], "--volume")
+        if "/" not in source and source not in (".", "..", "~"):
+            raise SpecError(f"--volume: named volumes ({source!r}) are not available yet; write ./{source}:{target} for a directory")
+        path = os.path.normpath(os.path.join(base, os.path.expanduser(source)))
+        if not os.path.exists(path):
+            raise SpecError(f"--volume: {path} does not exist on this host; make it first, or correct {source!r}")
+        return cls(target, os.path.realpath(path), "bind", len(parts) == 3 and parts[2] == "ro")
+
+    @classmethod
+    def parse_tmpfs(cls, text: str) -> Mount:
+        """``DST`` or ``DST:size=64M``."""
+        _clean(text, "--tmpfs")
+        target, _, option = text.partition(":")
+        size = None
+        if option:
+            key, _, value = option.partition("=")
+            if key != "size":
+                raise SpecError(f"--tmpfs: {text!r} is not TARGET or TARGET:size=64M")
+            size = parse_size(value, "--tmpfs")
+        return cls(_target(target, "--tmpfs"), "", "tmpfs", False, size)
+
+
+def _target(path: str, option: str) -> str:
+    normal = os.path.normpath(path)
+    if not path.startswith("/") or normal in ("/", "//"):
+        raise SpecError(f"{option}: the target {path!r} must be an absolute path below /, such as /data")
+    if normal.split("/")[1] in ("proc", "sys", "dev"):
+        raise SpecError(f"{option}: the target {path!r} lies in /proc, /sys or /dev, which belong to the container itself")
+    return normal
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """``kind``: ``system``, ``host``, ``none`` or ``dir`` (then ``path`` is absolute)."""
+
+    kind: str = "system"
+    path: str = ""
+    writable: bool = False
+    """Only for ``dir``: writes go through to the directory (``DIR:rw``)."""
+
+    @classmethod
+    def parse(cls, text: str) -> Root:
+        if text in ("system", "host", "none"):
+            return cls(text)
+        _clean(text, "--root")
+        path, colon, mode = text.rpartition(":")
+        if not colon or mode not in ("rw", "ro"):
+            path, mode = text, "ro"
+        if "/" not in path:
+            raise SpecError(f"--root: {text!r} is not system, host, none or a directory such as ./{text}")
+        path = os.path.expanduser(path)
+        if not os.path.isabs(path):
+            raise SpecError(f"--root: {path!r} is relative; write {os.path.abspath(path)}")
+        if not os.path.isdir(path):
+            raise SpecError(f"--root: {path} is not a directory on this host")
+        real = os.path.realpath(path)
+        if real == "/":
+            return cls("host") if mode == "ro" else cls("none")
+        return cls("dir", real, mode == "rw")
+
+    def __str__(self) -> str:
+        return f"{self.path}{':rw' if self.writable else ''}" if self.kind == "dir" else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """One container, completely described; build it with :func:`make_spec`."""
+
+    limits: Limits = Limits()
+    namespaces: frozenset[str] = frozenset(NAMESPACES)
+    root: Root = Root()
+    bare: bool = False
+    hostname: str | None = None
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    user: str = "root"
+    environment: tuple[tuple[str, str], ...] = ()
+    workdir: str | None = None
+    """None: /workspace where there is one, else /."""
+    workspace: str | None = None
+    """Host directory that is /workspace, copy-on-write; None: an empty /workspace."""
+    network: str = "none"
+    disk_bytes: int = 256 * MIB
+    timeout_seconds: float | None = None
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    ulimits: tuple[Ulimit, ...] = ()
+    init: bool = False
+    name: str | None = None
+    program: tuple[str, ...] = ()
+    """Empty: the code is Python, run by the kernel's own Python."""
+    interval_seconds: float | None = None
+    """None: every 5 ms in the first second, then every 0.1 s."""
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences for the reader about what was chosen, such as an empty /workspace."""
+
+    def replace(self, **changes: Any) -> ContainerSpec:
+        return dataclasses.replace(self, **changes)
+
+
+def parse_namespaces(unshare: str | Iterable[str] | None, share: str | Iterable[str] | None) -> frozenset[str]:
+    """The namespaces to make: ``unshare`` replaces the default set, ``share`` takes away from it."""
+    chosen = set(NAMESPACES) if unshare is None else _namespace_list(unshare, "--unshare")
+    if share is not None:
+        chosen -= _namespace_list(share, "--share")
+    return frozenset(chosen)
+
+
+def _namespace_list(value: str | Iterable[str], option: str) -> set[str]:
+    items = value.split(",") if isinstance(value, str) else list(value)
+    names = {item.strip() for item in items if item.strip()}
+    if "all" in names:
+        names = (names - {"all"}) | set(NAMESPACES)
+    for name in names - set(ALL_NAMESPACES):
+        raise SpecError(f"{option}: {name!r} is not a namespace; there are {', '.join(ALL_NAMESPACES)}")
+    return names
+
+
+def host_memory_bytes() -> tuple[int, int]:
+    """(total, available) memory of the host in bytes, from /proc/meminfo."""
+    fields: dict[str, int] = {}
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        for line in meminfo:
+            key, value = line.split(":")
+            fields[key] = int(value.split()[0]) * KIB
+            if "MemAvailable" in fields:
+                break
+    return fields["MemTotal"], fields["MemAvailable"]
+
+
+def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> ContainerSpec:
+    """A validated spec from option names with ``_`` for ``-``: ``make_spec(mem="128M", cpus=0.5)``.
+
+    Values may be strings as on the magic line or the obvious Python types; ``None`` stands for the default. Raises
+    SpecError that names the option, the value and what is allowed.
+    """
+    given = {key: value for key, value in {**(options or {}), **keywords}.items() if value is not None}
+    for key in given:
+        if key not in OPTION_NAMES:
+            raise SpecError(f"unknown option {key!r}; the options are {', '.join(sorted(OPTION_NAMES))}")
+    get = given.get
+    base = str(get("base", os.getcwd()))
+    namespaces = parse_namespaces(get("unshare"), get("share"))
+    root = _root(get("root"), namespaces)
+    limits = _limits(given)
+    workspace, notes = _workspace(get("workspace"), base, root, bool(get("bare")))
+    mounts = [Mount.parse_volume(text, base) for text in _strings(get("volume", get("volumes", ())))]
+    mounts += [Mount.parse_tmpfs(text) for text in _strings(get("tmpfs", ()))]
+    memory = limits.memory_bytes or GIB
+    disk = parse_size(given["disk"], "--disk") if "disk" in given else max(min(GIB, memory // 2), 64 * KIB)
+    spec = ContainerSpec(
+        limits=limits,
+        namespaces=namespaces,
+        root=root,
+        bare=bool(get("bare")),
+        hostname=_hostname(get("hostname"), namespaces),
+        mounts=tuple(mounts),
+        read_only=bool(get("read_only")),
+        user=_clean(str(get("user", "root")), "--user"),
+        environment=_environment(get("env", ())),
+        workdir=_workdir(get("workdir")),
+        workspace=workspace,
+        network=_network(get("net"), namespaces),
+        disk_bytes=disk,
+        timeout_seconds=parse_number(given["timeout"], "--timeout", minimum=0.001, maximum=1e9) if "timeout" in given else None,
+        max_output_bytes=parse_size(get("max_output", DEFAULT_MAX_OUTPUT_BYTES), "--max-output"),
+        ulimits=tuple(Ulimit.parse(text) for text in _strings(get("ulimit", ()))),
+        init=bool(get("init")),
+        name=_name(get("name")),
+        program=_program(get("program", ())),
+        interval_seconds=parse_number(given["interval"], "--interval", minimum=0.005, maximum=3600) if "interval" in given else None,
+        cap_add=tuple(_capability(name, "--cap-add") for name in _strings(get("cap_add", ()))),
+        cap_drop=tuple(_capability(name, "--cap-drop") for name in _strings(get("cap_drop", ()))),
+        notes=tuple(notes),
+    )
+    _check_together(spec, given)
+    return spec
+
+
+OPTION_NAMES = frozenset(
+    "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk timeout max_output ulimit unshare share root bare "
+    "net hostname volume volumes tmpfs read_only user cap_add cap_drop env workdir workspace name init program interval base".split()
+)
+
+
+def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+def _limits(given: Mapping[str, Any]) -> Limits:
+    total, available = host_memory_bytes()
+    memory = parse_size(given["mem"], "--mem") if "mem" in given else max(available // 2, 64 * MIB)
+    if "mem" in given and memory > total:
+        raise SpecError(f"--mem: {given['mem']!r} is more than this host's {format_size(total)} of memory")
+    cpu_count = os.cpu_count() or 1
+    cpus = parse_number(given["cpus"], "--cpus", minimum=0.01, maximum=cpu_count) if "cpus" in given else None
+    high = parse_size(given["memory_high"], "--memory-high") if "memory_high" in given else None
+    if high is not None and high > memory:
+        raise SpecError(f"--memory-high: {given['memory_high']!r} is above --mem ({format_size(memory)}) and would never be reached")
+    weight = parse_number(given["cpu_weight"], "--cpu-weight", minimum=1, maximum=10000, whole=True) if "cpu_weight" in given else None
+    return Limits(
+        memory_bytes=memory,
+        memory_high_bytes=high,
+        swap_bytes=parse_size(given.get("swap", 0), "--swap", minimum=0),
+        cpus=cpus,
+        cpu_weight=None if weight is None else int(weight),
+        cpuset=_cpuset(given.get("cpuset"), cpu_count),
+        pids=int(parse_number(given.get("pids", DEFAULT_PIDS), "--pids", minimum=1, maximum=4194304, whole=True)),
+        io_read_bytes_per_second=_rate(given.get("io_read"), "--io-read"),
+        io_write_bytes_per_second=_rate(given.get("io_write"), "--io-write"),
+    )
+
+
+def _rate(value: Any, option: str) -> int | None:
+    if value is None:
+        return None
+    return parse_size(value.removesuffix("/s") if isinstance(value, str) else value, option)
+
+
+def _cpuset(value: Any, cpu_count: int) -> str | None:
+    if value is None:
+        return None
+    cpu_list = parse_cpu_list(str(value))
+    for number in re.findall(r"\d+", cpu_list):
+        if int(number) >= cpu_count:
+            raise SpecError(f"--cpuset: this host has no CPU {number}; it has 0-{cpu_count - 1}")
+    return cpu_list
+
+
+def _root(value: Any, namespaces: frozenset[str]) -> Root:
+    if value is None:
+        return Root("system" if "mnt" in namespaces else "none")
+    root = value if isinstance(value, Root) else Root.parse(str(value))
+    if root.kind != "none" and "mnt" not in namespaces:
+        raise SpecError(f"--root: {value} needs a mount namespace; add mnt to --unshare, or write --root none")
+    return root
+
+
+def _workspace(value: Any, base: str, root: Root, bare: bool) -> tuple[str | None, list[str]]:
+    if value is not None and value != "none":
+        raise SpecError(f"--workspace: {value!r} is not none; use -v DIRECTORY:/workspace to choose the directory")
+    if value == "none" or root.kind == "none" or bare:
+        return None, []
+    real = os.path.realpath(base)
+    if real in (os.path.realpath(os.path.expanduser("~")), "/"):
+        return None, [f"/workspace is empty, because the notebook's directory {real} is a home directory or /"]
+    return real, []
+
+
+def _hostname(value: Any, namespaces: frozenset[str]) -> str | None:
+    if value is None:
+        return None
+    if "uts" not in namespaces:
+        raise SpecError("--hostname: would rename the host, because the uts namespace is shared; add uts to --unshare")
+    if len(str(value)) > 64 or _HOSTNAME.fullmatch(str(value)) is None:
+        raise SpecError(f"--hostname: {value!r} is not a host name (letters, digits, hyphens and dots; at most 64)")
+    return str(value)
+
+
+def _network(value: Any, namespaces: frozenset[str]) -> str:
+    if value is None:
+        return "none" if "net" in namespaces else "host"
+    if value not in ("none", "host"):
+        raise SpecError(f"--net: {value!r} is not available yet; there are none and host")
+    if value == "none" and "net" not in namespaces:
+        raise SpecError("--net: none needs a network namespace; add net to --unshare")
+    return str(value)
+
+
+def _environment(value: Any) -> tuple[tuple[str, str], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else [text.partition("=")[::2] for text in _strings(value)]
+    result = []
+    for name, content in pairs:
+        if _ENV_NAME.fullmatch(str(name)) is None or "\0" in str(content):
+            raise SpecError(f"--env: {name!r} is not NAME=VALUE")
+        result.append((str(name), str(content)))
+    return tuple(result)
+
+
+def _workdir(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not str(value).startswith("/"):
+        raise SpecError(f"--workdir: {value!r} must be an absolute path in the container")
+    return os.path.normpath(_clean(str(value), "--workdir"))
+
+
+def _name(value: Any) -> str | None:
+    if value is not None and _NAME.fullmatch(str(value)) is None:
+        raise SpecError(f"--name: {value!r} is not a name (letters, digits, _ . -, at most 63, a letter or digit first)")
+    return None if value is None else str(value)
+
+
+def _program(value: Any) -> tuple[str, ...]:
+    program = _strings(value)
+    if any("\0" in argument for argument in program) or (program and not program[0]):
+        raise SpecError(f"PROGRAM: {program!r} is not a program and its arguments")
+    return program
+
+
+def _capability(name: str, option: str) -> str:
+    from nbcontainer.linux.capabilities import CAPABILITIES
+
+    plain = name.upper().removeprefix("CAP_")
+    if plain != "ALL" and plain not in CAPABILITIES:
+        raise SpecError(f"{option}: {name!r} is not a capability such as NET_RAW (or ALL)")
+    return plain
+
+
+def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
+    """What single options cannot say: combinations that would do nothing, or something to the host."""
+    if spec.bare and spec.root.kind != "dir":
+        raise SpecError("--bare: only with --root DIRECTORY (the other roots need /proc, /dev and the like)")
+    if spec.bare and spec.mounts:
+        raise SpecError("--bare: no mount of ours is made in a bare root, so -v and --tmpfs cannot be used with it")
+    if spec.mounts and "mnt" not in spec.namespaces:
+        raise SpecError("--volume, --tmpfs: would be mounted on the host, because the mnt namespace is shared")
+    if spec.read_only and spec.root.kind == "none":
+        raise SpecError("--read-only: needs a root of the container's own; --root none is the host's tree")
+    if spec.root.kind == "none" and "workdir" not in given and spec.workspace is not None:
+        raise SpecError("--workspace: --root none has no /workspace")
+    if spec.root.kind == "dir" and not spec.program and not _has_python(spec.root.path):
+        raise SpecError(
+            f"--root: {spec.root.path} has no Python in it; run a program of its own, such as: %%container --root {spec.root} sh"
+        )
+    if spec.root.kind == "dir" and not spec.program:
+        raise SpecError(f"--root: a Python cell needs the kernel's own Python; run the directory's: --root {spec.root} python3 -")
+    seen: set[str] = set()
+    for mount in spec.mounts:
+        if mount.target in seen:
+            raise SpecError(f"--volume, --tmpfs: two mounts at {mount.target}")
+        seen.add(mount.target)
+
+
+def _has_python(root: str) -> bool:
+    return any(os.path.lexists(os.path.join(root, directory, "python3")) for directory in ("bin", "usr/bin", "usr/local/bin"))

@@ -1,0 +1,169 @@
+"""What outlives a call: one locked file per kernel, id ranges, and sweeping what a killed kernel left.
+
+Liveness is a lock, never a pid: a kernel holds an exclusive lock on its file for as long as it lives, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nbcontainer.errors import HostError
+from nbcontainer.runtime.plan import IdMap
+
+ID_RANGE_START = 0x70000000
+"""Above what systemd gives to its containers (up to 0x6FFFFFFF) and below 2^31, where some programs stop."""
+ID_RANGE_COUNT = 65536
+ID_RANGES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRecord:
+    """A running container, as ``ps`` shows it; times are Unix seconds, sizes bytes."""
+
+    kernel_pid: int
+    id: str
+    name: str
+    pid: int
+    status: str
+    created_unix_seconds: float
+    command: str
+    memory_limit_bytes: int | None
+
+
+def state_directory() -> Path:
+    """/run/nbcontainer for root, else below XDG_RUNTIME_DIR or ~/.local/state; made when missing."""
+    if os.geteuid() == 0:
+        path = Path("/run/nbcontainer")
+    else:
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        path = Path(runtime) / "nbcontainer" if runtime else Path.home() / ".local/state/nbcontainer"
+    try:
+        # Passable, because a container's root attaches its own root below stage/ with ids that nobody else has.
+        for directory, mode in ((path, 0o711), (path / "kernels", 0o700), (path / "stage", 0o711)):
+            directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"no place for state: {path}: {error.strerror}", f"mkdir -p {path} and make it yours") from None
+    return path
+
+
+class KernelState:
+    """This kernel's file: locked while it lives, listing its cgroup place and its running containers."""
+
+    def __init__(self) -> None:
+        self.place = f"nbc-{secrets.token_hex(4)}"
+        self.cgroup_root = ""
+        self._path = state_directory() / "kernels" / f"{self.place}.json"
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._containers: dict[str, ContainerRecord] = {}
+        self._write()
+
+    def add(self, record: ContainerRecord) -> None:
+        self._containers[record.id] = record
+        self._write()
+
+    def discard(self, container_id: str) -> None:
+        if self._containers.pop(container_id, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        content = {"kernel_pid": os.getpid(), "containers": [asdict(record) for record in self._containers.values()]}
+        data = json.dumps(content).encode()
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, data, 0)
+
+    def close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        os.close(self._fd)
+
+
+class IdRanges:
+    """Ranges of host ids for containers, distinct on the whole host: one byte of a file is locked for each in use."""
+
+    def __init__(self) -> None:
+        self._fd = os.open(state_directory() / "ids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._taken: set[int] = set()
+
+    def take(self) -> IdMap:
+        for slot in range(ID_RANGES):
+            # Open file description locks do not conflict within one process: that is what the set is for.
+            if slot not in self._taken and self._lock(slot, fcntl.F_WRLCK):
+                self._taken.add(slot)
+                return IdMap(ID_RANGE_START + slot * ID_RANGE_COUNT, ID_RANGE_COUNT)
+        raise HostError(f"all {ID_RANGES} ranges of user ids are in use by containers", "nbcontainer ps, and end some")
+
+    def give_back(self, id_map: IdMap) -> None:
+        slot = (id_map.base - ID_RANGE_START) // ID_RANGE_COUNT
+        self._taken.discard(slot)
+        self._lock(slot, fcntl.F_UNLCK)
+
+    def _lock(self, slot: int, kind: int) -> bool:
+        # struct flock: l_type, l_whence, l_start, l_len, l_pid.
+        request = struct.pack("hhqqi4x", kind, os.SEEK_SET, slot, 1, 0)
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, request)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _kernel_files() -> Iterator[tuple[Path, bool]]:
+    """(file, its kernel is dead) for every kernel of this user; a dead one's lock is held by us meanwhile."""
+    for path in sorted((state_directory() / "kernels").glob("nbc-*.json")):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield path, True
+            except BlockingIOError:
+                yield path, False
+        finally:
+            os.close(fd)
+
+
+def list_containers() -> list[ContainerRecord]:
+    """The running containers of all living kernels of this user."""
+    records: list[ContainerRecord] = []
+    for path, dead in _kernel_files():
+        if dead:
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+            records += [ContainerRecord(**entry) for entry in content["containers"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it was being written, or its kernel has just ended
+    return records
+
+
+def prune() -> list[str]:
+    """Remove what dead kernels left: their processes, cgroups and files. Returns what was removed."""
+    from nbcontainer.cgroups import open_driver
+
+    removed: list[str] = []
+    for path, dead in _kernel_files():
+        if not dead:
+            continue
+        place = path.stem
+        driver = open_driver(place)
+        for name in driver.names():
+            driver.adopt(name).remove()
+            removed.append(f"container {name} of {place}")
+        driver.remove_place()
+        path.unlink(missing_ok=True)
+        removed.append(f"kernel state {place}")
+    return removed
