@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from nbcontainer.errors import HostError, SetupError
@@ -27,8 +28,6 @@ NEW = Limits(pids=None, swap_bytes=-1)
 _REMOVE_SECONDS = 5.0
 _FREEZE_SECONDS = 1.0
 _POLL_SECONDS = 0.0002
-_UNLIMITED = 1 << 62
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _GONE = (errno.ENOENT, errno.ENODEV)
 
 
@@ -141,7 +140,7 @@ def open_driver(
     cgroups. I/O limits hold for the disk of ``io_directory``. Nothing is made or moved before the first ``create``.
     Raises HostError with the command that mends the host.
     """
-    from nbcontainer.cgroups.v1 import V1Driver
+    from nbcontainer.cgroups.v1 import V1Driver, block_device
     from nbcontainer.cgroups.v2 import V2Driver
 
     if parent is None:
@@ -152,8 +151,8 @@ def open_driver(
         parent = "/" + parent.strip("/")
     own = OwnCgroups.read(proc_self_cgroup, mountinfo)
     if os.path.exists(f"{root}/cgroup.controllers"):
-        return V2Driver(root, place, parent, own, io_directory)
-    return V1Driver(root, place, parent, own, io_directory)
+        return V2Driver(root, place, parent, own, partial(block_device, io_directory))
+    return V1Driver(root, place, parent, own, partial(block_device, io_directory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +188,14 @@ class OwnCgroups:
 
 def asked(limits: Limits) -> list[tuple[str, str]]:
     """(controller by its v2 name, option) for each limit that is asked for."""
-    io = limits.io_read_bytes_per_second is not None or limits.io_write_bytes_per_second is not None
-    return [
-        (controller, option)
-        for controller, option, wanted in (
-            ("memory", "--mem", limits.memory_bytes is not None or limits.memory_high_bytes is not None),
-            ("pids", "--pids", limits.pids is not None),
-            ("cpu", "--cpus", limits.cpus is not None or limits.cpu_weight is not None),
-            ("cpuset", "--cpuset", limits.cpuset is not None),
-            ("io", "--io-read, --io-write", io),
-        )
-        if wanted
-    ]
+    knobs = (
+        ("memory", "--mem", (limits.memory_bytes, limits.memory_high_bytes)),
+        ("pids", "--pids", (limits.pids,)),
+        ("cpu", "--cpus", (limits.cpus, limits.cpu_weight)),
+        ("cpuset", "--cpuset", (limits.cpuset,)),
+        ("io", "--io-read, --io-write", (limits.io_read_bytes_per_second, limits.io_write_bytes_per_second)),
+    )
+    return [(controller, option) for controller, option, values in knobs if any(value is not None for value in values)]
 
 
 def lines(path: str) -> list[str]:
@@ -248,22 +243,6 @@ def put_limit(
     written, read = write.value.strip(), read.strip()
     if read != written and not in_force(os.path.basename(write.path), written, read):
         raise SetupError(step_of(write.path), 0, write.path, f"wrote {written!r}, but Linux says {read!r}")
-
-
-def limit_bytes(text: str) -> int:
-    """Linux counts memory limits in whole pages, rounded down."""
-    value = _UNLIMITED if text in ("max", "-1") else min(int(text), _UNLIMITED)
-    return value - value % _PAGE_BYTES
-
-
-def parse_list(text: str) -> frozenset[int]:
-    """``"0-1,3"`` → {0, 1, 3}."""
-    numbers: set[int] = set()
-    for part in text.strip().split(","):
-        if part:
-            first, _, last = part.partition("-")
-            numbers.update(range(int(first), int(last or first) + 1))
-    return frozenset(numbers)
 
 
 def number(data: bytes) -> int:
@@ -322,18 +301,16 @@ class CgroupBase:
         raise NotImplementedError
 
     def pids(self) -> list[int]:
+        # Never by a kept fd: on v1 that goes on showing the list of its first reading until a second without readings.
+        data = [_procs(self._main)]
         try:
             # kernfs counts subdirectories in st_nlink, so that most calls need not look for nested cgroups.
-            nested = os.stat(self._main).st_nlink > 2
-            lists = [self._files.read(f"{self._main}/cgroup.procs")]
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise
+            if os.stat(self._main).st_nlink > 2:
+                data += [_procs(directory) for directory, _, _ in os.walk(self._main) if directory != self._main]
+        except FileNotFoundError:
             return []
-        if nested:
-            lists += [_procs(directory) for directory, _, _ in os.walk(self._main) if directory != self._main]
         # 0 stands for a process outside the reader's pid namespace; to signal "0" would be to signal oneself.
-        return [int(pid) for data in lists for pid in data.split() if pid != b"0"]
+        return [int(pid) for text in data for pid in text.split() if pid != "0"]
 
     def signal_all(self, signum: int) -> None:
         """Raises SetupError(step="signal the container") where the user may not signal the container's ids."""
@@ -386,13 +363,13 @@ class CgroupBase:
             time.sleep(_POLL_SECONDS)
 
 
-def _procs(directory: str) -> bytes:
+def _procs(directory: str) -> str:
     try:
-        return read_text(f"{directory}/cgroup.procs").encode()
+        return read_text(f"{directory}/cgroup.procs")
     except OSError as error:
         if error.errno not in _GONE:
             raise
-        return b""
+        return ""
 
 
 def remove_directory(path: str, deadline: float) -> None:

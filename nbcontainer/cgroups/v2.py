@@ -18,6 +18,11 @@ from nbcontainer.spec import Limits, format_size
 LEAF = "nbcontainer-leaf"
 _ENABLED = ("memory", "pids", "cpu", "io")
 _ROUNDS = 50
+_UNLIMITED = 1 << 62
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_ALSO_IN_SAMPLE = (
+    "cpu_seconds user_seconds system_seconds throttled_seconds memory_peak_bytes oom_kills io_read_bytes io_write_bytes"
+).split()
 _READ, _WRITTEN = re.compile(rb"rbytes=(\d+)"), re.compile(rb"wbytes=(\d+)")
 
 
@@ -26,15 +31,16 @@ class V2Driver:
 
     version = 2
 
-    def __init__(self, root: str, place: str, parent: str | None, own: OwnCgroups, io_directory: str) -> None:
+    def __init__(self, root: str, place: str, parent: str | None, own: OwnCgroups, device: Callable[[], str]) -> None:
         self._root = root
-        self._own = own.path("", root) if parent is None or "" in own.paths else "/"
         self._chosen = parent is not None
+        self._own = own.path("", root) if parent is None else own.paths.get("", "/")
         # A kernel that starts where an earlier kernel moved everybody belongs one level higher.
         path = (os.path.dirname(self._own) if os.path.basename(self._own) == LEAF else self._own) if parent is None else parent
         self._parent = (root + path).rstrip("/")
         self._directory = f"{self._parent}/{place}"
-        self._io_directory = io_directory
+        self._device = device
+        self._prepared = False
         self.place = f"{self._directory} (cgroup v2)"
         self._check_access()
         self.controllers = self._available()
@@ -42,7 +48,7 @@ class V2Driver:
     def create(self, name: str, limits: Limits) -> V2Cgroup:
         self._check(limits)
         path = f"{self._directory}/{name}"
-        if limits.cpuset is not None or not os.path.isdir(self._directory):
+        if limits.cpuset is not None or not (self._prepared and os.path.isdir(self._directory)):
             self._prepare(limits)
         try:
             cgroups.carry_out(CgroupWrite(path, "", MAKE))
@@ -70,9 +76,6 @@ class V2Driver:
         except OSError as error:
             raise SetupError("remove the cgroup", error.errno or 0, self._directory) from error
 
-    def _device(self) -> str:
-        return block_device(self._io_directory)
-
     def _check(self, limits: Limits) -> None:
         for controller, option in cgroups.asked(limits):
             if controller not in self.controllers:
@@ -85,13 +88,13 @@ class V2Driver:
                 self._device()
 
     def _check_access(self) -> None:
-        existing = _existing(self._parent)
-        files = [existing, f"{existing}/cgroup.procs", f"{existing}/cgroup.subtree_control"]
+        top = existing(self._parent)
+        files = [top, f"{top}/cgroup.procs", f"{top}/cgroup.subtree_control"]
         if not self._chosen:
             files.append(f"{self._root}{self._own}/cgroup.procs")
         elif os.geteuid():
             # Linux lets a process enter a cgroup only if its owner may also write to the common ancestor's cgroup.procs.
-            files.append(os.path.join(os.path.commonpath([self._root + self._own, existing]), "cgroup.procs"))
+            files.append(os.path.join(os.path.commonpath([self._root + self._own, top]), "cgroup.procs"))
         for file in files:
             if not os.access(file, os.W_OK):
                 raise HostError(
@@ -145,14 +148,14 @@ class V2Driver:
         return made + [CgroupWrite(f"{leaf}/cgroup.procs", pid, why) for pid in pids if pid != "0"]
 
     def _prepare(self, limits: Limits) -> None:
-        existing = _existing(self._parent)
-        lock = os.open(existing, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = os.open(existing(self._parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             failed: OSError | None = None
             for _ in range(_ROUNDS):
                 writes = self._place_writes(limits)
                 if not writes:
+                    self._prepared = True
                     return
                 failed = _carry_out_all(writes) or failed
             raise SetupError("enable the controllers", (failed and failed.errno) or 0, self._directory) from failed
@@ -324,9 +327,9 @@ def _text(value: int | None) -> str:
 def in_force(name: str, written: str, read: str) -> bool:
     """Whether the cgroup v2 file ``name`` that reads ``read`` says what ``written`` asked for."""
     if name.startswith("memory."):
-        return cgroups.limit_bytes(written) == cgroups.limit_bytes(read)
+        return _limit_bytes(written) == _limit_bytes(read)
     if name == "cpuset.cpus":
-        return cgroups.parse_list(written) == cgroups.parse_list(read)
+        return parse_list(written) == parse_list(read)
     if name == "io.max":
         device, *wanted = written.split()
         lines = [line.split() for line in read.splitlines() if line.split()[:1] == [device]]
@@ -342,18 +345,8 @@ def in_use(used_bytes: int, by_kind: dict[str, int]) -> str:
 
 def usage_of(last: Sample, wall_seconds: float, pids_peak: int) -> Usage:
     """The account of a container whose last sample is ``last``."""
-    return Usage(
-        wall_seconds=wall_seconds,
-        cpu_seconds=last.cpu_seconds,
-        user_seconds=last.user_seconds,
-        system_seconds=last.system_seconds,
-        throttled_seconds=last.throttled_seconds,
-        memory_peak_bytes=last.memory_peak_bytes,
-        oom_kills=last.oom_kills,
-        pids_peak=pids_peak,
-        io_read_bytes=last.io_read_bytes,
-        io_write_bytes=last.io_write_bytes,
-    )
+    shared = {name: getattr(last, name) for name in _ALSO_IN_SAMPLE}
+    return Usage(wall_seconds=wall_seconds, pids_peak=pids_peak, **shared)
 
 
 def refuse_uncounted_swap() -> None:
@@ -362,29 +355,20 @@ def refuse_uncounted_swap() -> None:
         raise HostError("--swap: this host has swap, but Linux does not count it per cgroup", "boot with swapaccount=1, or: sudo swapoff -a")
 
 
-def block_device(directory: str, sys_dev_block: str = "/sys/dev/block", mountinfo: str = "/proc/self/mountinfo") -> str:
-    """``"8:0"``, the whole disk that holds ``directory``: throttles act on disks, not on partitions. Raises HostError."""
-    device = os.stat(directory).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    if not os.path.exists(f"{sys_dev_block}/{number}"):
-        # btrfs has an anonymous device number; its mount names the real one.
-        sources = [line.split(" - ")[1].split(" ")[1] for line in cgroups.lines(mountinfo) if line.split(" ")[2] == number]
-        for source in sources:
-            if source.startswith("/dev/") and os.path.exists(source):
-                device = os.stat(source).st_rdev
-                number = f"{os.major(device)}:{os.minor(device)}"
-    entry = os.path.realpath(f"{sys_dev_block}/{number}")
-    if not os.path.isdir(entry):
-        raise HostError(
-            f"--io-read, --io-write: {directory} is not on a block device of its own (overlay, tmpfs or a network file system)",
-            "leave the two options out, or run where the files are on a disk",
-        )
-    if os.path.exists(f"{entry}/partition"):
-        entry = os.path.dirname(entry)
-    return cgroups.read_text(f"{entry}/dev").strip()
+def _limit_bytes(text: str) -> int:
+    """Linux counts memory limits in whole pages, rounded down."""
+    value = _UNLIMITED if text in ("max", "-1") else min(int(text), _UNLIMITED)
+    return value - value % _PAGE_BYTES
 
 
-def _existing(path: str) -> str:
+def parse_list(text: str) -> frozenset[int]:
+    """``"0-1,3"`` → {0, 1, 3}."""
+    ranges = [part.partition("-") for part in text.strip().split(",") if part]
+    return frozenset(cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1))
+
+
+def existing(path: str) -> str:
+    """``path`` or the nearest directory above it that exists."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path

@@ -35,13 +35,15 @@ class StepFailed(Exception):
         self.path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
 
 
-def walk(steps: tuple[Any, ...], context: Context) -> None:
-    """Execute steps in order; the first failure ends it, by name."""
+def walk(steps: tuple[Any, ...], context: Context, between: Callable[[], None] | None = None) -> None:
+    """Execute steps in order; the first failure ends it, by name. ``between`` is called after each."""
     for step in steps:
         try:
             step.execute(context)
         except OSError as error:
             raise StepFailed(step.name, error) from None
+        if between is not None:
+            between()
 
 
 def become_container(

@@ -51,6 +51,7 @@ class Zygote:
     user_namespaces: dict[IdMap, int] = field(default_factory=dict)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     poller: select.poll = field(default_factory=select.poll)
+    child_poller: select.poll = field(default_factory=select.poll)
 
     def serve(self) -> None:
         """Until the kernel closes the socket."""
@@ -63,12 +64,22 @@ class Zygote:
                     return
 
     def _reap(self, pidfd: int) -> None:
-        pid, control = self.children.pop(pidfd)
+        pid, control = self.children.get(pidfd, (0, None))
+        # The event may be old: the descriptor's number can belong to a younger child by now.
+        ended, status = os.waitpid(pid, os.WNOHANG) if control is not None else (0, 0)
+        if not ended or control is None:
+            return
+        del self.children[pidfd]
         self.poller.unregister(pidfd)
-        _, status = os.waitpid(pid, 0)
+        self.child_poller.unregister(pidfd)
         _tell(control, {"t": "exited", "status": status})
         control.close()
         os.close(pidfd)
+
+    def _reap_ended(self) -> None:
+        """Statuses do not wait for a container that is being made for somebody else."""
+        for pidfd, _ in self.child_poller.poll(0):
+            self._reap(pidfd)
 
     def _accept(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self.launch, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
@@ -85,6 +96,7 @@ class Zygote:
             socket.send_fds(control, [json.dumps({"t": "cloned", "pid": pid}).encode()], [pidfd])
             self.children[pidfd] = (pid, control)
             self.poller.register(pidfd, select.POLLIN)
+            self.child_poller.register(pidfd, select.POLLIN)
         for fd in fds[1:]:
             os.close(fd)
         return True
@@ -100,7 +112,7 @@ class Zygote:
                 context.userns_fd = self._user_namespace(plan.id_map)
                 context.id_base = plan.id_map.base
             self._skeletons(plan)
-            walk(plan.host, context)
+            walk(plan.host, context, self._reap_ended)
             return self._clone(plan, context, (self.null_fd, out, err, channel), cgroup_fd)
         finally:
             for fd in context.fds.values():

@@ -1,0 +1,425 @@
+"""cgroup v1, plain and hybrid: one directory per hierarchy, entered by the child itself through ``tasks``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+
+from nbcontainer import cgroups
+from nbcontainer.cgroups import MAKE, NEW, PERIOD_MICROSECONDS, CgroupBase, CgroupWrite, OwnCgroups, field, number, v2
+from nbcontainer.errors import HostError, SetupError
+from nbcontainer.events import Sample, Usage
+from nbcontainer.spec import Limits
+
+CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer", "blkio", "cpuset")
+UNIFIED = "unified"
+_MEMSW = "memory.memsw.limit_in_bytes"
+
+
+class V1Driver:
+    """Containers in ``<hierarchy>/<parent>/<place>/<name>`` of every hierarchy that is mounted and writable."""
+
+    version = 1
+
+    def __init__(
+        self, root: str, place: str, parent: str | None, own: OwnCgroups, device: Callable[[], str]
+    ) -> None:
+        self._device = device
+        self._root = root
+        self._parents: dict[str, str] = {}
+        refused: list[str] = []
+        for controller in (*CONTROLLERS, UNIFIED):
+            hierarchy = os.path.realpath(f"{root}/{controller}")
+            if not os.path.exists(f"{hierarchy}/cgroup.procs"):
+                continue
+            path = own.path("" if controller == UNIFIED else controller, hierarchy) if parent is None else parent
+            directory = (hierarchy + path).rstrip("/")
+            if os.access(v2.existing(directory), os.W_OK):
+                self._parents[controller] = directory
+            else:
+                refused.append(controller)
+        self._refuse(refused, not self._parents.keys() & {"memory", "pids"})
+        self._hierarchies = {name: os.path.realpath(f"{root}/{name}") for name in self._parents}
+        self._places = {controller: f"{directory}/{place}" for controller, directory in self._parents.items()}
+        self.controllers = frozenset(self._parents)
+        below = parent if parent is not None else "this process's own cgroups"
+        self.place = f"{place} below {below} in {', '.join(self._parents)} (cgroup v1)"
+
+    def _refuse(self, refused: list[str], unusable: bool) -> None:
+        if unusable and not refused:
+            raise HostError(
+                f"no cgroup file system with memory and pids at {self._root}",
+                "mount one (systemd does at boot; in a container: docker run --privileged --cgroupns=private)",
+            )
+        if unusable or {"memory", "pids"} & set(refused):
+            raise HostError(f"no permission to make cgroups in {', '.join(refused)}", self._mend(refused))
+
+    def _mend(self, controllers: list[str]) -> str:
+        names = " ".join(controllers)
+        target = f"{self._root}/$c/nbcontainer"
+        return (
+            f'for c in {names}; do sudo mkdir -p {target} && sudo chown -R "$(id -un)" {target}; done; '
+            f"export {cgroups.PARENT_VARIABLE}=/nbcontainer"
+        )
+
+    def create(self, name: str, limits: Limits) -> V1Cgroup:
+        self._check(limits)
+        made: list[str] = []
+        try:
+            if limits.cpuset is not None or not all(os.path.isdir(place) for place in self._places.values()):
+                self._carry_out(self._place_writes(limits), [])
+            self._carry_out(self._container_writes(name, limits), made)
+        except SetupError:
+            for directory in reversed(made):
+                os.rmdir(directory)
+            raise
+        directories = self._directories(name, limits)
+        return V1Cgroup(name, directories, self._check, self._device, self._counts_swap())
+
+    def _carry_out(self, writes: list[CgroupWrite], made: list[str]) -> None:
+        for write in writes:
+            try:
+                cgroups.carry_out(write)
+            except FileExistsError as error:
+                # Another kernel may make the shared parent at the same moment; a container's directory is one's own.
+                if write in self._place_parents():
+                    continue
+                raise SetupError(MAKE, errno.EEXIST, write.path) from error
+            except OSError as error:
+                step = MAKE if not write.value else cgroups.step_of(write.path)
+                raise SetupError(step, error.errno or 0, write.path) from error
+            if not write.value:
+                made.append(write.path)
+
+    def _place_parents(self) -> list[CgroupWrite]:
+        levels = [level for name in self._places for level in self._levels(name)]
+        return [CgroupWrite(level, "", MAKE) for level in levels]
+
+    def adopt(self, name: str) -> V1Cgroup:
+        paths = {controller: f"{place}/{name}" for controller, place in self._places.items()}
+        directories = {controller: path for controller, path in paths.items() if os.path.isdir(path)}
+        return V1Cgroup(name, directories, self._check, self._device, self._counts_swap())
+
+    def plan(self, name: str, limits: Limits) -> tuple[CgroupWrite, ...]:
+        self._check(limits)
+        before = [*self._place_writes(limits), *self._container_writes(name, limits)]
+        directories = self._directories(name, limits)
+        return (*before, *limit_writes(directories, limits, None, self._device, self._counts_swap()))
+
+    def names(self) -> list[str]:
+        return cgroups.children(sorted(set(self._places.values())))
+
+    def remove_place(self) -> None:
+        for place in dict.fromkeys(self._places.values()):
+            try:
+                os.rmdir(place)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise SetupError("remove the cgroup", error.errno or 0, place) from error
+
+    def _check(self, limits: Limits) -> None:
+        if limits.memory_high_bytes is not None:
+            raise HostError("--memory-high: cgroup v1 has no such limit", "use --engine vm, or boot with systemd.unified_cgroup_hierarchy=1")
+        for controller, option in cgroups.asked(limits):
+            name = "blkio" if controller == "io" else controller
+            if name not in self.controllers:
+                raise HostError(f"{option}: no writable cgroup v1 hierarchy with {name} at {self._root}", self._mend([name]))
+            if controller == "io":
+                self._device()
+        if limits.memory_bytes is not None and not self._counts_swap():
+            v2.refuse_uncounted_swap()
+
+    def _counts_swap(self) -> bool:
+        return os.path.exists(f"{self._hierarchies.get('memory', '')}/{_MEMSW}")
+
+    def _levels(self, controller: str) -> list[str]:
+        """The directories from below the hierarchy's root down to the place."""
+        hierarchy, place = self._hierarchies[controller], self._places[controller]
+        path, levels = hierarchy, []
+        for part in place[len(hierarchy) :].strip("/").split("/"):
+            path = f"{path}/{part}"
+            levels.append(path)
+        return levels
+
+    def _used(self, limits: Limits) -> list[str]:
+        return [name for name in self._places if name != "cpuset" or limits.cpuset is not None]
+
+    def _directories(self, name: str, limits: Limits) -> dict[str, str]:
+        return {controller: f"{self._places[controller]}/{name}" for controller in self._used(limits)}
+
+    def _place_writes(self, limits: Limits) -> list[CgroupWrite]:
+        """What is still to be done before containers can be made here; [] when all is done."""
+        writes: dict[str, CgroupWrite] = {}
+        for controller in self._used(limits):
+            for level in self._levels(controller):
+                if not os.path.isdir(level):
+                    writes[level] = CgroupWrite(level, "", MAKE)
+                if controller == "cpuset":
+                    writes.update({write.path: write for write in self._fill(level, ("cpus", "mems"))})
+        return list(writes.values())
+
+    def _fill(self, directory: str, files: tuple[str, ...]) -> list[CgroupWrite]:
+        # v1 cpusets start empty, and refuse tasks (ENOSPC) until both files hold something.
+        writes = []
+        for file in files:
+            value, above = "", os.path.dirname(directory)
+            if _words(f"{directory}/cpuset.{file}"):
+                continue
+            while not value and above.startswith(self._hierarchies["cpuset"]):
+                value, above = _words(f"{above}/cpuset.{file}"), os.path.dirname(above)
+            writes.append(CgroupWrite(f"{directory}/cpuset.{file}", value, f"a new v1 cpuset has no {file} at all"))
+        return writes
+
+    def _container_writes(self, name: str, limits: Limits) -> list[CgroupWrite]:
+        directories = self._directories(name, limits)
+        writes = [CgroupWrite(path, "", MAKE) for path in dict.fromkeys(directories.values())]
+        return writes + (self._fill(directories["cpuset"], ("mems",)) if "cpuset" in directories else [])
+
+
+def _words(path: str) -> str:
+    try:
+        return cgroups.read_text(path).strip()
+    except FileNotFoundError:
+        return ""
+
+
+class V1Cgroup(CgroupBase):
+    """``directories``: controller → directory; ``unified`` is the cgroup v2 directory of a hybrid host."""
+
+    def __init__(
+        self,
+        name: str,
+        directories: dict[str, str],
+        check: Callable[[Limits], None],
+        device: Callable[[], str],
+        counts_swap: bool,
+    ) -> None:
+        unique = list(dict.fromkeys(directories.values()))
+        super().__init__(name, next(iter(unique), ""), unique)
+        self._by_controller, self._check, self._device, self._counts_swap = directories, check, device, counts_swap
+        self._memory_peak = self._pids_peak = 0
+        self._user = self._system = 0.0
+        get = directories.get
+        self._memory, self._cpu, self._account, self._pids = get("memory"), get("cpu"), get("cpuacct"), get("pids")
+        blkio, pids_peak = f"{get('blkio')}/blkio.throttle.io_service_bytes", f"{self._pids}/pids.peak"
+        # The sums over nested cgroups came with Linux 4.18, pids.peak with 6.12.
+        self._io_file = next((path for path in (f"{blkio}_recursive", blkio) if os.path.exists(path)), "")
+        self._pids_peak_file = pids_peak if os.path.exists(pids_peak) else ""
+
+    def set_limits(self, limits: Limits, previous: Limits | None = None) -> None:
+        self._check(limits)
+        if limits.cpuset is not None and "cpuset" not in self._by_controller:
+            raise HostError("--cpuset: cgroup v1 cannot add it to a running container", "give --cpuset when it is started")
+        try:
+            self._put(limit_writes(self._by_controller, limits, previous, self._device, self._counts_swap))
+        except SetupError:
+            if previous is not None:
+                self._put(limit_writes(self._by_controller, previous, limits, self._device, self._counts_swap))
+            raise
+
+    def _put(self, writes: list[CgroupWrite]) -> None:
+        for write in writes:
+            cgroups.put_limit(write, in_force, self._remedy)
+
+    def _remedy(self, write: CgroupWrite, number_: int) -> str:
+        if number_ == errno.EBUSY and "memory" in write.path:
+            used = number(self._files.read(f"{self._memory}/memory.usage_in_bytes"))
+            return v2.in_use(used, self.memory_by_kind())
+        if number_ == errno.EINVAL and write.path.endswith("cpu.cfs_quota_us"):
+            return "cgroup v1 refuses more CPU than a cgroup above allows; give fewer --cpus"
+        if number_ in (errno.EACCES, errno.EINVAL) and write.path.endswith("cpuset.cpus"):
+            return "these CPUs are not all in the cpuset above; see Cpus_allowed_list in /proc/self/status"
+        return ""
+
+    def task_fds(self) -> list[int]:
+        return [self._files.open(f"{path}/tasks", os.O_WRONLY) for path in self._directories if path != self._unified]
+
+    @property
+    def _unified(self) -> str:
+        return self._by_controller.get(UNIFIED, "")
+
+    def clone_fd(self) -> int:
+        return self._files.open(self._unified, os.O_RDONLY | os.O_DIRECTORY) if self._unified else -1
+
+    def views(self) -> tuple[tuple[str, str], ...]:
+        return tuple(self._by_controller.items())
+
+    def sample(self) -> Sample:
+        read, memory, pids = self._files.read, self._memory, self._pids
+        used = number(read(f"{memory}/memory.usage_in_bytes")) if memory else 0
+        stat = read(f"{memory}/memory.stat") if memory else b""
+        peak = number(read(f"{memory}/memory.max_usage_in_bytes")) if memory else 0
+        self._memory_peak = max(self._memory_peak, peak, used)
+        processes = number(read(f"{pids}/pids.current")) if pids else 0
+        self._pids_peak = max(self._pids_peak, processes)
+        cpu_seconds = self._cpu_seconds()
+        io_read, io_written = _throttle_bytes(read(self._io_file))
+        return Sample(
+            monotonic_seconds=time.monotonic(),
+            memory_bytes=used,
+            working_set_bytes=max(0, used - field(stat, b"total_inactive_file ")),
+            memory_peak_bytes=self._memory_peak,
+            cpu_seconds=cpu_seconds,
+            user_seconds=self._user,
+            system_seconds=self._system,
+            throttled_seconds=field(read(f"{self._cpu}/cpu.stat"), b"throttled_time ") / 1e9 if self._cpu else 0.0,
+            pids=processes,
+            oom_kills=self.oom_kills(),
+            io_read_bytes=io_read,
+            io_write_bytes=io_written,
+        )
+
+    def _cpu_seconds(self) -> float:
+        if not self._account:
+            return 0.0
+        total, user, system = (
+            number(self._files.read(f"{self._account}/cpuacct.usage{kind}")) / 1e9 for kind in ("", "_user", "_sys")
+        )
+        # The two parts are counted by clock ticks, the total exactly. As v2's cpu.stat does: divide the total as the
+        # ticks say, and let neither part fall.
+        share = user / (user + system) if user + system else 1.0
+        self._user = min(max(self._user, total * share), max(self._user, total - self._system))
+        self._system = max(self._system, total - self._user)
+        return total
+
+    def usage(self, wall_seconds: float) -> Usage:
+        peak = number(self._files.read(self._pids_peak_file))
+        return v2.usage_of(self.sample(), wall_seconds, max(self._pids_peak, peak))
+
+    def oom_kills(self) -> int:
+        return field(self._files.read(f"{self._memory}/memory.oom_control"), b"oom_kill ") if self._memory else 0
+
+    def memory_by_kind(self) -> dict[str, int]:
+        stat = self._files.read(f"{self._memory}/memory.stat") if self._memory else b""
+        shmem = field(stat, b"total_shmem ")
+        cache = max(0, field(stat, b"total_cache ") - shmem)
+        return {"anon": field(stat, b"total_rss "), "file": cache, "shmem": shmem}
+
+    def kill(self) -> None:
+        if self._unified and os.path.exists(f"{self._unified}/cgroup.kill") and _words(f"{self._unified}/cgroup.procs"):
+            cgroups.write_text(f"{self._unified}/cgroup.kill", "1")
+        elif "freezer" in self._by_controller and self.pids():
+            # Frozen tasks cannot fork, so that one round of signals reaches all.
+            self.freeze()
+            self.signal_all(9)
+        else:
+            self.signal_all(9)
+        # A task that the v1 freezer holds dies of SIGKILL only when it is thawed.
+        freezer = self._by_controller.get("freezer")
+        if freezer and os.path.isdir(freezer) and _words(f"{freezer}/freezer.state") != "THAWED":
+            self.thaw()
+
+    def freeze(self) -> None:
+        path = f"{self._freezer()}/freezer.state"
+        cgroups.write_text(path, "FROZEN")
+        self._wait_for(path, "FROZEN", "freeze the container")
+
+    def thaw(self) -> None:
+        path = f"{self._freezer()}/freezer.state"
+        cgroups.write_text(path, "THAWED")
+        self._wait_for(path, "THAWED", "thaw the container")
+
+    def _freezer(self) -> str:
+        if "freezer" not in self._by_controller:
+            raise HostError("pause: no writable cgroup v1 freezer hierarchy", "use --engine vm, or mount the freezer hierarchy")
+        return self._by_controller["freezer"]
+
+
+def _throttle_bytes(data: bytes) -> tuple[int, int]:
+    """(read, written) bytes from lines such as ``8:0 Read 4096``."""
+    sums = {b"Read": 0, b"Write": 0}
+    for line in data.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[1] in sums:
+            sums[words[1]] += int(words[2])
+    return sums[b"Read"], sums[b"Write"]
+
+
+def limit_writes(
+    directories: dict[str, str], limits: Limits, previous: Limits | None, device: Callable[[], str], counts_swap: bool
+) -> list[CgroupWrite]:
+    """The writes that lead from ``previous`` (None: a new cgroup) to ``limits``."""
+    old, writes = previous or NEW, []
+
+    def put(controller: str, file: str, value: str, why: str) -> None:
+        writes.append(CgroupWrite(f"{directories[controller]}/{file}", value, why))
+
+    if "memory" in directories and previous is None:
+        put("memory", "memory.oom_control", "0", "a parent may stall its children instead of killing them; that is inherited")
+    if "memory" in directories:
+        writes += _memory_writes(directories["memory"], limits, old, counts_swap)
+    if limits.cpus != old.cpus:
+        quota = -1 if limits.cpus is None else round(limits.cpus * PERIOD_MICROSECONDS)
+        put("cpu", "cpu.cfs_period_us", str(PERIOD_MICROSECONDS), "--cpus: the period in microseconds")
+        put("cpu", "cpu.cfs_quota_us", str(quota), "--cpus: microseconds of CPU time in each period")
+    if limits.cpu_weight != old.cpu_weight:
+        shares = max(2, round((limits.cpu_weight or 100) * 1024 / 100))
+        put("cpu", "cpu.shares", str(shares), "--cpu-weight: the share when CPUs are short (1024 is everybody's)")
+    if limits.cpuset != old.cpuset:
+        directory = directories["cpuset"]
+        cpus = limits.cpuset or _words(f"{os.path.dirname(directory)}/cpuset.cpus")
+        put("cpuset", "cpuset.cpus", cpus, "--cpuset: the CPUs it may run on")
+    if limits.pids != old.pids:
+        put("pids", "pids.max", "max" if limits.pids is None else str(limits.pids), "--pids: processes and threads")
+    for kind, rate, before in (
+        ("read", limits.io_read_bytes_per_second, old.io_read_bytes_per_second),
+        ("write", limits.io_write_bytes_per_second, old.io_write_bytes_per_second),
+    ):
+        if rate != before:
+            why = f"--io-{kind}: bytes per second of this disk; v1 throttles direct I/O only"
+            put("blkio", f"blkio.throttle.{kind}_bps_device", f"{device()} {rate or 0}", why)
+    return writes
+
+
+def _memory_writes(directory: str, limits: Limits, old: Limits, counts_swap: bool) -> list[CgroupWrite]:
+    def both(given: Limits) -> tuple[float, float]:
+        memory = float("inf") if given.memory_bytes is None else given.memory_bytes
+        return memory, memory + max(0, given.swap_bytes)
+
+    (memory, with_swap), (old_memory, old_with_swap) = both(limits), both(old)
+    writes = []
+    if memory != old_memory:
+        writes.append(CgroupWrite(f"{directory}/memory.limit_in_bytes", _bytes(memory), "--mem: above it Linux kills"))
+    if counts_swap and with_swap != old_with_swap:
+        why = "memory and swap together: no swap beyond --swap"
+        writes.append(CgroupWrite(f"{directory}/{_MEMSW}", _bytes(with_swap), why))
+    # v1 refuses (EINVAL) any moment at which the limit is above the limit with swap.
+    return writes[::-1] if memory > old_with_swap else writes
+
+
+def _bytes(limit: float) -> str:
+    return "-1" if limit == float("inf") else str(int(limit))
+
+
+def in_force(name: str, written: str, read: str) -> bool:
+    """Whether the cgroup v1 file ``name`` that reads ``read`` says what ``written`` asked for."""
+    if name == "memory.oom_control":
+        return f"oom_kill_disable {written}" in read.splitlines()
+    if name.startswith("blkio."):
+        return written in read.splitlines() or (written.endswith(" 0") and written.split()[0] not in read.split())
+    return v2.in_force(name, written, read)
+
+
+def block_device(directory: str, sys_dev_block: str = "/sys/dev/block", mountinfo: str = "/proc/self/mountinfo") -> str:
+    """``"8:0"``, the whole disk that holds ``directory``: throttles act on disks, not on partitions. Raises HostError."""
+    device = os.stat(directory).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    if not os.path.exists(f"{sys_dev_block}/{number}"):
+        # btrfs has an anonymous device number; its mount names the real one.
+        sources = [line.split(" - ")[1].split(" ")[1] for line in cgroups.lines(mountinfo) if line.split(" ")[2] == number]
+        for source in sources:
+            if source.startswith("/dev/") and os.path.exists(source):
+                device = os.stat(source).st_rdev
+                number = f"{os.major(device)}:{os.minor(device)}"
+    entry = os.path.realpath(f"{sys_dev_block}/{number}")
+    if not os.path.isdir(entry):
+        raise HostError(
+            f"--io-read, --io-write: {directory} is not on a block device of its own (overlay, tmpfs or a network file system)",
+            "leave the two options out, or run where the files are on a disk",
+        )
+    if os.path.exists(f"{entry}/partition"):
+        entry = os.path.dirname(entry)
+    return cgroups.read_text(f"{entry}/dev").strip()
