@@ -26,8 +26,8 @@ PERIOD_MICROSECONDS = 100_000
 NEW = Limits(pids=None, swap_bytes=-1)
 """The limits of a cgroup that was just made: none at all."""
 _REMOVE_SECONDS = 5.0
-_FREEZE_SECONDS = 1.0
 _POLL_SECONDS = 0.0002
+_READ_BYTES = 16384
 _GONE = (errno.ENOENT, errno.ENODEV)
 
 
@@ -43,8 +43,7 @@ class CgroupWrite:
 class Cgroup(Protocol):
     """One container's cgroup (on v1: one directory per hierarchy). It owns every fd that it hands out."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     def set_limits(self, limits: Limits, previous: Limits | None = None) -> None:
         """Put ``limits`` in force and read them back; with ``previous``, change a running container's.
@@ -98,17 +97,12 @@ class Cgroup(Protocol):
 class Driver(Protocol):
     """Where the containers of one kernel nest."""
 
-    @property
-    def version(self) -> int:
-        """2, or 1 (hybrid hosts too)."""
-
-    @property
-    def place(self) -> str:
-        """For people: where containers nest."""
-
-    @property
-    def controllers(self) -> frozenset[str]:
-        """Controllers that containers can have here, by their names on this host."""
+    version: int
+    """2, or 1 (hybrid hosts too)."""
+    place: str
+    """For people: where containers nest."""
+    controllers: frozenset[str]
+    """Controllers that containers can have here, by their names on this host."""
 
     def create(self, name: str, limits: Limits) -> Cgroup:
         """Directories, without limits yet, for a container that will have ``limits``. HostError, SetupError."""
@@ -122,7 +116,7 @@ class Driver(Protocol):
         """An existing container's cgroup, to look at or remove."""
 
     def remove_place(self) -> None:
-        """Remove the kernel's own directory; containers in it keep it."""
+        """Remove the kernel's own directory. Raises SetupError while containers are in it."""
 
 
 def open_driver(
@@ -140,8 +134,8 @@ def open_driver(
     cgroups. I/O limits hold for the disk of ``io_directory``. Nothing is made or moved before the first ``create``.
     Raises HostError with the command that mends the host.
     """
-    from nbcontainer.cgroups.v1 import V1Driver, block_device
-    from nbcontainer.cgroups.v2 import V2Driver
+    from nbcontainer.cgroups.v1 import V1Driver
+    from nbcontainer.cgroups.v2 import V2Driver, block_device
 
     if parent is None:
         parent = os.environ.get(PARENT_VARIABLE) or None
@@ -149,10 +143,10 @@ def open_driver(
         if ".." in parent.split("/"):
             raise HostError(f"{PARENT_VARIABLE}={parent} leads out of the hierarchy", f"export {PARENT_VARIABLE}=/nbcontainer")
         parent = "/" + parent.strip("/")
-    own = OwnCgroups.read(proc_self_cgroup, mountinfo)
+    own, device = OwnCgroups.read(proc_self_cgroup, mountinfo), partial(block_device, io_directory)
     if os.path.exists(f"{root}/cgroup.controllers"):
-        return V2Driver(root, place, parent, own, partial(block_device, io_directory))
-    return V1Driver(root, place, parent, own, partial(block_device, io_directory))
+        return V2Driver(root, place, parent, own, device)
+    return V1Driver(root, place, parent, own, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +229,12 @@ def put_limit(
 ) -> None:
     """Write a limit and read it back: ``in_force(file name, written, read)``. Raises SetupError, with ``remedy(write, errno)``."""
     try:
-        carry_out(write)
-        read = read_text(write.path)
+        fd = os.open(write.path, os.O_RDWR | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(fd, write.value.encode())
+            read = os.pread(fd, _READ_BYTES, 0).decode()
+        finally:
+            os.close(fd)
     except OSError as error:
         number = error.errno or 0
         raise SetupError(step_of(write.path), number, write.path, remedy(write, number)) from error
@@ -252,16 +250,12 @@ def number(data: bytes) -> int:
 
 def field(data: bytes, key: bytes) -> int:
     """The number after ``key`` (``b"inactive_file "``) at the start of a line; 0 where there is none."""
-    start = 0 if data.startswith(key) else data.find(b"\n" + key) + 1
-    if start == 0 and not data.startswith(key):
-        return 0
-    start += len(key)
-    end = data.find(b"\n", start)
-    return int(data[start:] if end < 0 else data[start:end])
+    _, found, rest = (b"\n" + data).partition(b"\n" + key)
+    return int(rest.partition(b"\n")[0]) if found else 0
 
 
 class KeptFiles:
-    """Readings by pread on kept fds: 0.5–0.9 µs each, where open, read and close cost 2–4."""
+    """Readings by pread on kept fds cost a third of open, read and close."""
 
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
@@ -279,7 +273,7 @@ class KeptFiles:
         if not path:
             return b""
         fd = self._fds.get(path)
-        return os.pread(self.open(path) if fd is None else fd, 16384, 0)
+        return os.pread(self.open(path) if fd is None else fd, _READ_BYTES, 0)
 
     def close(self) -> None:
         with self._lock:
@@ -296,6 +290,7 @@ class CgroupBase:
         self._main = main
         self._directories = tuple(directories)
         self._files = KeptFiles()
+        self._memory_peak = self._pids_peak = 0
 
     def kill(self) -> None:
         raise NotImplementedError
@@ -355,8 +350,8 @@ class CgroupBase:
     def close(self) -> None:
         self._files.close()
 
-    def _wait_for(self, path: str, wanted: str, step: str) -> None:
-        deadline = time.monotonic() + _FREEZE_SECONDS
+    def _wait_for(self, path: str, wanted: str, step: str, seconds: float = 1.0) -> None:
+        deadline = time.monotonic() + seconds
         while wanted not in read_text(path):
             if time.monotonic() > deadline:
                 raise SetupError(step, errno.EBUSY, path, "a process of the container waits in Linux; kill the container")
@@ -387,6 +382,17 @@ def remove_directory(path: str, deadline: float) -> None:
             if entry.is_dir(follow_symlinks=False):
                 remove_directory(entry.path, deadline)
         time.sleep(_POLL_SECONDS)
+
+
+def remove_place(places: Sequence[str], made: Sequence[str]) -> None:
+    """Remove ``places``, and the directories ``made`` above them unless other kernels use them. Raises SetupError."""
+    for directory in (*places, *reversed(made)):
+        try:
+            os.rmdir(directory)
+        except OSError as error:
+            busy = error.errno in (errno.EBUSY, errno.ENOTEMPTY) and directory not in places
+            if not busy and error.errno != errno.ENOENT:
+                raise SetupError("remove the cgroup", error.errno or 0, directory) from error
 
 
 def children(directories: Sequence[str]) -> list[str]:

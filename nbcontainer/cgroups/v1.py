@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,12 @@ from nbcontainer.spec import Limits
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer", "blkio", "cpuset")
 UNIFIED = "unified"
 _MEMSW = "memory.memsw.limit_in_bytes"
+_IO, _IO_NESTED = "blkio.throttle.io_service_bytes", "blkio.throttle.io_service_bytes_recursive"
+_SAMPLED = (
+    *("memory.usage_in_bytes", "memory.max_usage_in_bytes", "pids.current"),
+    *("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"),
+    *("memory.stat", "memory.oom_control", "cpu.stat", _IO),
+)
 
 
 class V1Driver:
@@ -23,12 +30,11 @@ class V1Driver:
 
     version = 1
 
-    def __init__(
-        self, root: str, place: str, parent: str | None, own: OwnCgroups, device: Callable[[], str]
-    ) -> None:
-        self._device = device
+    def __init__(self, root: str, place: str, parent: str | None, own: OwnCgroups, device: Callable[[], str]) -> None:
+        self.device = device
         self._root = root
         self._parents: dict[str, str] = {}
+        self._made: list[str] = []
         refused: list[str] = []
         for controller in (*CONTROLLERS, UNIFIED):
             hierarchy = os.path.realpath(f"{root}/{controller}")
@@ -65,62 +71,56 @@ class V1Driver:
         )
 
     def create(self, name: str, limits: Limits) -> V1Cgroup:
-        self._check(limits)
-        made: list[str] = []
-        try:
-            if limits.cpuset is not None or not all(os.path.isdir(place) for place in self._places.values()):
-                self._carry_out(self._place_writes(limits), [])
-            self._carry_out(self._container_writes(name, limits), made)
-        except SetupError:
-            for directory in reversed(made):
-                os.rmdir(directory)
-            raise
+        self.check(limits)
         directories = self._directories(name, limits)
-        return V1Cgroup(name, directories, self._check, self._device, self._counts_swap())
+        for attempt in range(3):
+            places = [os.path.dirname(directory) for directory in directories.values()]
+            if limits.cpuset is not None or not all(map(os.path.isdir, places)):
+                self._carry_out(self._place_writes(limits), self._made)
+            made: list[str] = []
+            try:
+                self._carry_out(self._container_writes(name, limits), made)
+                break
+            except SetupError as error:
+                for directory in reversed(made):
+                    os.rmdir(directory)
+                # Another kernel that ends may have removed the parent that both shared.
+                if error.errno != errno.ENOENT or attempt == 2:
+                    raise
+        return V1Cgroup(name, directories, self)
 
     def _carry_out(self, writes: list[CgroupWrite], made: list[str]) -> None:
+        """Raises SetupError; the directories that were made before it are in ``made``."""
         for write in writes:
             try:
                 cgroups.carry_out(write)
-            except FileExistsError as error:
-                # Another kernel may make the shared parent at the same moment; a container's directory is one's own.
-                if write in self._place_parents():
-                    continue
-                raise SetupError(MAKE, errno.EEXIST, write.path) from error
             except OSError as error:
-                step = MAKE if not write.value else cgroups.step_of(write.path)
+                # Another kernel may make a shared parent at the same moment; a container's directory is one's own.
+                if error.errno == errno.EEXIST and made is self._made:
+                    continue
+                step = cgroups.step_of(write.path) if write.value else MAKE
                 raise SetupError(step, error.errno or 0, write.path) from error
             if not write.value:
                 made.append(write.path)
 
-    def _place_parents(self) -> list[CgroupWrite]:
-        levels = [level for name in self._places for level in self._levels(name)]
-        return [CgroupWrite(level, "", MAKE) for level in levels]
-
     def adopt(self, name: str) -> V1Cgroup:
         paths = {controller: f"{place}/{name}" for controller, place in self._places.items()}
         directories = {controller: path for controller, path in paths.items() if os.path.isdir(path)}
-        return V1Cgroup(name, directories, self._check, self._device, self._counts_swap())
+        return V1Cgroup(name, directories, self)
 
     def plan(self, name: str, limits: Limits) -> tuple[CgroupWrite, ...]:
-        self._check(limits)
+        self.check(limits)
         before = [*self._place_writes(limits), *self._container_writes(name, limits)]
         directories = self._directories(name, limits)
-        return (*before, *limit_writes(directories, limits, None, self._device, self._counts_swap()))
+        return (*before, *limit_writes(directories, limits, None, self))
 
     def names(self) -> list[str]:
         return cgroups.children(sorted(set(self._places.values())))
 
     def remove_place(self) -> None:
-        for place in dict.fromkeys(self._places.values()):
-            try:
-                os.rmdir(place)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise SetupError("remove the cgroup", error.errno or 0, place) from error
+        cgroups.remove_place(sorted(set(self._places.values())), self._made)
 
-    def _check(self, limits: Limits) -> None:
+    def check(self, limits: Limits) -> None:
         if limits.memory_high_bytes is not None:
             raise HostError("--memory-high: cgroup v1 has no such limit", "use --engine vm, or boot with systemd.unified_cgroup_hierarchy=1")
         for controller, option in cgroups.asked(limits):
@@ -128,11 +128,11 @@ class V1Driver:
             if name not in self.controllers:
                 raise HostError(f"{option}: no writable cgroup v1 hierarchy with {name} at {self._root}", self._mend([name]))
             if controller == "io":
-                self._device()
-        if limits.memory_bytes is not None and not self._counts_swap():
+                self.device()
+        if limits.memory_bytes is not None and not self.counts_swap():
             v2.refuse_uncounted_swap()
 
-    def _counts_swap(self) -> bool:
+    def counts_swap(self) -> bool:
         return os.path.exists(f"{self._hierarchies.get('memory', '')}/{_MEMSW}")
 
     def _levels(self, controller: str) -> list[str]:
@@ -189,35 +189,35 @@ def _words(path: str) -> str:
 class V1Cgroup(CgroupBase):
     """``directories``: controller → directory; ``unified`` is the cgroup v2 directory of a hybrid host."""
 
-    def __init__(
-        self,
-        name: str,
-        directories: dict[str, str],
-        check: Callable[[Limits], None],
-        device: Callable[[], str],
-        counts_swap: bool,
-    ) -> None:
+    def __init__(self, name: str, directories: dict[str, str], driver: V1Driver) -> None:
         unique = list(dict.fromkeys(directories.values()))
         super().__init__(name, next(iter(unique), ""), unique)
-        self._by_controller, self._check, self._device, self._counts_swap = directories, check, device, counts_swap
-        self._memory_peak = self._pids_peak = 0
+        self._by_controller, self._driver = directories, driver
+        self._unified, self._freezer = directories.get(UNIFIED, ""), directories.get("freezer", "")
         self._user = self._system = 0.0
-        get = directories.get
-        self._memory, self._cpu, self._account, self._pids = get("memory"), get("cpu"), get("cpuacct"), get("pids")
-        blkio, pids_peak = f"{get('blkio')}/blkio.throttle.io_service_bytes", f"{self._pids}/pids.peak"
-        # The sums over nested cgroups came with Linux 4.18, pids.peak with 6.12.
-        self._io_file = next((path for path in (f"{blkio}_recursive", blkio) if os.path.exists(path)), "")
-        self._pids_peak_file = pids_peak if os.path.exists(pids_peak) else ""
+        files = {
+            "memory": ("memory.usage_in_bytes", "memory.stat", "memory.max_usage_in_bytes", "memory.oom_control"),
+            "cpuacct": ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"),
+            "cpu": ("cpu.stat",),
+            "pids": ("pids.current", "pids.peak"),
+            "blkio": (_IO_NESTED, _IO),
+        }
+        paths = [(file, f"{directories.get(name, '')}/{file}") for name, found in files.items() for file in found]
+        # What is not there reads as nothing: pids.peak before Linux 6.12, the I/O of nested cgroups before 4.18.
+        self._paths = {file: path if os.path.exists(path) else "" for file, path in paths}
+        if self._paths[_IO_NESTED]:
+            self._paths[_IO] = self._paths[_IO_NESTED]
+        self._reads = [self._paths[file] for file in _SAMPLED]
 
     def set_limits(self, limits: Limits, previous: Limits | None = None) -> None:
-        self._check(limits)
+        self._driver.check(limits)
         if limits.cpuset is not None and "cpuset" not in self._by_controller:
             raise HostError("--cpuset: cgroup v1 cannot add it to a running container", "give --cpuset when it is started")
         try:
-            self._put(limit_writes(self._by_controller, limits, previous, self._device, self._counts_swap))
+            self._put(limit_writes(self._by_controller, limits, previous, self._driver))
         except SetupError:
             if previous is not None:
-                self._put(limit_writes(self._by_controller, previous, limits, self._device, self._counts_swap))
+                self._put(limit_writes(self._by_controller, previous, limits, self._driver))
             raise
 
     def _put(self, writes: list[CgroupWrite]) -> None:
@@ -226,7 +226,7 @@ class V1Cgroup(CgroupBase):
 
     def _remedy(self, write: CgroupWrite, number_: int) -> str:
         if number_ == errno.EBUSY and "memory" in write.path:
-            used = number(self._files.read(f"{self._memory}/memory.usage_in_bytes"))
+            used = number(self._files.read(self._paths["memory.usage_in_bytes"]))
             return v2.in_use(used, self.memory_by_kind())
         if number_ == errno.EINVAL and write.path.endswith("cpu.cfs_quota_us"):
             return "cgroup v1 refuses more CPU than a cgroup above allows; give fewer --cpus"
@@ -237,10 +237,6 @@ class V1Cgroup(CgroupBase):
     def task_fds(self) -> list[int]:
         return [self._files.open(f"{path}/tasks", os.O_WRONLY) for path in self._directories if path != self._unified]
 
-    @property
-    def _unified(self) -> str:
-        return self._by_controller.get(UNIFIED, "")
-
     def clone_fd(self) -> int:
         return self._files.open(self._unified, os.O_RDONLY | os.O_DIRECTORY) if self._unified else -1
 
@@ -248,88 +244,86 @@ class V1Cgroup(CgroupBase):
         return tuple(self._by_controller.items())
 
     def sample(self) -> Sample:
-        read, memory, pids = self._files.read, self._memory, self._pids
-        used = number(read(f"{memory}/memory.usage_in_bytes")) if memory else 0
-        stat = read(f"{memory}/memory.stat") if memory else b""
-        peak = number(read(f"{memory}/memory.max_usage_in_bytes")) if memory else 0
-        self._memory_peak = max(self._memory_peak, peak, used)
-        processes = number(read(f"{pids}/pids.current")) if pids else 0
-        self._pids_peak = max(self._pids_peak, processes)
-        cpu_seconds = self._cpu_seconds()
-        io_read, io_written = _throttle_bytes(read(self._io_file))
+        used, peak, processes, total, user, system, stat, oom, cpu, io = map(self._files.read, self._reads)
+        memory = number(used)
+        self._memory_peak = max(self._memory_peak, number(peak), memory)
+        self._pids_peak = max(self._pids_peak, number(processes))
+        cpu_seconds = self._divide(number(total) / 1e9, number(user), number(system))
+        io_read, io_written = _throttle_bytes(io)
         return Sample(
             monotonic_seconds=time.monotonic(),
-            memory_bytes=used,
-            working_set_bytes=max(0, used - field(stat, b"total_inactive_file ")),
+            memory_bytes=memory,
+            working_set_bytes=max(0, memory - field(stat, b"total_inactive_file ")),
             memory_peak_bytes=self._memory_peak,
             cpu_seconds=cpu_seconds,
             user_seconds=self._user,
             system_seconds=self._system,
-            throttled_seconds=field(read(f"{self._cpu}/cpu.stat"), b"throttled_time ") / 1e9 if self._cpu else 0.0,
-            pids=processes,
-            oom_kills=self.oom_kills(),
+            throttled_seconds=field(cpu, b"throttled_time ") / 1e9,
+            pids=number(processes),
+            oom_kills=field(oom, b"oom_kill "),
             io_read_bytes=io_read,
             io_write_bytes=io_written,
         )
 
-    def _cpu_seconds(self) -> float:
-        if not self._account:
-            return 0.0
-        total, user, system = (
-            number(self._files.read(f"{self._account}/cpuacct.usage{kind}")) / 1e9 for kind in ("", "_user", "_sys")
-        )
-        # The two parts are counted by clock ticks, the total exactly. As v2's cpu.stat does: divide the total as the
-        # ticks say, and let neither part fall.
-        share = user / (user + system) if user + system else 1.0
-        self._user = min(max(self._user, total * share), max(self._user, total - self._system))
-        self._system = max(self._system, total - self._user)
-        return total
+    def _divide(self, total_seconds: float, user_ticks: int, system_ticks: int) -> float:
+        # The total is exact, its two parts are counted by clock ticks. As v2's cpu.stat does: divide the total as the
+        # ticks say, and let neither part ever fall.
+        share = user_ticks / (user_ticks + system_ticks) if user_ticks + system_ticks else 1.0
+        self._user = max(self._user, min(total_seconds * share, total_seconds - self._system))
+        self._system = max(self._system, total_seconds - self._user)
+        return total_seconds
 
     def usage(self, wall_seconds: float) -> Usage:
-        peak = number(self._files.read(self._pids_peak_file))
+        peak = number(self._files.read(self._paths["pids.peak"]))
         return v2.usage_of(self.sample(), wall_seconds, max(self._pids_peak, peak))
 
     def oom_kills(self) -> int:
-        return field(self._files.read(f"{self._memory}/memory.oom_control"), b"oom_kill ") if self._memory else 0
+        return field(self._files.read(self._paths["memory.oom_control"]), b"oom_kill ")
 
     def memory_by_kind(self) -> dict[str, int]:
-        stat = self._files.read(f"{self._memory}/memory.stat") if self._memory else b""
+        stat = self._files.read(self._paths["memory.stat"])
         shmem = field(stat, b"total_shmem ")
         cache = max(0, field(stat, b"total_cache ") - shmem)
         return {"anon": field(stat, b"total_rss "), "file": cache, "shmem": shmem}
 
     def kill(self) -> None:
-        if self._unified and os.path.exists(f"{self._unified}/cgroup.kill") and _words(f"{self._unified}/cgroup.procs"):
+        inside: list[str] = []
+        if self._unified and os.path.exists(f"{self._unified}/cgroup.kill"):
+            inside = _words(f"{self._unified}/cgroup.procs").split()
+        if inside:
             cgroups.write_text(f"{self._unified}/cgroup.kill", "1")
-        elif "freezer" in self._by_controller and self.pids():
-            # Frozen tasks cannot fork, so that one round of signals reaches all.
-            self.freeze()
-            self.signal_all(9)
-        else:
-            self.signal_all(9)
+        if set(self.pids()) - set(map(int, inside)):
+            self._kill_one_by_one()
         # A task that the v1 freezer holds dies of SIGKILL only when it is thawed.
-        freezer = self._by_controller.get("freezer")
-        if freezer and os.path.isdir(freezer) and _words(f"{freezer}/freezer.state") != "THAWED":
+        if self._freezer and _words(f"{self._freezer}/freezer.state") not in ("THAWED", ""):
             self.thaw()
 
+    def _kill_one_by_one(self) -> None:
+        if self._freezer:
+            try:
+                # Frozen tasks cannot fork, so that one round of signals reaches all.
+                self._set_freezer("FROZEN", "freeze the container", seconds=0.05)
+            except SetupError:
+                pass  # a task that waits in Linux cannot be frozen, but must be killed all the same
+        self.signal_all(signal.SIGKILL)
+
     def freeze(self) -> None:
-        path = f"{self._freezer()}/freezer.state"
-        cgroups.write_text(path, "FROZEN")
-        self._wait_for(path, "FROZEN", "freeze the container")
+        self._set_freezer("FROZEN", "freeze the container")
 
     def thaw(self) -> None:
-        path = f"{self._freezer()}/freezer.state"
-        cgroups.write_text(path, "THAWED")
-        self._wait_for(path, "THAWED", "thaw the container")
+        self._set_freezer("THAWED", "thaw the container")
 
-    def _freezer(self) -> str:
-        if "freezer" not in self._by_controller:
+    def _set_freezer(self, state: str, step: str, seconds: float = 1.0) -> None:
+        if not self._freezer:
             raise HostError("pause: no writable cgroup v1 freezer hierarchy", "use --engine vm, or mount the freezer hierarchy")
-        return self._by_controller["freezer"]
+        cgroups.write_text(f"{self._freezer}/freezer.state", state)
+        self._wait_for(f"{self._freezer}/freezer.state", state, step, seconds)
 
 
 def _throttle_bytes(data: bytes) -> tuple[int, int]:
     """(read, written) bytes from lines such as ``8:0 Read 4096``."""
+    if data.startswith(b"Total"):
+        return 0, 0
     sums = {b"Read": 0, b"Write": 0}
     for line in data.splitlines():
         words = line.split()
@@ -339,7 +333,7 @@ def _throttle_bytes(data: bytes) -> tuple[int, int]:
 
 
 def limit_writes(
-    directories: dict[str, str], limits: Limits, previous: Limits | None, device: Callable[[], str], counts_swap: bool
+    directories: dict[str, str], limits: Limits, previous: Limits | None, driver: V1Driver
 ) -> list[CgroupWrite]:
     """The writes that lead from ``previous`` (None: a new cgroup) to ``limits``."""
     old, writes = previous or NEW, []
@@ -350,7 +344,7 @@ def limit_writes(
     if "memory" in directories and previous is None:
         put("memory", "memory.oom_control", "0", "a parent may stall its children instead of killing them; that is inherited")
     if "memory" in directories:
-        writes += _memory_writes(directories["memory"], limits, old, counts_swap)
+        writes += _memory_writes(directories["memory"], limits, old, driver.counts_swap())
     if limits.cpus != old.cpus:
         quota = -1 if limits.cpus is None else round(limits.cpus * PERIOD_MICROSECONDS)
         put("cpu", "cpu.cfs_period_us", str(PERIOD_MICROSECONDS), "--cpus: the period in microseconds")
@@ -370,7 +364,7 @@ def limit_writes(
     ):
         if rate != before:
             why = f"--io-{kind}: bytes per second of this disk; v1 throttles direct I/O only"
-            put("blkio", f"blkio.throttle.{kind}_bps_device", f"{device()} {rate or 0}", why)
+            put("blkio", f"blkio.throttle.{kind}_bps_device", f"{driver.device()} {rate or 0}", why)
     return writes
 
 
@@ -401,25 +395,3 @@ def in_force(name: str, written: str, read: str) -> bool:
     if name.startswith("blkio."):
         return written in read.splitlines() or (written.endswith(" 0") and written.split()[0] not in read.split())
     return v2.in_force(name, written, read)
-
-
-def block_device(directory: str, sys_dev_block: str = "/sys/dev/block", mountinfo: str = "/proc/self/mountinfo") -> str:
-    """``"8:0"``, the whole disk that holds ``directory``: throttles act on disks, not on partitions. Raises HostError."""
-    device = os.stat(directory).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    if not os.path.exists(f"{sys_dev_block}/{number}"):
-        # btrfs has an anonymous device number; its mount names the real one.
-        sources = [line.split(" - ")[1].split(" ")[1] for line in cgroups.lines(mountinfo) if line.split(" ")[2] == number]
-        for source in sources:
-            if source.startswith("/dev/") and os.path.exists(source):
-                device = os.stat(source).st_rdev
-                number = f"{os.major(device)}:{os.minor(device)}"
-    entry = os.path.realpath(f"{sys_dev_block}/{number}")
-    if not os.path.isdir(entry):
-        raise HostError(
-            f"--io-read, --io-write: {directory} is not on a block device of its own (overlay, tmpfs or a network file system)",
-            "leave the two options out, or run where the files are on a disk",
-        )
-    if os.path.exists(f"{entry}/partition"):
-        entry = os.path.dirname(entry)
-    return cgroups.read_text(f"{entry}/dev").strip()

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import time
 from collections.abc import Callable
 
@@ -21,8 +22,13 @@ _ROUNDS = 50
 _UNLIMITED = 1 << 62
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _ALSO_IN_SAMPLE = (
-    "cpu_seconds user_seconds system_seconds throttled_seconds memory_peak_bytes oom_kills io_read_bytes io_write_bytes"
-).split()
+    *("cpu_seconds", "user_seconds", "system_seconds", "throttled_seconds"),
+    *("memory_peak_bytes", "oom_kills", "io_read_bytes", "io_write_bytes"),
+)
+_FILES = (
+    *("memory.current", "memory.stat", "memory.peak", "memory.events"),
+    *("cpu.stat", "pids.current", "pids.peak", "io.stat"),
+)
 _READ, _WRITTEN = re.compile(rb"rbytes=(\d+)"), re.compile(rb"wbytes=(\d+)")
 
 
@@ -39,44 +45,44 @@ class V2Driver:
         path = (os.path.dirname(self._own) if os.path.basename(self._own) == LEAF else self._own) if parent is None else parent
         self._parent = (root + path).rstrip("/")
         self._directory = f"{self._parent}/{place}"
-        self._device = device
+        self.device = device
         self._prepared = False
+        self._made: list[str] = []
         self.place = f"{self._directory} (cgroup v2)"
         self._check_access()
         self.controllers = self._available()
 
     def create(self, name: str, limits: Limits) -> V2Cgroup:
-        self._check(limits)
+        self.check(limits)
         path = f"{self._directory}/{name}"
-        if limits.cpuset is not None or not (self._prepared and os.path.isdir(self._directory)):
-            self._prepare(limits)
-        try:
-            cgroups.carry_out(CgroupWrite(path, "", MAKE))
-        except OSError as error:
-            raise SetupError(MAKE, error.errno or 0, path) from error
+        for attempt in range(3):
+            if limits.cpuset is not None or not (self._prepared and os.path.isdir(self._directory)):
+                self._prepare(limits)
+            try:
+                cgroups.carry_out(CgroupWrite(path, "", MAKE))
+                break
+            except OSError as error:
+                # Another kernel that ends may have removed the parent that both shared.
+                if error.errno != errno.ENOENT or attempt == 2:
+                    raise SetupError(MAKE, error.errno or 0, path) from error
         return self.adopt(name)
 
     def adopt(self, name: str) -> V2Cgroup:
-        return V2Cgroup(name, f"{self._directory}/{name}", self.controllers, self._check, self._device)
+        return V2Cgroup(name, f"{self._directory}/{name}", self)
 
     def plan(self, name: str, limits: Limits) -> tuple[CgroupWrite, ...]:
-        self._check(limits)
+        self.check(limits)
         path = f"{self._directory}/{name}"
         writes = [*self._place_writes(limits), CgroupWrite(path, "", MAKE)]
-        return (*writes, *limit_writes(path, limits, None, self.controllers, self._device))
+        return (*writes, *limit_writes(path, limits, None, self))
 
     def names(self) -> list[str]:
         return cgroups.children([self._directory])
 
     def remove_place(self) -> None:
-        try:
-            os.rmdir(self._directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise SetupError("remove the cgroup", error.errno or 0, self._directory) from error
+        cgroups.remove_place([self._directory], self._made)
 
-    def _check(self, limits: Limits) -> None:
+    def check(self, limits: Limits) -> None:
         for controller, option in cgroups.asked(limits):
             if controller not in self.controllers:
                 raise HostError(
@@ -85,7 +91,7 @@ class V2Driver:
                     "| sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload; then log in anew",
                 )
             if controller == "io":
-                self._device()
+                self.device()
 
     def _check_access(self) -> None:
         top = existing(self._parent)
@@ -157,53 +163,45 @@ class V2Driver:
                 if not writes:
                     self._prepared = True
                     return
-                failed = _carry_out_all(writes) or failed
+                failed = self._carry_out(writes) or failed
             raise SetupError("enable the controllers", (failed and failed.errno) or 0, self._directory) from failed
         finally:
             os.close(lock)
 
-
-def _carry_out_all(writes: list[CgroupWrite]) -> OSError | None:
-    """Stops, to look again, where a process came, went or another kernel was faster. Raises SetupError."""
-    for write in writes:
-        try:
-            cgroups.carry_out(write)
-        except OSError as error:
-            if error.errno not in (errno.EBUSY, errno.ESRCH, errno.EEXIST, errno.ENOENT):
-                remedy = "systemd-run --user --scope -p Delegate=yes jupyter lab"
-                raise SetupError("enable the controllers", error.errno or 0, write.path, remedy) from error
-            return error
-    return None
+    def _carry_out(self, writes: list[CgroupWrite]) -> OSError | None:
+        """Stops, to look again, where a process came or went or another kernel was faster. Raises SetupError."""
+        for write in writes:
+            try:
+                cgroups.carry_out(write)
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ESRCH, errno.EEXIST, errno.ENOENT):
+                    remedy = "systemd-run --user --scope -p Delegate=yes jupyter lab"
+                    raise SetupError("enable the controllers", error.errno or 0, write.path, remedy) from error
+                return error
+            if not write.value and os.path.basename(write.path) != LEAF:
+                self._made.append(write.path)
+        return None
 
 
 class V2Cgroup(CgroupBase):
     """One directory; the child is born in it (CLONE_INTO_CGROUP)."""
 
-    def __init__(
-        self,
-        name: str,
-        path: str,
-        controllers: frozenset[str],
-        check: Callable[[Limits], None],
-        device: Callable[[], str],
-    ) -> None:
+    def __init__(self, name: str, path: str, driver: V2Driver) -> None:
         super().__init__(name, path, [path])
-        self._controllers, self._check, self._device = controllers, check, device
-        self._memory_peak = self._pids_peak = 0
-        files = "memory.current memory.stat memory.peak memory.events cpu.stat pids.current pids.peak io.stat".split()
-        paths = [f"{path}/{file}" for file in files]
+        self._driver = driver
+        paths = [f"{path}/{file}" for file in _FILES]
         self._paths = [file if os.path.exists(file) else "" for file in paths]
 
     def set_limits(self, limits: Limits, previous: Limits | None = None) -> None:
-        self._check(limits)
-        writes = limit_writes(self._main, limits, previous, self._controllers, self._device)
+        self._driver.check(limits)
+        writes = limit_writes(self._main, limits, previous, self._driver)
         if previous is not None and limits.memory_bytes is not None:
             self._make_room(limits.memory_bytes, previous)
         try:
             self._put(writes)
         except SetupError:
             if previous is not None:
-                self._put(limit_writes(self._main, previous, limits, self._controllers, self._device))
+                self._put(limit_writes(self._main, previous, limits, self._driver))
             raise
 
     def _put(self, writes: list[CgroupWrite]) -> None:
@@ -274,7 +272,7 @@ class V2Cgroup(CgroupBase):
             # cgroup.kill came with Linux 5.14. Frozen tasks cannot fork; on v2 SIGKILL reaches them all the same.
             if os.path.isdir(self._main):
                 self.freeze()
-                self.signal_all(9)
+                self.signal_all(signal.SIGKILL)
                 self.thaw()
 
     def freeze(self) -> None:
@@ -286,16 +284,14 @@ class V2Cgroup(CgroupBase):
         self._wait_for(f"{self._main}/cgroup.events", "frozen 0", "thaw the container")
 
 
-def limit_writes(
-    path: str, limits: Limits, previous: Limits | None, controllers: frozenset[str], device: Callable[[], str]
-) -> list[CgroupWrite]:
+def limit_writes(path: str, limits: Limits, previous: Limits | None, driver: V2Driver) -> list[CgroupWrite]:
     """The writes that lead from ``previous`` (None: a new cgroup) to ``limits``."""
     old, writes = previous or NEW, []
 
     def put(file: str, value: str, why: str) -> None:
         writes.append(CgroupWrite(f"{path}/{file}", value, why))
 
-    if "memory" in controllers:
+    if "memory" in driver.controllers:
         if previous is None:
             put("memory.oom.group", "0", "out of memory kills one process, so that the cell can say which")
         if limits.swap_bytes != old.swap_bytes:
@@ -315,7 +311,7 @@ def limit_writes(
         put("pids.max", _text(limits.pids), "--pids: processes and threads")
     rates = (limits.io_read_bytes_per_second, limits.io_write_bytes_per_second)
     if rates != (old.io_read_bytes_per_second, old.io_write_bytes_per_second):
-        value = f"{device()} rbps={_text(rates[0])} wbps={_text(rates[1])}"
+        value = f"{driver.device()} rbps={_text(rates[0])} wbps={_text(rates[1])}"
         put("io.max", value, "--io-read, --io-write: bytes per second of this disk")
     return writes
 
@@ -347,6 +343,28 @@ def usage_of(last: Sample, wall_seconds: float, pids_peak: int) -> Usage:
     """The account of a container whose last sample is ``last``."""
     shared = {name: getattr(last, name) for name in _ALSO_IN_SAMPLE}
     return Usage(wall_seconds=wall_seconds, pids_peak=pids_peak, **shared)
+
+
+def block_device(directory: str, sys_dev_block: str = "/sys/dev/block", mountinfo: str = "/proc/self/mountinfo") -> str:
+    """``"8:0"``, the whole disk that holds ``directory``: throttles act on disks, not on partitions. Raises HostError."""
+    device = os.stat(directory).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    if not os.path.exists(f"{sys_dev_block}/{number}"):
+        # btrfs has an anonymous device number; its mount names the real one.
+        sources = [line.split(" - ")[1].split(" ")[1] for line in cgroups.lines(mountinfo) if line.split(" ")[2] == number]
+        for source in sources:
+            if source.startswith("/dev/") and os.path.exists(source):
+                device = os.stat(source).st_rdev
+                number = f"{os.major(device)}:{os.minor(device)}"
+    entry = os.path.realpath(f"{sys_dev_block}/{number}")
+    if not os.path.isdir(entry):
+        raise HostError(
+            f"--io-read, --io-write: {directory} is not on a block device of its own (overlay, tmpfs or a network file system)",
+            "leave the two options out, or run where the files are on a disk",
+        )
+    if os.path.exists(f"{entry}/partition"):
+        entry = os.path.dirname(entry)
+    return cgroups.read_text(f"{entry}/dev").strip()
 
 
 def refuse_uncounted_swap() -> None:

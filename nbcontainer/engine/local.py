@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import atexit
 import os
+import queue
 import secrets
 import select
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
 from nbcontainer.cgroups.sampler import Sampler
 from nbcontainer.engine.watch import LocalRun
-from nbcontainer.errors import HostError, InternalError
+from nbcontainer.errors import HostError, InternalError, SetupError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
 from nbcontainer.runtime.client import Cloned, ZygoteClient, setup_error
@@ -32,6 +34,9 @@ from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import IdRanges, KernelState, prune, state_directory
 
 READY_SECONDS = 30.0
+BURST_SECONDS = 0.02
+"""Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
+BURST_SPARES = 2
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -53,7 +58,7 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
         max_output_bytes=1,
         init=False,
         name=None,
-        program=(),
+        program=("program",) if spec.program else (),
         interval_seconds=None,
         notes=(),
     )
@@ -84,7 +89,7 @@ class LocalEngine:
         prune()
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
-        self._spare: Box | None = None
+        self._spares: deque[Box] = deque()
         self._python = python_directories()
         self.around = rootfs.look_around(self._python)
         self.sampler = Sampler()
@@ -94,6 +99,10 @@ class LocalEngine:
         self._config = ZygoteConfig(str(state_directory() / "stage"), self._python)
         self._client = ZygoteClient(self._config)
         self._live: dict[str, Box] = {}
+        self._last_end = 0.0
+        self._closed = False
+        self._wanted: queue.SimpleQueue[ContainerSpec | None] = queue.SimpleQueue()
+        threading.Thread(target=self._make_spares, name="nbcontainer-spare", daemon=True).start()
 
     # ---- boxes
 
@@ -151,8 +160,8 @@ class LocalEngine:
         with self._lock:
             if self._live.pop(box.container_id, None) is None:
                 return
-        if self._spare is box:
-            self._spare = None
+        if box in self._spares:
+            self._spares.remove(box)
         if box.process.pidfd >= 0:
             try:
                 signal.pidfd_send_signal(box.process.pidfd, signal.SIGKILL)
@@ -168,18 +177,18 @@ class LocalEngine:
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
         with self._lock:
-            spare, self._spare = self._spare, None
-            if spare is not None and spare.shape == shape:
+            while self._spares:
+                spare = self._spares.popleft()
                 try:
-                    self._wait_ready(spare)
-                    if not _has_ended(spare):
-                        return spare
+                    if spare.shape == shape:
+                        self._wait_ready(spare)
+                        if not _has_ended(spare):
+                            return spare
                 except InternalError:
-                    pass  # it was killed while it waited: a new one takes its place
+                    pass  # it was killed while it waited: another takes its place
                 except BaseException:
                     self.discard(spare)
                     raise
-            if spare is not None:
                 self.discard(spare)
             box = self._make_box(shape)
             try:
@@ -189,14 +198,25 @@ class LocalEngine:
                 raise
             return box
 
-    def make_spare(self, shape: ContainerSpec) -> None:
-        """Have the zygote make a box for the next run; failures show when that run makes its own."""
+    def make_spares(self, shape: ContainerSpec, count: int) -> None:
+        """Have the zygote make boxes for the next runs; failures show when those runs make their own."""
         with self._lock:
-            if self._spare is None:
+            while len(self._spares) < count and not self._closed:
                 try:
-                    self._spare = self._make_box(shape)
-                except (HostError, InternalError, OSError):
-                    self._spare = None
+                    self._spares.append(self._make_box(shape))
+                except (HostError, InternalError, SetupError, OSError):
+                    return
+
+    def ended(self, box: Box) -> None:
+        """A run is over: everything of its box goes, and the next box is made while nobody waits."""
+        self.discard(box)
+        self._last_end = time.monotonic()
+        if not self._spares:
+            self._wanted.put(box.shape)
+
+    def _make_spares(self) -> None:
+        while (shape := self._wanted.get()) is not None:
+            self.make_spares(shape, 1)
 
     # ---- the Engine protocol
 
@@ -212,7 +232,8 @@ class LocalEngine:
             if isinstance(error, BrokenPipeError | ConnectionResetError):
                 raise InternalError("a container's process ended before its cell began") from None
             raise
-        self.make_spare(shape)
+        if time.monotonic() - self._last_end < BURST_SECONDS:
+            self.make_spares(shape, BURST_SPARES)
         return LocalRun(self, box, spec, first)
 
     def explain(self, spec: ContainerSpec) -> list[str]:
@@ -231,6 +252,9 @@ class LocalEngine:
         """End every container, the zygote, and this kernel's cgroups."""
         if os.getpid() != self._owner_pid:
             return
+        with self._lock:
+            self._closed = True
+        self._wanted.put(None)
         for box in list(self._live.values()):
             self.discard(box)
         self._client.close()

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -96,7 +97,7 @@ class LocalRun:
             self._ended = True
             if self._token is not None:
                 self._engine.sampler.remove(self._token)
-            self._engine.discard(self._box)
+            self._engine.ended(self._box)
             os.close(self._wake_fd)
         yield from self._new_samples()
         if self._failure is not None:
@@ -200,7 +201,7 @@ class LocalRun:
         channel = self._box.process.channel
         while self._channel_open:
             try:
-                data = channel.recv(PIECE_BYTES, select_dont_wait())
+                data = channel.recv(PIECE_BYTES, socket.MSG_DONTWAIT)
             except (BlockingIOError, ConnectionResetError):
                 break
             self._channel_open = bool(data)
@@ -282,12 +283,6 @@ class LocalRun:
             children = "a child process was" if usage.oom_kills == 1 else f"{usage.oom_kills} child processes were"
             note = f"{children} killed for memory; the cell itself went on"
         return Finished(outcome, code, number, self._error, usage, note)
-
-
-def select_dont_wait() -> int:
-    import socket
-
-    return socket.MSG_DONTWAIT
 
 
 def _failure(message: dict[str, Any], spec: ContainerSpec) -> NbcontainerError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -47,7 +48,12 @@ def walk(steps: tuple[Any, ...], context: Context, between: Callable[[], None] |
 
 
 def become_container(
-    plan: Plan, context: Context, descriptors: tuple[int, int, int, int], release_fd: int, run_python: RunPython
+    plan: Plan,
+    context: Context,
+    descriptors: tuple[int, int, int, int],
+    release_fd: int,
+    run_python: RunPython,
+    warm: Callable[[], None],
 ) -> NoReturn:
     """Never returns. ``descriptors``: null, stdout, stderr, channel; ``release_fd`` gives a byte when the ids are mapped."""
     channel_fd = descriptors[3]
@@ -57,6 +63,8 @@ def become_container(
         walk(plan.inside, context)
         _arrange(descriptors)
         channel_fd = CHANNEL_FD
+        if plan.python:
+            warm()
         os.write(channel_fd, encode({"t": "ready"}))
         status = _run(run_python)
     except StepFailed as failure:
@@ -142,8 +150,6 @@ def _start_as(go: dict[str, Any]) -> None:
 
 def _find_user(text: str) -> tuple[int, int, str]:
     """``NAME``, ``UID`` or ``UID:GID`` by the container's own /etc/passwd: (uid, gid, home)."""
-    import pwd
-
     name, _, group = text.partition(":")
     if name in ("root", "0", ""):
         return 0, 0, "/root"

@@ -30,6 +30,8 @@ class Plan:
     """None where the user namespace is shared: ids are the host's."""
     host: tuple[Step, ...]
     inside: tuple[Step, ...]
+    python: bool = True
+    """The cell is Python: the process gets ready for it while it waits."""
     host_mounts: bool = False
     """The mount namespace is shared: clone from the kernel's own, not from the zygote's private one."""
 

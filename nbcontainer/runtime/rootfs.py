@@ -82,7 +82,7 @@ def make_plan(
     keep = capabilities.choose(spec.cap_add, spec.cap_drop)
     inside += [steps.SessionKeyring(), steps.BoundCapabilities(keep, around.last_capability)]
     namespaces = tuple(name for name in syscalls.NAMESPACE_FLAGS if name in own)
-    return Plan(namespaces, id_map, tuple(host), tuple(inside), host_mounts="mnt" not in own)
+    return Plan(namespaces, id_map, tuple(host), tuple(inside), not spec.program, host_mounts="mnt" not in own)
 
 
 def _proc() -> steps.FileSystem:

@@ -134,7 +134,7 @@ class Zygote:
             pid, pidfd = self.image.clone(flags, cgroup_fd)
             if pid == 0:
                 os.close(write_end)
-                become_container(plan, context, fds, read_end, self._run_python)
+                become_container(plan, context, fds, read_end, self._run_python, self._warm)
         except OSError as error:
             os.close(write_end)
             raise StepFailed("clone", error) from None
@@ -159,6 +159,11 @@ class Zygote:
         from nbcontainer.runtime.cell import run_python
 
         return run_python(self.shell, code, channel_fd)
+
+    def _warm(self) -> None:
+        from nbcontainer.runtime.cell import warm
+
+        warm(self.shell)
 
     def _user_namespace(self, id_map: IdMap) -> int:
         """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again."""

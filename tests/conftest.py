@@ -1,0 +1,22 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import footprint
+import pytest
+from hypothesis import settings
+
+settings.register_profile("nbcontainer", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("nbcontainer")
+
+
+@pytest.fixture
+def nothing_leaks() -> Iterator[None]:
+    """Fails the test when it leaves a process, a cgroup, a mount, a file descriptor or a temporary file behind."""
+    before = footprint.take()
+    yield
+    leaks = footprint.leaks_since(before)
+    assert not leaks, "left behind:\n" + "\n".join(leaks)
