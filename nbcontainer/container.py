@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.engine import Run, open_engine
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IN_MEMORY_BYTES = 1 << 20
+READ_BYTES = 1 << 24
+SMALLEST_USEFUL_MIB = 16
 OnEvent = Callable[[Event], None]
 
 
@@ -27,17 +30,35 @@ class Spool:
     """Text of any length: in memory while it is short, in an unnamed temporary file when it grows."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 (lives as long as the result)
-        self.size_bytes = 0
+        self._memory = bytearray()
+        self._fd = -1
 
     def write(self, text: str) -> None:
-        data = text.encode("utf-8", "replace")
-        self._file.write(data)
-        self.size_bytes += len(data)
+        self._memory += text.encode("utf-8", "replace")
+        if len(self._memory) > IN_MEMORY_BYTES:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._fd < 0:
+            fd, path = tempfile.mkstemp(prefix="nbcontainer-")
+            os.unlink(path)
+            self._fd = fd
+        data = memoryview(bytes(self._memory))
+        while data:
+            data = data[os.write(self._fd, data) :]
+        self._memory.clear()
 
     def text(self) -> str:
-        self._file.seek(0)
-        return self._file.read().decode("utf-8")
+        """All of it. Raises OSError where the temporary file cannot be read."""
+        spilled = b""
+        if self._fd >= 0:
+            size = os.fstat(self._fd).st_size
+            spilled = b"".join(os.pread(self._fd, READ_BYTES, offset) for offset in range(0, size, READ_BYTES))
+        return (spilled + self._memory).decode("utf-8")
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 @dataclass(frozen=True)
@@ -102,11 +123,15 @@ def _oom(result: Result) -> str:
     usage, limit = result.usage, result.spec.limits.memory_bytes
     limited = f"--mem {format_size(limit)}" if limit else "its limit"
     who = "the cell's own process" if result.signal else "a process that the cell had started"
-    larger = f"{-(-limit * 2 >> 20)}M" if limit else "a larger limit"
+    larger = f"{max(-(-limit * 2 >> 20), SMALLEST_USEFUL_MIB)}M" if limit else "of a larger size"
     return (
         f"Out of memory: Linux killed {who} when the container reached {limited} after {usage.wall_seconds:.2f} s "
         f"(peak {format_size(usage.memory_peak_bytes)}, {usage.oom_kills} process{'es' if usage.oom_kills != 1 else ''} killed). "
-        f"Try --mem {larger}, or work on smaller pieces."
+        + (
+            f"A Python cell needs some {SMALLEST_USEFUL_MIB} MiB for itself: try --mem {larger}."
+            if limit and limit < SMALLEST_USEFUL_MIB << 20
+            else f"Try --mem {larger}, or work on smaller pieces."
+        )
     )
 
 

@@ -81,12 +81,12 @@ def _container_cgroups() -> list[str]:
 
 def _discard_spare() -> None:
     engine = _local_engine()
-    spare = getattr(engine, "_spare", None)
-    if spare is not None:
-        engine.discard(spare)  # type: ignore[union-attr]
+    if engine is not None:
+        engine.drop_spares()  # type: ignore[attr-defined]
 
 
-def _processes() -> list[str]:
+def processes() -> list[str]:
+    """This process's descendants, without the zygote itself."""
     engine = _local_engine()
     zygote = getattr(getattr(engine, "_client", None), "pid", None)
     found = []
@@ -120,7 +120,7 @@ def take() -> Footprint:
     _discard_spare()
     gc.collect()
     return Footprint(
-        processes=tuple(_processes()),
+        processes=tuple(processes()),
         cgroups=tuple(_container_cgroups()),
         mounts=tuple(_mounts()),
         fds=tuple(_fds()),

@@ -85,13 +85,9 @@ class Cgroup(Protocol):
     def thaw(self) -> None: ...
 
     def remove(self) -> None:
-        """Kill what is left, wait up to 5 s, remove the directories, close the fds. Idempotent.
+        """Kill what is left, wait up to 5 s, remove all, close the fds. Idempotent. Raises SetupError("remove the cgroup")."""
 
-        Raises SetupError(step="remove the cgroup") that names what does not go away.
-        """
-
-    def close(self) -> None:
-        """Close the fds only."""
+    def close(self) -> None: ...
 
 
 class Driver(Protocol):
@@ -378,7 +374,7 @@ def remove_directory(path: str, deadline: float) -> None:
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY) or time.monotonic() > deadline:
                 raise SetupError("remove the cgroup", error.errno or 0, path) from error
-        for entry in os.scandir(path):
+        for entry in list(os.scandir(path)):
             if entry.is_dir(follow_symlinks=False):
                 remove_directory(entry.path, deadline)
         time.sleep(_POLL_SECONDS)
@@ -397,8 +393,5 @@ def remove_place(places: Sequence[str], made: Sequence[str]) -> None:
 
 def children(directories: Sequence[str]) -> list[str]:
     """Names of the directories in ``directories``, each once, in order."""
-    found: set[str] = set()
-    for directory in directories:
-        if os.path.isdir(directory):
-            found.update(entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False))
-    return sorted(found)
+    entries = [entry for directory in directories if os.path.isdir(directory) for entry in os.scandir(directory)]
+    return sorted({entry.name for entry in entries if entry.is_dir(follow_symlinks=False)})

@@ -170,6 +170,7 @@ class Sampler:
         with self._changed:
             sampling = token in self._tokens
             self._tokens.discard(token)
+            self._changed.notify_all()
             while token.busy and threading.current_thread() is not self._thread:
                 self._changed.wait()
             error, token.error = token.error, None

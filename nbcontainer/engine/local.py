@@ -112,6 +112,9 @@ class LocalEngine:
         cgroup: Cgroup | None = None
         try:
             cgroup = self._driver.create(container_id, shape.limits)
+            if shape.limits.cpuset is not None:
+                # cgroup v1 lets nobody into a cpuset that has no CPUs yet.
+                cgroup.set_limits(shape.limits)
             views = cgroup.views() if shape.root.kind != "none" and not shape.bare else ()
             plan = rootfs.make_plan(shape, self.around, views, id_map, shape.hostname or container_id)
             if not self._client.alive:
@@ -207,6 +210,12 @@ class LocalEngine:
                 except (HostError, InternalError, SetupError, OSError):
                     return
 
+    def drop_spares(self) -> None:
+        """End the boxes that were made in advance."""
+        with self._lock:
+            while self._spares:
+                self.discard(self._spares.popleft())
+
     def ended(self, box: Box) -> None:
         """A run is over: everything of its box goes, and the next box is made while nobody waits."""
         self.discard(box)
@@ -224,7 +233,7 @@ class LocalEngine:
         shape = shape_of(spec)
         box = self._take_box(shape)
         try:
-            box.cgroup.set_limits(spec.limits)
+            box.cgroup.set_limits(spec.limits, shape.limits if spec.limits.cpuset is not None else None)
             first = box.cgroup.sample()
             box.process.channel.sendall(encode(_go(spec, code)))
         except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import json
 import os
@@ -209,13 +210,21 @@ class LocalRun:
                 for message in self._reader.feed(data):
                     yield from self._drain_pipes()
                     yield from self._on_message(message)
+                    if message["t"] in ("display", "error"):
+                        self._acknowledge()
             except ProtocolError:
                 # The cell wrote garbage to its own channel: its displays end here, its text goes on.
                 self._channel_open = False
+                channel.shutdown(socket.SHUT_RDWR)
             if not final:
                 break
         if final:
             yield from self._drain_pipes(final=True)
+
+    def _acknowledge(self) -> None:
+        """Let the cell go on after a frame: what it prints from here on comes after it."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            self._box.process.channel.send(b"a", socket.MSG_DONTWAIT)
 
     def _drain_pipes(self, *, final: bool = False) -> Iterator[Output]:
         for pipe in self._pipes.values():

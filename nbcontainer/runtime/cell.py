@@ -35,7 +35,8 @@ def _flush() -> None:
 
 
 class Channel:
-    """Writes frames; the text that was printed before goes out first, so that order is kept."""
+    """Writes frames in order with prints: text that was printed before is flushed first, and the kernel answers each
+    frame with one byte when it has read that far, so that text printed later cannot overtake it."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -48,6 +49,7 @@ class Channel:
             data = memoryview(encode({"t": "display", "kind": "display", "data": {"text/plain": f"[not shown: {error}]"}}))
         while data:
             data = data[os.write(self.fd, data) :]
+        os.read(self.fd, 1)
 
 
 def _portable(data: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ The handshake of one container, K the kernel, Z the zygote, C the cell process (
 4. C → K  ``{"t": "ready"}`` on the channel after the plan's inside steps, or ``{"t": "failed", step, errno, path}``
 5. K      writes the limits; only now may user code exist
 6. K → C  ``{"t": "go", ...}``: code or program, environment, user
-7. C → K  displays, errors, results; ``{"t": "failed"}`` where the program cannot be executed
+7. C → K  displays, errors, results, each answered by one byte (see cell.Channel); ``{"t": "failed"}`` where the program cannot be executed
 8. Z → K  ``{"t": "exited", "status"}`` on the control socket, from waitid
 
 K never unpickles and accepts no descriptor from C. What C sends is JSON in bounded frames, and a cell can forge it: it

@@ -75,8 +75,10 @@ def test_sizes(text: str | float, size: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "M", "ib", "1ib", "128Q", "128MM", "-1", "+1", "1e6", "0x10", "1,5G", "12 8M", "1.5.5G", "M128", "128M\n1", "inf", "nan"]
-    + [True, False],
+    [
+        *("", " ", "M", "ib", "1ib", "128Q", "128MM", "-1", "+1", "1e6", "0x10", "1,5G", "12 8M", "1.5.5G", "M128", "128M\n1"),
+        *("inf", "nan", True, False),
+    ],
 )
 def test_what_is_no_size_is_refused_by_name(text: Any) -> None:
     with pytest.raises(SpecError) as caught:
@@ -88,7 +90,7 @@ def test_what_is_no_size_is_refused_by_name(text: Any) -> None:
 
 @pytest.mark.parametrize("text", ["0", "0M", 0, -1, -1.5, "0.0001K"])
 def test_sizes_below_the_minimum_are_refused(text: Any) -> None:
-    with pytest.raises(SpecError, match="--mem: .* too small"):
+    with pytest.raises(SpecError, match=r"--mem: .* too small"):
         parse_size(text, "--mem")
 
 
@@ -236,8 +238,11 @@ def test_a_volume_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "/tmp", "/tmp:", ":/data", "/tmp:/data:", "/tmp:/data:rx", "/tmp:/data:ro:rw", "/tmp:data", "/tmp:/", "/tmp:/..", "/tmp:./data"]
-    + ["/tmp:/proc/x", "/tmp:/sys", "/tmp:/dev/../dev/x", "/tmp:/da\nta", "/tm\0p:/data", "/does/not/exist:/data", "volume:/data"],
+    [
+        *("", ":", "/tmp", "/tmp:", ":/data", "/tmp:/data:", "/tmp:/data:rx", "/tmp:/data:ro:rw", "/tmp:data", "/tmp:/", "/tmp:/.."),
+        *("/tmp:./data", "/tmp:/proc/x", "/tmp:/sys", "/tmp:/dev/../dev/x", "/tmp:/da\nta", "/tm\0p:/data", "/does/not/exist:/data"),
+        "volume:/data",
+    ],
 )
 def test_volumes_that_are_refused(text: str) -> None:
     with pytest.raises(SpecError, match="--volume") as caught:

@@ -1,0 +1,119 @@
+#!/usr/bin/env python
+"""Speed and size, side by side with the peers: prints Markdown tables. ``--smoke`` only checks that everything works."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+import measures
+import peers as peers_module
+from measures import OURS
+from peers import BWRAP, CRUN, PEERS, RUNC, Peers
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print("| " + " | ".join(header) + " |")
+    print("|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print(flush=True)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f}"
+
+
+def report_start(peers: Peers, count: int, gap_seconds: float) -> None:
+    walls = measures.start_and_end(peers, count, gap_seconds)
+    ours = statistics.median(walls[OURS])
+    rows = []
+    for name in (OURS, *PEERS):
+        if name not in walls:
+            rows.append([name, peers.missing[name], "", "", ""])
+            continue
+        median = statistics.median(walls[name])
+        low, high = measures.confidence(walls[name])
+        rows.append([name, _ms(median), f"{_ms(low)} to {_ms(high)}", _ms(_percentile(walls[name], 0.9)), f"{ours / median:.2f}"])
+    pause = f"with {gap_seconds * 1000:.0f} ms between runs" if gap_seconds else "back to back"
+    print(f"### Start a container, run a little Python, end it, {pause} ({count} runs each, interleaved)\n")
+    table(["", "median ms", "95 % confidence", "90th percentile", f"{OURS} / this"], rows)
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+
+
+def report_throughput(peers: Peers, count: int) -> None:
+    results = {name: measures.throughput(peers, name, count) for name in (OURS, *peers.available)}
+    rows = []
+    for name in (OURS, *PEERS):
+        if name in results:
+            # bwrap leaves without waiting for its child, so nobody can say what CPU time that took.
+            cpu = "unknown" if name == BWRAP else _ms(results[name].cpu_seconds)
+            rows.append([name, f"{results[name].per_second:.0f}", cpu])
+        else:
+            rows.append([name, peers.missing[name], ""])
+    print(f"### One after another ({count} runs each)\n")
+    table(["", "containers a second", "CPU ms of one, helpers included"], rows)
+
+
+def report_crowd(count: int) -> None:
+    crowd = measures.crowd(count)
+    mib = 1 << 20
+    print(f"### {crowd.count} containers alive at once\n")
+    table(
+        ["", "MiB"],
+        [
+            ["USS of one, median", f"{crowd.uss_median_bytes / mib:.2f}"],
+            ["USS of one, largest", f"{crowd.uss_max_bytes / mib:.2f}"],
+            ["less memory available on the machine, for each", f"{crowd.machine_bytes / mib:.2f}"],
+        ],
+    )
+
+
+def report_overhead(smoke: bool) -> None:
+    load, pyplot = measures.load_times(3 if smoke else 15)
+    ratio = statistics.median(load) / statistics.median(pyplot)
+    cpu = measures.cpu_bound(3, 200_000) if smoke else measures.cpu_bound(60, 1_500_000)
+    share = measures.sampling_share(1.0 if smoke else 15.0)
+    print("### Overhead\n")
+    table(
+        ["", ""],
+        [
+            ["`%load_ext nbcontainer`", f"{_ms(statistics.median(load))} ms"],
+            ["the same, over `import matplotlib.pyplot`", f"{ratio:.2f}"],
+            ["CPU-bound Python, inside / outside", f"{cpu.ratio:.3f} (95 %: {cpu.low:.3f} to {cpu.high:.3f})"],
+            ["sampling at 10 Hz", f"{share * 100:.2f} % of a core"],
+        ],
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="three runs of everything: does it work?")
+    parser.add_argument("--count", type=int, default=100, help="runs of each for the medians (100)")
+    arguments = parser.parse_args()
+    count = 3 if arguments.smoke else arguments.count
+    begin = time.monotonic()
+    versions = "; ".join(peers_module.version(name) for name in (BWRAP, CRUN, RUNC))
+    print(f"Linux {platform.release()}, Python {platform.python_version()}; {versions}\n", flush=True)
+    peers = Peers()
+    try:
+        report_start(peers, count, 0.0)
+        report_start(peers, count, 0.1)
+        report_throughput(peers, count)
+    finally:
+        peers.close()
+    report_crowd(3 if arguments.smoke else 100)
+    report_overhead(arguments.smoke)
+    print(f"All of it worked; {time.monotonic() - begin:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""Namespaces, roots and mounts: what a container sees, one lock at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from facilities import require
+
+import nbcontainer as nbc
+
+NAMES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
+LINKS = "import os; print({n: os.readlink(f'/proc/self/ns/{n}') for n in 'pid net mnt ipc uts user cgroup time'.split()})"
+
+
+def _links(**options: object) -> dict[str, str]:
+    result = nbc.run(LINKS, **options)
+    assert result.ok, result.describe() + result.stderr
+    links = eval(result.stdout)
+    assert isinstance(links, dict)
+    return links
+
+
+def _own() -> dict[str, str]:
+    return {name: os.readlink(f"/proc/self/ns/{name}") for name in (*NAMES, "time")}
+
+
+def test_all_seven_namespaces_by_default() -> None:
+    inside, outside = _links(), _own()
+    assert [name for name in NAMES if inside[name] == outside[name]] == []
+    assert inside["time"] == outside["time"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "time"])
+def test_each_namespace_alone(name: str) -> None:
+    inside, outside = _links(unshare=name, root="none"), _own()
+    assert {other for other in inside if inside[other] != outside[other]} == {name}
+
+
+def test_share_keeps_the_host_s() -> None:
+    assert _links(share="net")["net"] == _own()["net"]
+
+
+def test_just_a_limited_process() -> None:
+    assert _links(unshare="", root="none") == _own()
+    result = nbc.run("x = bytearray(200_000_000)", unshare="", root="none", mem="64M")
+    assert result.outcome == "oom"
+
+
+def test_only_pid_pid_1_inside_and_another_pid_outside() -> None:
+    result = nbc.run("import os; print(os.getpid())", root="none", unshare="pid")
+    assert result.stdout == "1\n"
+    assert result.pid != 1
+
+
+def test_own_proc_shows_own_processes() -> None:
+    result = nbc.run("ls -d /proc/[0-9]* | wc -l", program=["sh"])
+    assert int(result.stdout) < 6
+
+
+def test_hostname(tmp_path: Path) -> None:
+    before = socket.gethostname()
+    code = "import socket; print(socket.gethostname()); print(open('/etc/hostname').read().strip())"
+    assert nbc.run(code, hostname="lab").stdout == "lab\nlab\n"
+    assert socket.gethostname() == before
+
+
+def test_network_is_loopback_only() -> None:
+    code = (
+        "import os, socket\nprint(sorted(os.listdir('/sys/class/net')))\ns = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n"
+        "socket.create_connection(s.getsockname()); print('ok')"
+    )
+    assert nbc.run(code).stdout.split("\n")[:2] == ["['lo']", "ok"]
+
+
+def test_a_host_that_is_deleted_inside_is_untouched_outside(tmp_path: Path) -> None:
+    probe = nbc.run("touch /etc/nbcontainer-probe && ls /etc/nbcontainer-probe", program=["sh"])
+    assert probe.ok
+    assert not os.path.exists("/etc/nbcontainer-probe"), "writes reach the host: nothing destructive is tried"
+    before = sorted(os.listdir("/etc"))
+    result = nbc.run("rm -rf /etc/* 2>/dev/null; ls /etc | wc -l", program=["sh"])
+    assert int(result.stdout) <= 3
+    assert sorted(os.listdir("/etc")) == before
+
+
+def test_workspace_is_copy_on_write(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("old")
+    code = "print(open('data.txt').read()); open('data.txt', 'w').write('new'); open('more', 'w').close()"
+    assert nbc.run(code, base=str(tmp_path)).stdout == "old\n"
+    assert (tmp_path / "data.txt").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["data.txt"]
+    empty = nbc.run("import os; print(os.getcwd(), os.listdir())", base=str(tmp_path), workspace="none")
+    assert empty.stdout == "/workspace []\n"
+
+
+def test_volumes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("text")
+    volumes = ["./in:/data", "./in:/only:ro"]
+    code = "cat /only/file; echo new > /data/made; echo x > /only/made2 || echo refused"
+    result = nbc.run(code, program=["sh"], base=str(tmp_path), volumes=volumes)
+    assert result.stdout == "textrefused\n", result.stderr
+    made = tmp_path / "in" / "made"
+    assert made.read_text() == "new\n"
+    assert made.stat().st_uid == os.getuid()
+    assert sorted(os.listdir(tmp_path / "in")) == ["file", "made"]
+
+
+def test_volume_of_one_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("one file")
+    assert nbc.run("print(open('/etc/f.conf').read())", volumes=[f"{tmp_path}/f:/etc/f.conf:ro"]).stdout == "one file\n"
+
+
+def test_tmpfs_and_disk_have_sizes() -> None:
+    code = "dd if=/dev/zero of={} bs=1M count=20 2>/dev/null && echo fits || echo full"
+    assert nbc.run(code.format("/cache/x"), program=["sh"], tmpfs=["/cache:size=4M"], mem="256M").stdout == "full\n"
+    assert nbc.run(code.format("/tmp/x"), program=["sh"], disk="4M", mem="256M").stdout == "full\n"
+    assert nbc.run(code.format("/tmp/x"), program=["sh"], disk="64M", mem="256M").stdout == "fits\n"
+
+
+def test_read_only() -> None:
+    result = nbc.run("touch /etc/x || touch /usr/x || touch x || echo all refused", program=["sh"], read_only=True)
+    assert result.stdout == "all refused\n"
+
+
+def test_system_root_shows_nobody_s_data(tmp_path: Path) -> None:
+    code = "import os\nfor d in ('/home', '/srv', '/var/lib', '/run', '/tmp', '/var/log', '/mnt', '/media'): print(d, os.listdir(d))"
+    lines = nbc.run(code, workspace="none").stdout.splitlines()
+    assert [line for line in lines if not line.endswith("[]")] == []
+
+
+@pytest.mark.parametrize("root", ["system", "host"])
+def test_what_others_may_not_read_is_hidden(root: str) -> None:
+    code = "import os; print([os.path.exists(p) for p in ('/etc/shadow', '/etc/gshadow', '/etc/shadow-', '/etc/ssl/private/x')])"
+    assert nbc.run(code, root=root).stdout == "[False, False, False, False]\n"
+
+
+def test_every_file_of_the_system_root_that_others_may_not_read() -> None:
+    code = r"find /etc /usr /opt -xdev ! -type l ! -perm -o+r ! -path '/etc/hostname' 2>/dev/null | head; echo end"
+    assert nbc.run(code, program=["sh"]).stdout == "end\n"
+
+
+def test_kernel_file_systems() -> None:
+    code = (
+        "import os\nprint(sorted(os.listdir('/dev')))\n"
+        "for path in ('/proc/sys/kernel/hostname', '/sys/fs/cgroup/probe', '/proc/sysrq-trigger'):\n"
+        "    try: os.close(os.open(path, os.O_WRONLY | os.O_CREAT)); print(path, 'opened')\n"
+        "    except OSError as error: print(type(error).__name__)\n"
+        "print(open('/dev/null').read() == '')"
+    )
+    lines = nbc.run(code).stdout.splitlines()
+    assert lines[0] == str(
+        ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"]
+    )
+    assert "opened" not in " ".join(lines)
+    assert lines[-1] == "True"
+
+
+def test_own_cgroup_files() -> None:
+    code = (
+        "import os\nfor p in ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory.max'):\n"
+        "    if os.path.exists(p): print(open(p).read().strip())\n"
+        "print(all(l.strip().endswith(':/') for l in open('/proc/self/cgroup') if 'systemd' not in l and 'cpuset' not in l and 'devices' not in l))"
+    )
+    assert nbc.run(code, mem="64M").stdout == f"{64 << 20}\nTrue\n"
+
+
+def test_ids_are_not_the_host_s() -> None:
+    result = nbc.run("import time; print(open('/proc/self/uid_map').read().split()); time.sleep(0)")
+    inside, outside, count = eval(result.stdout)
+    assert (inside, count) == ("0", "65536")
+    assert int(outside) >= 0x70000000
+
+
+def test_capabilities_and_no_new_privileges() -> None:
+    code = "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status"
+    lines = dict(line.split(":\t") for line in nbc.run(code, program=["sh"]).stdout.splitlines())
+    assert lines == {"CapEff": "00000000800405fb", "CapBnd": "00000000800405fb", "NoNewPrivs": "1"}
+    added = dict(line.split(":\t") for line in nbc.run(code, program=["sh"], cap_add=["NET_RAW"], cap_drop=["CHOWN"]).stdout.splitlines())
+    assert int(added["CapEff"], 16) == int(lines["CapEff"], 16) - 1 + (1 << 13)
+    nobody = dict(line.split(":\t") for line in nbc.run(code, program=["sh"], user="nobody").stdout.splitlines())
+    assert int(nobody["CapEff"], 16) == 0
+
+
+def test_other_users() -> None:
+    assert nbc.run("", program=["id", "-u"], user="1000:1001").stdout == "1000\n"
+    assert nbc.run("import os; print(os.getuid())", user="nobody").stdout == "65534\n"
+
+
+@pytest.fixture
+def chroot(tmp_path: Path) -> Path:
+    """A directory with three files and a static shell."""
+    busybox = "/bin/busybox"
+    require(os.path.exists(busybox), "busybox-static: apt-get install busybox-static")
+    (tmp_path / "bin").mkdir()
+    shutil.copy(busybox, tmp_path / "bin" / "sh")
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(f"{name}\n")
+    return tmp_path
+
+
+def test_chroot_s_experiment_shows_exactly_the_directory(chroot: Path) -> None:
+    result = nbc.run("echo /*; read x < /a; echo $x; echo changed > /a; read x < /a; echo $x", program=["sh"], root=str(chroot), bare=True, unshare="mnt")
+    assert result.stdout == "/a /b /bin /c\na\nchanged\n", result.stderr
+    assert (chroot / "a").read_text() == "a\n"
+
+
+def test_directory_root_with_its_file_systems(chroot: Path) -> None:
+    result = nbc.run("echo $$; ls /proc/1/root/ >/dev/null && echo /dev/n*; echo /*", program=["sh"], root=str(chroot))
+    assert result.stdout.splitlines()[:2] == ["1", "/dev/null"], result.stderr
+    assert sorted(os.listdir(chroot)) == ["a", "b", "bin", "c"]
+
+
+def test_writable_directory_root(chroot: Path) -> None:
+    result = nbc.run("echo changed > /a", program=["sh"], root=f"{chroot}:rw", bare=True)
+    assert result.ok, result.stderr
+    assert (chroot / "a").read_text() == "changed\n"
+    with pytest.raises(nbc.SpecError, match="--bare"):
+        nbc.run("true", program=["sh"], root=f"{chroot}:rw")
+
+
+def test_host_files_that_others_may_not_read_stay_hidden_through_proc() -> None:
+    assert nbc.run("cat /proc/1/root/etc/shadow || echo hidden", program=["sh"]).stdout == "hidden\n"
