@@ -180,6 +180,8 @@ class LocalEngine:
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
         with self._lock:
+            if not self._client.alive:
+                self.drop_spares()  # they are dying with their zygote
             while self._spares:
                 spare = self._spares.popleft()
                 try:

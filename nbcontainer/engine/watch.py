@@ -284,7 +284,7 @@ class LocalRun:
         if self._reason == "interrupted" and failed:
             outcome = "interrupted"
         elif self._reason in ("timeout", "output-limit", "killed") and number is not None:
-            outcome = self._reason  # type: ignore[assignment]
+            outcome = self._reason
         elif usage.oom_kills and failed and number in (None, signal.SIGKILL):
             outcome = "oom"
             note = "" if number else "a child process was killed for memory, and the cell failed after that"

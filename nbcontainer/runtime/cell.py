@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import base64
 import os
+import select
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from IPython.core.displayhook import DisplayHook
@@ -23,7 +23,7 @@ from traitlets.config import Config
 
 from nbcontainer.runtime.protocol import ProtocolError, encode
 
-Send = Callable[[dict[str, Any]], None]
+ANSWER_SECONDS = 10.0
 
 
 def _flush() -> None:
@@ -38,10 +38,13 @@ class Channel:
     """Writes frames in order with prints: text that was printed before is flushed first, and the kernel answers each
     frame with one byte when it has read that far, so that text printed later cannot overtake it."""
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    def __init__(self) -> None:
+        self.fd = -1
+        """-1 while there is nobody to talk to: in the zygote, and while a box warms itself up."""
 
     def send(self, message: dict[str, Any]) -> None:
+        if self.fd < 0:
+            return
         _flush()
         try:
             data = memoryview(encode(message))
@@ -49,7 +52,12 @@ class Channel:
             data = memoryview(encode({"t": "display", "kind": "display", "data": {"text/plain": f"[not shown: {error}]"}}))
         while data:
             data = data[os.write(self.fd, data) :]
-        os.read(self.fd, 1)
+        # Bounded, because a cell that writes half a frame to its own channel gets no answer any more.
+        if select.select([self.fd], [], [], ANSWER_SECONDS)[0]:
+            os.read(self.fd, 1)
+
+
+CHANNEL = Channel()
 
 
 def _portable(data: dict[str, Any]) -> dict[str, Any]:
@@ -59,8 +67,6 @@ def _portable(data: dict[str, Any]) -> dict[str, Any]:
 
 class FramePublisher(DisplayPublisher):
     """``display()``, ``update_display()`` and ``clear_output()`` as frames."""
-
-    send: Send = staticmethod(lambda message: None)
 
     def publish(  # type: ignore[override]
         self,
@@ -74,17 +80,23 @@ class FramePublisher(DisplayPublisher):
         kind = "update" if update else "display"
         display_id = (transient or {}).get("display_id")
         message = {"t": "display", "kind": kind, "data": _portable(data), "metadata": metadata or {}, "id": display_id}
-        self.send(message)
+        CHANNEL.send(message)
 
     def clear_output(self, wait: bool = False) -> None:
-        self.send({"t": "display", "kind": "clear", "data": {}, "metadata": {"wait": wait}, "id": None})
+        CHANNEL.send({"t": "display", "kind": "clear", "data": {}, "metadata": {"wait": wait}, "id": None})
 
 
 class FrameDisplayHook(DisplayHook):
     """The value of the last expression as a frame."""
 
-    send: Send = staticmethod(lambda message: None)
     _bundle: tuple[dict[str, Any], dict[str, Any]] | None = None
+
+    cell = ""
+
+    def quiet(self) -> bool:
+        """A semicolon at the end hides the value; IPython's own looks into the history, which is off here."""
+        expression: Any = self.semicolon_at_end_of_expression
+        return bool(expression(self.cell))
 
     def write_output_prompt(self) -> None:
         pass
@@ -96,26 +108,25 @@ class FrameDisplayHook(DisplayHook):
         if self._bundle is not None:
             data, metadata = self._bundle
             self._bundle = None
-            self.send({"t": "display", "kind": "result", "data": _portable(data), "metadata": metadata, "id": None})
+            CHANNEL.send({"t": "display", "kind": "result", "data": _portable(data), "metadata": metadata, "id": None})
 
 
 class CellShell(InteractiveShell):
     """IPython without a terminal and without history."""
 
-    send: Send = staticmethod(lambda message: None)
-
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str] | str) -> None:
         if issubclass(etype, SystemExit):
             return
         lines = [stb] if isinstance(stb, str) else list(stb)
-        self.send({"t": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": lines})
+        CHANNEL.send({"t": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": lines})
 
     def ask_exit(self) -> None:
         raise SystemExit(0)
 
     def init_history(self) -> None:
         self.history_manager = None
-        super().init_history()
+        initialise: Any = super().init_history
+        initialise()
 
     def enable_gui(self, gui: str | None = None) -> None:
         pass
@@ -126,11 +137,14 @@ def build_shell(ipython_directory: str) -> CellShell:
     config = Config()
     config.HistoryManager.enabled = False
     config.HistoryManager.hist_file = ":memory:"
-    shell = CellShell(
+    # IPython's classes are partly untyped, and which part differs between its versions.
+    untyped: Any = CellShell
+    shell: CellShell = untyped(
         config=config, ipython_dir=ipython_directory, display_pub_class=FramePublisher, displayhook_class=FrameDisplayHook
     )
-    CellShell._instance = shell
-    InteractiveShell._instance = shell
+    untyped._instance = shell
+    singleton: Any = InteractiveShell
+    singleton._instance = shell
     warnings.filterwarnings("ignore", message="To exit: use")
     warm(shell)
     return shell
@@ -142,7 +156,7 @@ def warm(shell: CellShell) -> None:
     In the zygote it fills caches. In a box made in advance it makes the process its own copy of the memory pages that
     the user's cell will write to: about 600 page faults, which that cell then does not have to wait for.
     """
-    shell.run_cell("print(end='')\n0", store_history=False)
+    _run_cell(shell, "print(end='')\n0")
     shell.user_ns["_oh"].clear()
     for name in ("_", "__", "___"):
         shell.user_ns[name] = ""
@@ -150,16 +164,19 @@ def warm(shell: CellShell) -> None:
     shell.user_ns.pop(f"_{shell.displayhook.prompt_count}", None)
 
 
+def _run_cell(shell: Any, code: str) -> Any:
+    return shell.run_cell(code, store_history=False)
+
+
 def run_python(shell: CellShell, code: str, channel_fd: int) -> int:
     """Run one cell as a program would run: its exit code, after threads and atexit functions are done."""
-    channel = Channel(channel_fd)
-    shell.send = channel.send  # type: ignore[method-assign]
-    shell.display_pub.send = channel.send
-    shell.displayhook.send = channel.send
+    CHANNEL.fd = channel_fd
+    hook: Any = shell.displayhook
+    hook.cell = code
     atexit._clear()
     sys.path.insert(0, "")
     sys.argv = [""]
-    result = shell.run_cell(code, store_history=False)
+    result = _run_cell(shell, code)
     error = result.error_before_exec or result.error_in_exec
     return finish(_exit_code(error))
 

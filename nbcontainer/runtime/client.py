@@ -64,7 +64,7 @@ class ZygoteClient:
 
     def __init__(self, config: ZygoteConfig) -> None:
         self._lock = threading.Lock()
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the zygote lives)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         bootstrap = f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime.zygote import main; main()"
@@ -78,7 +78,7 @@ class ZygoteClient:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", bootstrap],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
                 env=environment,
@@ -91,7 +91,7 @@ class ZygoteClient:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return int(self._process.pid)
 
     @property
     def alive(self) -> bool:

@@ -11,7 +11,6 @@ import os
 import pwd
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -194,5 +193,4 @@ def _execute(program: list[str], body: str) -> NoReturn:
         os.execvpe(program[0], program, os.environ)
     except OSError as error:
         send_failure(CHANNEL_FD, "exec", error.errno or errno.EIO, program[0])
-        sys.stdout = sys.stderr = None  # type: ignore[assignment]
         os._exit(EXIT_NO_PROGRAM)

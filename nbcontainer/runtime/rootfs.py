@@ -116,8 +116,8 @@ def _own_root(
     else:
         if not spec.bare:
             _own_files(spec, host, hostname)
-        for index, mount in enumerate(spec.mounts):
-            _mount_point(mount, host, index)
+        for mount in spec.mounts:
+            _mount_point(mount, host)
         _root_overlays(spec, around, host, attach)
     if spec.workspace is not None and not any(mount.target == "/workspace" for mount in spec.mounts) and not spec.root.writable:
         host += [
@@ -150,7 +150,7 @@ def _root_overlays(spec: ContainerSpec, around: Surroundings, host: list[Step], 
     for index, (path, skeleton) in enumerate(branches):
         slot = f"branch-{index}"
         host.append(steps.Layer(slot, path, "what Python runs from" if skeleton else "a file system of the host's"))
-        names = (slot,)
+        names: tuple[str, ...] = (slot,)
         if skeleton:
             host.append(steps.Layer(f"{slot}-skeleton", skeleton, "hides what others may not read", staged=True))
             names = (f"{slot}-skeleton", slot)
@@ -210,7 +210,7 @@ def _kernel_file_systems(
 
 def _cgroup_views(views: Sequence[tuple[str, str]], host: list[Step], inside: list[Step], attach: list[Step]) -> None:
     where = "/sys/fs/cgroup"
-    for index, (name, path) in enumerate(views):
+    for index, (_, path) in enumerate(views):
         host.append(steps.Tree(f"cgroup-{index}", path, "the container's own cgroup, read-only", read_only=True, idmapped=False))
     if any(name for name, _ in views):
         options = (("size", "64k"), ("mode", "755"))
@@ -223,7 +223,7 @@ def _cgroup_views(views: Sequence[tuple[str, str]], host: list[Step], inside: li
         attach.append(steps.ReadOnlyPaths((where,), "readings, not settings", in_place=True))
 
 
-def _mount_point(mount: Mount, host: list[Step], index: int) -> None:
+def _mount_point(mount: Mount, host: list[Step]) -> None:
     if mount.kind == "bind" and not os.path.isdir(mount.source):
         host.append(steps.UpperFile("root", mount.target, ""))
     elif mount.target != "/workspace":

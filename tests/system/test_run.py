@@ -43,6 +43,10 @@ def test_last_expression_and_displays_keep_their_order_with_prints() -> None:
     assert isinstance(events[-1], Finished)
 
 
+def test_a_semicolon_hides_the_value() -> None:
+    assert nbc.run("40 + 2;").outputs == []
+
+
 def test_inline_figures_come_as_png() -> None:
     result = nbc.run("import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.show()", mem="512M")
     assert any("image/png" in bundle for bundle in result.outputs), result.stderr

@@ -380,7 +380,9 @@ def test_v1_cpuset_is_filled_from_above(tmp_path: Path, own: Path, monkeypatch: 
     assert (root / "cpuset/nbcontainer/nbc-1/chosen/cpuset.mems").read_text() == "0"
     chosen.set_limits(Limits(), Limits(cpuset="1"))
     assert (root / "cpuset/nbcontainer/nbc-1/chosen/cpuset.cpus").read_text() == "0-3"
-    plain.remove(), chosen.remove(), driver.remove_place()
+    plain.remove()
+    chosen.remove()
+    driver.remove_place()
 
 
 def test_v1_below_use_says_what_is_in_use_and_keeps_the_old_limit(
@@ -407,7 +409,8 @@ def test_v1_below_use_says_what_is_in_use_and_keeps_the_old_limit(
     assert refused.value.step == "limit memory" and refused.value.errno == errno.EBUSY
     assert "4.8 MiB are in use (anon 2.9 KiB" in refused.value.remedy and "--mem" in refused.value.remedy
     assert limit.read_text() == (root / "memory/nbc-1/c/memory.memsw.limit_in_bytes").read_text() == str(64 * MIB)
-    cgroup.remove(), driver.remove_place()
+    cgroup.remove()
+    driver.remove_place()
 
 
 sizes = st.one_of(st.none(), st.integers(4096, 1 << 40))
@@ -526,7 +529,8 @@ def test_v2_lowering_below_use_kills_nobody(tmp_path: Path, own: Path, monkeypat
     assert refused.value.errno == errno.EBUSY and "are in use" in refused.value.remedy
     assert (root / "nbc-1/c/memory.max").read_text() == str(64 * MIB)
     assert (root / "nbc-1/c/memory.high").read_text() == "max"
-    cgroup.remove(), driver.remove_place()
+    cgroup.remove()
+    driver.remove_place()
 
 
 # ---- parsing

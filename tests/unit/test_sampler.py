@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbcontainer.cgroups.sampler import COLUMNS, Sampler, SampleSeries
+from nbcontainer.cgroups.sampler import COLUMNS, Sampler, SampleSeries, SamplerToken
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Sample
 
-ZERO = Sample(**{field.name: 0 for field in fields(Sample)})  # type: ignore[arg-type]
+ZERO = Sample(**{field.name: 0 for field in fields(Sample)})
 WAIT_SECONDS = 10.0
 
 
@@ -196,7 +196,7 @@ def test_any_other_error_reaches_who_removes() -> None:
 
 def test_a_listener_may_remove_its_own_container() -> None:
     sampler, cgroup = Sampler(), FakeCgroup()
-    tokens = []
+    tokens: list[SamplerToken] = []
     ready = threading.Event()
 
     def on_sample(taken: Sample) -> None:
