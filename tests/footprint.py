@@ -1,18 +1,21 @@
 """What this process has on the machine: processes, cgroups, mounts, file descriptors, temporary files.
 
-A test takes a footprint before and after; whatever is new has leaked. The zygote may stay between tests; the box that
-it makes in advance is discarded first, so that nothing needs to be forgiven.
+A test takes a footprint before and after; whatever is new has leaked. The zygote may stay between tests; the boxes that
+the engine makes in advance are dropped first, so that nothing needs to be forgiven.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import glob
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import psutil
 
@@ -54,9 +57,9 @@ def _local_engine() -> object | None:
 
 def places() -> set[str]:
     """Names of this process's directories in the cgroup hierarchies (one for each engine that was opened)."""
-    engine = _local_engine()
+    engine: Any = _local_engine()
     if engine is not None:
-        _PLACES.add(engine.state.place)  # type: ignore[attr-defined]
+        _PLACES.add(engine.state.place)
     return _PLACES
 
 
@@ -79,10 +82,16 @@ def _container_cgroups() -> list[str]:
     return [path for place in sorted(places()) for path in cgroup_directories(place) if os.path.basename(path) != place]
 
 
-def _discard_spare() -> None:
-    engine = _local_engine()
-    if engine is not None:
-        engine.drop_spares()  # type: ignore[attr-defined]
+@contextlib.contextmanager
+def _without_spares() -> Iterator[None]:
+    """While this lasts, there are no boxes that were made in advance: the engine makes them under its lock."""
+    engine: Any = _local_engine()
+    if engine is None:
+        yield
+        return
+    with engine._lock:
+        engine.drop_spares()
+        yield
 
 
 def processes() -> list[str]:
@@ -117,15 +126,15 @@ def _mounts() -> list[str]:
 
 def take() -> Footprint:
     """The footprint now."""
-    _discard_spare()
     gc.collect()
-    return Footprint(
-        processes=tuple(processes()),
-        cgroups=tuple(_container_cgroups()),
-        mounts=tuple(_mounts()),
-        fds=tuple(_fds()),
-        temporary=tuple(sorted(glob.glob(f"{tempfile.gettempdir()}/nbc*"))),
-    )
+    with _without_spares():
+        return Footprint(
+            processes=tuple(processes()),
+            cgroups=tuple(_container_cgroups()),
+            mounts=tuple(_mounts()),
+            fds=tuple(_fds()),
+            temporary=tuple(sorted(glob.glob(f"{tempfile.gettempdir()}/nbc*"))),
+        )
 
 
 def leaks_since(before: Footprint) -> list[str]:

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import fields
 
 from nbcontainer import cgroups
 from nbcontainer.cgroups import MAKE, NEW, PERIOD_MICROSECONDS, CgroupBase, CgroupWrite, OwnCgroups, field, number
@@ -21,14 +22,8 @@ _ENABLED = ("memory", "pids", "cpu", "io")
 _ROUNDS = 50
 _UNLIMITED = 1 << 62
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_ALSO_IN_SAMPLE = (
-    *("cpu_seconds", "user_seconds", "system_seconds", "throttled_seconds"),
-    *("memory_peak_bytes", "oom_kills", "io_read_bytes", "io_write_bytes"),
-)
-_FILES = (
-    *("memory.current", "memory.stat", "memory.peak", "memory.events"),
-    *("cpu.stat", "pids.current", "pids.peak", "io.stat"),
-)
+_MEMORY_FILES = ("memory.current", "memory.stat", "memory.peak", "memory.events")
+_FILES = (*_MEMORY_FILES, "cpu.stat", "pids.current", "pids.peak", "io.stat")
 _READ, _WRITTEN = re.compile(rb"rbytes=(\d+)"), re.compile(rb"wbytes=(\d+)")
 
 
@@ -210,6 +205,11 @@ class V2Cgroup(CgroupBase):
                 refuse_uncounted_swap()
                 continue
             cgroups.put_limit(write, in_force, lambda write, _: "")
+            effective = f"{write.path}.effective"
+            # v2 takes any list, and runs on the parent's CPUs when none of it can be had.
+            chosen = parse_list(write.value) if write.path.endswith("cpuset.cpus") else None
+            if chosen and chosen != parse_list(cgroups.read_text(effective)):
+                raise SetupError("limit cpuset", 0, effective, "these CPUs are not all in the cpuset above")
 
     def _make_room(self, memory_bytes: int, previous: Limits) -> None:
         # memory.max below what is in use kills at once. memory.high reclaims first and kills nobody.
@@ -341,7 +341,7 @@ def in_use(used_bytes: int, by_kind: dict[str, int]) -> str:
 
 def usage_of(last: Sample, wall_seconds: float, pids_peak: int) -> Usage:
     """The account of a container whose last sample is ``last``."""
-    shared = {name: getattr(last, name) for name in _ALSO_IN_SAMPLE}
+    shared = {each.name: getattr(last, each.name) for each in fields(Sample) if each.name in Usage.__slots__}
     return Usage(wall_seconds=wall_seconds, pids_peak=pids_peak, **shared)
 
 

@@ -61,7 +61,7 @@ V2_FILES = {
     "cpu": {"cpu.max": "max 100000", "cpu.weight": "100"},
     "pids": {"pids.max": "max", "pids.current": "3", "pids.peak": "9"},
     "io": {"io.max": "", "io.stat": "8:0 rbytes=4096 wbytes=100 rios=1 wios=1 dbytes=7\n8:16 rbytes=4 wbytes=0\n"},
-    "cpuset": {"cpuset.cpus": "", "cpuset.cpus.effective": "0-3"},
+    "cpuset": {"cpuset.cpus": "", "cpuset.cpus.effective": "0-1,3"},
     "": {
         "cgroup.type": "domain",
         "cgroup.events": "populated 0\nfrozen 0\n",
@@ -529,6 +529,18 @@ def test_v2_lowering_below_use_kills_nobody(tmp_path: Path, own: Path, monkeypat
     assert refused.value.errno == errno.EBUSY and "are in use" in refused.value.remedy
     assert (root / "nbc-1/c/memory.max").read_text() == str(64 * MIB)
     assert (root / "nbc-1/c/memory.high").read_text() == "max"
+    cgroup.remove()
+    driver.remove_place()
+
+
+def test_v2_cpus_that_cannot_be_had_are_an_error(tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "cgroup"
+    make_v2_root(root)
+    FakeLinux(root, monkeypatch)
+    driver = opened(root, own)
+    cgroup = driver.create("c", Limits(cpuset="2"))
+    with pytest.raises(SetupError, match="limit cpuset"):
+        cgroup.set_limits(Limits(cpuset="2"))
     cgroup.remove()
     driver.remove_place()
 

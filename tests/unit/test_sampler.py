@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbcontainer.cgroups.sampler import COLUMNS, Sampler, SampleSeries, SamplerToken
+from nbcontainer.cgroups.sampler import COLUMNS, Sampler, SamplerToken, SampleSeries
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Sample
 

@@ -1,0 +1,196 @@
+"""The ``nbcontainer`` command: run, doctor, ps, prune, demo, lab."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nbcontainer import __version__
+from nbcontainer.errors import NbcontainerError, SpecError
+from nbcontainer.options import help_text, parse_options
+
+if TYPE_CHECKING:
+    from nbcontainer.container import Result
+    from nbcontainer.events import Event
+
+EXIT_USAGE = 2
+EXIT_HOST = 3
+EXIT_CODES = {"oom": 137, "killed": 137, "timeout": 124, "interrupted": 130, "output-limit": 122}
+COURSE = "nbcontainer-course"
+USAGE = """usage: nbcontainer COMMAND
+
+  run [OPTIONS] [--] PROGRAM [ARG...]   run a program in a container (run --help lists the options)
+  doctor [--json]                       what this host can do, and what to type where it cannot
+  ps                                    running containers
+  prune                                 remove what killed kernels left behind
+  demo [--output FILE.png]              a cell that runs out of memory at 128 MiB, with its chart
+  lab [ARG...]                          open JupyterLab on the course
+  --version, --help"""
+
+DEMO_CELL = """\
+import os, socket, time
+print("I am pid", os.getpid(), "on", socket.gethostname(), flush=True)
+data = []
+while True:
+    data.append(bytearray(16 << 20))
+    print("holding", 16 * len(data), "MiB", flush=True)
+    time.sleep(0.06)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = (words[0], words[1:]) if words else ("--help", [])
+    if command in ("--help", "-h", "help"):
+        print(USAGE)
+        return 0
+    if command == "--version":
+        print(f"nbcontainer {__version__}")
+        return 0
+    try:
+        if command not in _COMMANDS:
+            raise SpecError(f"{command}: there is no such command; there are {', '.join(_COMMANDS)}")
+        return _COMMANDS[command](rest)
+    except SpecError as error:
+        print(f"nbcontainer: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except NbcontainerError as error:
+        print(f"nbcontainer: {error}", file=sys.stderr)
+        return EXIT_HOST
+    except BrokenPipeError:
+        # The reader of our output has had enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+
+
+def _print_event(event: Event) -> None:
+    from nbcontainer.events import Output
+
+    if isinstance(event, Output):
+        stream = sys.stdout if event.stream == "stdout" else sys.stderr
+        stream.write(event.text)
+        stream.flush()
+
+
+def _run(words: list[str]) -> int:
+    parsed = parse_options(words)
+    if parsed.front.get("help"):
+        print(help_text("nbcontainer run [OPTIONS] [--] PROGRAM [ARG...]"))
+        return 0
+    for key in ("result", "out", "err"):
+        if key in parsed.front:
+            raise SpecError(f"--{key}: is for notebooks; redirect the output instead")
+    if not parsed.program:
+        raise SpecError("run: a PROGRAM is missing, such as: nbcontainer run --mem 64M -- ls /")
+    from nbcontainer import container
+
+    options = dict(parsed.container)
+    engine = options.pop("engine", None)
+    if parsed.front.get("explain") or parsed.front.get("dry_run"):
+        print(container.explain(program=parsed.program, engine=engine, **options), flush=True)
+    if parsed.front.get("dry_run"):
+        return 0
+    body = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    result = container.run(body, program=parsed.program, on_event=_print_event, engine=engine, **options)
+    if not parsed.front.get("quiet") and (result.outcome != "exited" or result.note):
+        print(f"nbcontainer: {result.describe()}", file=sys.stderr)
+    return exit_code(result)
+
+
+def exit_code(result: Result) -> int:
+    """As shells do: the program's own code, 128 plus a signal's number, 137 out of memory, 124 timeout."""
+    if result.outcome in EXIT_CODES:
+        return EXIT_CODES[result.outcome]
+    return 128 + result.signal if result.signal else result.exit_code or 0
+
+
+def _no_arguments(command: str, words: list[str]) -> None:
+    if words:
+        raise SpecError(f"{command}: {words[0]!r} is not understood; it takes no arguments")
+
+
+def _doctor(words: list[str]) -> int:
+    from nbcontainer.host import examine_host
+
+    if words not in ([], ["--json"]):
+        raise SpecError(f"doctor: {' '.join(words)!r} is not understood; there is --json")
+    report = examine_host()
+    print(report.to_json() if words else report.as_text())
+    return 0 if report.ready else 1
+
+
+def _ps(words: list[str]) -> int:
+    from nbcontainer.state import format_containers, list_containers
+
+    _no_arguments("ps", words)
+    print(format_containers(list_containers()))
+    return 0
+
+
+def _prune(words: list[str]) -> int:
+    from nbcontainer.state import prune
+
+    _no_arguments("prune", words)
+    removed = prune()
+    for what in removed:
+        print(f"removed {what}")
+    print(f"{len(removed)} removed")
+    return 0
+
+
+def _demo(words: list[str]) -> int:
+    from nbcontainer.container import run
+    from nbcontainer.host import examine_host
+
+    if words and (words[0] != "--output" or len(words) != 2):
+        raise SpecError(f"demo: {' '.join(words)!r} is not understood; there is --output FILE.png")
+    path = Path(words[1] if words else "nbcontainer-demo.png")
+    if not path.parent.is_dir():
+        raise SpecError(f"--output: {path.parent} is not a directory")
+    print("What this host can do:\n")
+    print(examine_host().as_text())
+    print("\nA cell in a container, with --mem 128M --cpus 1:\n")
+    print("    " + DEMO_CELL.replace("\n", "\n    ").rstrip())
+    print(flush=True)
+    result = run(DEMO_CELL, mem="128M", cpus=1, workspace="none", on_event=_print_event)
+    print(f"\n{result.describe()}")
+    result.plot().savefig(path, dpi=120)
+    print(f"The chart is in {path}.")
+    return 0 if result.outcome == "oom" else 1
+
+
+def _lab(words: list[str]) -> int:
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise SpecError("lab: JupyterLab is not installed here; type: pip install 'nbcontainer[lab]'")
+    package = Path(__file__).resolve().parent
+    source = next((path for path in (package / "_course", package.parent / "notebooks") if path.is_dir()), None)
+    if source is None:
+        raise SpecError("lab: the course is not in this installation; reinstall nbcontainer")
+    target = Path(COURSE)
+    if target.exists():
+        print(f"./{target} is there already: opening it as it is")
+    else:
+        shutil.copytree(source, target)
+    if os.geteuid() == 0:
+        words = ["--allow-root", *words]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *words, str(target)])
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "doctor": _doctor,
+    "ps": _ps,
+    "prune": _prune,
+    "demo": _demo,
+    "lab": _lab,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""``%%container`` and ``%container``: a line becomes options, events become output, an outcome becomes an error."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+
+from nbcontainer.errors import SpecError
+from nbcontainer.events import Display, Event, Output
+from nbcontainer.notebook.completion import VERBS
+from nbcontainer.notebook.failure import ContainerFailed, render
+from nbcontainer.notebook.sanitise import DisplayIds, sanitise
+from nbcontainer.options import ParsedLine, help_text, parse_options
+
+CHART_AFTER_SECONDS = 0.5
+
+
+def _display_module() -> Any:
+    """IPython.display, whose functions are untyped."""
+    import IPython.display
+
+    return IPython.display
+
+
+class Screen:
+    """Shows events as they come. ``hidden`` names the streams that go into a variable instead."""
+
+    def __init__(self, hidden: frozenset[str]) -> None:
+        self._hidden = hidden
+        self._display_ids = DisplayIds()
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Output):
+            if event.stream not in self._hidden:
+                stream = sys.stdout if event.stream == "stdout" else sys.stderr
+                stream.write(event.text)
+                stream.flush()
+        elif isinstance(event, Display):
+            self._show_display(event)
+
+    def _show_display(self, event: Display) -> None:
+        shown = _display_module()
+        if event.kind == "clear":
+            shown.clear_output(wait=bool(event.metadata.get("wait")))
+            return
+        data = sanitise(event.data)
+        if event.kind == "result":
+            shown.publish_display_data(data)
+        elif event.display_id is None:
+            shown.display(data, raw=True)
+        elif event.kind == "display":
+            shown.display(data, raw=True, display_id=self._display_ids.new(event.display_id))
+        else:
+            known = self._display_ids.known(event.display_id)
+            if known is not None:
+                shown.display(data, raw=True, display_id=known, update=True)
+
+
+@magics_class
+class ContainerMagics(Magics):
+    """The magics; everything heavy is imported when a cell first runs."""
+
+    @no_var_expand
+    @line_cell_magic
+    def container(self, line: str, cell: str | None = None) -> None:
+        """Run this cell in a container; ``%%container --help`` lists the options.
+
+        As a line magic: ``%container run OPTIONS PROGRAM...``, ``%container doctor``, ``ps`` or ``prune``.
+        """
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"{error}: {line}") from None
+        try:
+            if cell is None:
+                self._verb(words)
+            else:
+                self._run(parse_options(words), cell)
+        except SpecError as error:
+            raise UsageError(str(error)) from None
+
+    def _verb(self, words: list[str]) -> None:
+        if not words or words[0] in ("--help", "-h"):
+            print(f"usage: %container VERB, with VERB one of {', '.join(VERBS)}; %%container --help is about cells")
+            return
+        verb, rest = words[0], words[1:]
+        if verb == "run":
+            parsed = parse_options(rest)
+            if not parsed.program and not parsed.front.get("help"):
+                raise SpecError("run: a PROGRAM is missing, such as: %container run --mem 64M ls /")
+            self._run(parsed, "")
+        elif verb not in VERBS:
+            raise SpecError(f"{verb}: there is no such verb yet; there are {', '.join(VERBS)}")
+        elif rest:
+            raise SpecError(f"{verb}: takes no arguments")
+        else:
+            getattr(self, f"_{verb}")()
+
+    def _doctor(self) -> None:
+        from nbcontainer.host import examine_host
+
+        _display_module().display(examine_host())
+
+    def _ps(self) -> None:
+        from nbcontainer.state import format_containers, list_containers
+
+        print(format_containers(list_containers()))
+
+    def _prune(self) -> None:
+        from nbcontainer.state import prune
+
+        removed = prune()
+        for what in removed:
+            print(f"removed {what}")
+        print(f"{len(removed)} removed")
+
+    def _run(self, parsed: ParsedLine, cell: str) -> None:
+        from nbcontainer import container
+
+        front = parsed.front
+        if front.get("help"):
+            print(help_text())
+            return
+        options = {"base": os.getcwd(), **parsed.container}
+        engine = options.pop("engine", None)
+        quiet = bool(front.get("quiet"))
+        if front.get("explain") or front.get("dry_run"):
+            print(container.explain(program=parsed.program, engine=engine, **options))
+        if front.get("dry_run"):
+            return
+        hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
+        screen = Screen(hidden)
+        result = container.run(cell, program=parsed.program, on_event=screen.show, engine=engine, **options)
+        self._keep(front, result)
+        if not quiet:
+            self._conclude(result)
+        if not result.ok:
+            if not front.get("no_raise_error"):
+                raise ContainerFailed(result)
+            print("\n".join(render(result)), file=sys.stderr)
+
+    def _keep(self, front: dict[str, Any], result: Any) -> None:
+        """Variables that were asked for, also when the cell failed."""
+        shell: Any = self.shell
+        if "result" in front:
+            shell.user_ns[front["result"]] = result
+        if "out" in front:
+            shell.user_ns[front["out"]] = result.stdout
+        if "err" in front:
+            shell.user_ns[front["err"]] = result.stderr
+
+    def _conclude(self, result: Any) -> None:
+        """Notes, and the chart of a run that was long enough for one."""
+        for note in (*result.spec.notes, result.note):
+            if note and (note is not result.note or result.ok):
+                print(f"\x1b[2m{note}\x1b[0m", file=sys.stderr)
+        worth_a_chart = result.usage.wall_seconds > CHART_AFTER_SECONDS or result.outcome == "oom"
+        if worth_a_chart and type(self.shell).__name__ == "ZMQInteractiveShell":
+            from nbcontainer.notebook.figure import alt_text, png
+
+            text = alt_text(result)
+            bundle = {"image/png": png(result), "text/plain": text}
+            _display_module().display(bundle, raw=True, metadata={"image/png": {"alt": text}})

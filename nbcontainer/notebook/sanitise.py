@@ -1,0 +1,79 @@
+"""What of a container's rich output may reach the browser: nothing that could run there with the notebook's rights."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+SAFE_AS_TEXT = ("text/plain", "text/latex")
+SAFE_RASTER = ("image/png", "image/jpeg", "image/gif")
+MAX_DISPLAY_BYTES = 32 << 20
+
+
+def sanitise(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The bundle that may be shown: text, raster images, LaTeX and JSON as they are, HTML cleaned by nh3, SVG as an image.
+
+    Everything else (JavaScript, widget views, unknown types) is left out; text/plain stays as the fallback.
+    """
+    safe: dict[str, Any] = {}
+    for kind, value in data.items():
+        if isinstance(value, str) and len(value) > MAX_DISPLAY_BYTES:
+            safe["text/plain"] = f"[{kind} of {len(value)} characters is not shown: too large]"
+        elif kind in SAFE_AS_TEXT and isinstance(value, str):
+            safe.setdefault(kind, value)
+        elif kind in SAFE_RASTER and isinstance(value, str):
+            safe[kind] = _valid_base64(value)
+        elif kind == "application/json":
+            safe[kind] = value
+        elif kind == "text/html" and isinstance(value, str):
+            safe[kind] = clean_html(value)
+        elif kind == "image/svg+xml" and isinstance(value, str) and "text/html" not in data:
+            safe["text/html"] = svg_as_image(value)
+    return safe
+
+
+def _valid_base64(value: str) -> str:
+    """The same bytes, encoded anew: nothing but base64 can be in it."""
+    try:
+        return base64.b64encode(base64.b64decode(value)).decode("ascii")
+    except ValueError:
+        return ""
+
+
+def clean_html(html: str) -> str:
+    """HTML without scripts, handlers, styles, frames and forms; links and images only by http, https and data images."""
+    import nh3
+
+    attributes = {tag: set(names) for tag, names in nh3.ALLOWED_ATTRIBUTES.items()}
+    for tag in ("table", "th", "td", "tr"):
+        attributes.setdefault(tag, set()).update({"colspan", "rowspan", "align", "border"} if tag in ("th", "td") else {"border", "align"})
+    attributes.setdefault("img", set()).update({"src", "alt", "width", "height"})
+
+    def only_images(tag: str, name: str, value: str) -> str | None:
+        if not value.lstrip().lower().startswith("data:"):
+            return value
+        is_image = tag == "img" and name == "src" and value.startswith(tuple(f"data:{kind};base64," for kind in SAFE_RASTER))
+        return value if is_image else None
+
+    return nh3.clean(html, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=only_images)
+
+
+def svg_as_image(svg: str) -> str:
+    """An SVG as the source of an image: browsers run no script and load nothing from inside an image."""
+    encoded = base64.b64encode(svg.encode("utf-8", "replace")).decode("ascii")
+    return f'<img alt="SVG image" src="data:image/svg+xml;base64,{encoded}">'
+
+
+class DisplayIds:
+    """A container's display ids, made its own: it can update what it displayed, and nobody else's."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, str] = {}
+
+    def new(self, display_id: str) -> str:
+        return self._own.setdefault(display_id, f"nbcontainer-{secrets.token_hex(8)}")
+
+    def known(self, display_id: str) -> str | None:
+        return self._own.get(display_id)

@@ -1,0 +1,173 @@
+"""The options of ``%%container`` and ``nbcontainer run``: one table, one parser, and messages of one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nbcontainer.errors import SpecError
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its spellings (the first is the one in messages), and what its value is called ("" for a switch)."""
+
+    names: tuple[str, ...]
+    value: str
+    group: str
+    help: str
+    repeat: bool = False
+    choices: tuple[str, ...] = ()
+    """Values for completion; others may be allowed."""
+    later: bool = False
+    """Recognised, and refused with a clear line, until it is there."""
+
+    @property
+    def key(self) -> str:
+        return self.names[0].removeprefix("--").replace("-", "_")
+
+
+def _option(names: str, value: str, group: str, text: str, **more: Any) -> Option:
+    return Option(tuple(names.split()), value, group, text, **more)
+
+
+_SIZES = ("32M", "64M", "128M", "256M", "512M", "1G")
+OPTIONS: tuple[Option, ...] = (
+    _option("--mem -m --memory", "SIZE", "resources", "memory limit, swap 0 (half of what is available)", choices=_SIZES),
+    _option("--memory-high", "SIZE", "resources", "slow down above this much memory (cgroup v2)", choices=_SIZES),
+    _option("--swap", "SIZE", "resources", "swap on top of --mem (0)"),
+    _option("--cpus", "N", "resources", "CPU quota in cores, such as 0.5 (none)", choices=("0.25", "0.5", "1", "2")),
+    _option("--cpu-weight", "N", "resources", "share when CPUs are busy, 1 to 10000 (100)"),
+    _option("--cpuset", "LIST", "resources", "CPUs that may be used, such as 0-1"),
+    _option("--pids", "N", "resources", "processes and threads (256)", choices=("16", "64", "256")),
+    _option("--io-read", "RATE", "resources", "bytes read from disk per second, such as 1M"),
+    _option("--io-write", "RATE", "resources", "bytes written to disk per second"),
+    _option("--net-rate", "RATE", "resources", "network bytes per second", later=True),
+    _option("--disk", "SIZE", "resources", "writable layer (the smaller of 1G and half of --mem; it counts as memory)"),
+    _option("--timeout", "SECONDS", "resources", "kill the cell after this long"),
+    _option("--max-output", "SIZE", "resources", "output to show (10M); the rest is in the result"),
+    _option("--ulimit", "NAME=SOFT[:HARD]", "resources", "such as nofile=64", repeat=True),
+    _option(
+        "--unshare", "LIST", "isolation", "namespaces to make (pid,net,mnt,ipc,uts,user,cgroup; also time)",
+        choices=("all", "pid", "net", "mnt", "ipc", "uts", "user", "cgroup", "time"),
+    ),
+    _option(
+        "--share", "LIST", "isolation", "namespaces of the host's to keep", choices=("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
+    ),
+    _option("--root", "ROOT", "isolation", "system, host, none or DIR[:rw] (system)", choices=("system", "host", "none")),
+    _option("--bare", "", "isolation", "no mount of ours in the root (with --root DIR)"),
+    _option("--image", "REF", "isolation", "the layers of an OCI image", later=True),
+    _option("--net", "NETWORK", "isolation", "none or host (none)", choices=("none", "host")),
+    _option("--publish -p", "PORT", "isolation", "publish a port", repeat=True, later=True),
+    _option("--hostname", "NAME", "isolation", "host name in the container (its id)"),
+    _option("--volume -v", "SRC:DST[:ro]", "isolation", "bind mount; a relative SRC starts at the notebook", repeat=True),
+    _option("--tmpfs", "DST[:size=SIZE]", "isolation", "memory file system at DST", repeat=True),
+    _option("--read-only", "", "isolation", "nothing of the root can be written"),
+    _option("--user -u", "USER", "isolation", "NAME, UID or UID:GID (root of the container)"),
+    _option("--cap-add", "CAP", "isolation", "add a capability", repeat=True),
+    _option("--cap-drop", "CAP", "isolation", "take a capability away", repeat=True, choices=("ALL",)),
+    _option("--security", "NAME", "isolation", "security profile", later=True),
+    _option("--env -e", "NAME=VALUE", "isolation", "environment variable", repeat=True),
+    _option("--workdir -w", "DIR", "isolation", "directory to start in (/workspace)"),
+    _option("--workspace", "none", "isolation", "none: an empty /workspace", choices=("none",)),
+    _option("--engine", "ENGINE", "isolation", "auto or local", choices=("auto", "local")),
+    _option("--name", "NAME", "life", "name of the container (its id)"),
+    _option("--detach -d", "", "life", "run in the background", later=True),
+    _option("--keep", "", "life", "keep the container when it ends", later=True),
+    _option("--init", "", "life", "a reaping init as pid 1, the cell as its child"),
+    _option("--exec", "NAME", "life", "run in a running container", later=True),
+    _option("--input -i", "NAMES", "data", "variables to bring in", repeat=True, later=True),
+    _option("--output -o", "NAMES", "data", "variables to bring out", repeat=True, later=True),
+    _option("--result", "NAME", "data", "store the Result in this variable"),
+    _option("--out", "NAME", "data", "store standard output in this variable instead of showing it"),
+    _option("--err", "NAME", "data", "store standard error in this variable instead of showing it"),
+    _option("--live", "", "show", "live chart", later=True),
+    _option("--no-live", "", "show", "no live chart", later=True),
+    _option("--interval", "SECONDS", "show", "between samples (5 ms in the first second, then 0.1)"),
+    _option("--trust-output", "", "show", "show scripts and widgets of the container", later=True),
+    _option("--quiet", "", "show", "only the cell's own output: no chart, no notes"),
+    _option("--explain", "", "show", "print each step of the plan, then run"),
+    _option("--dry-run", "", "show", "print the plan and do not run"),
+    _option("--no-raise-error", "", "show", "print how the cell failed instead of raising"),
+    _option("--help -h", "", "show", "this text"),
+)
+NOTEBOOK_ONLY = frozenset(("quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help"))
+"""Keys that belong to the front end, not to the container."""
+
+_BY_NAME = {name: option for option in OPTIONS for name in option.names}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLine:
+    """A line taken apart: the container's options by keyword name, the front end's, and PROGRAM with its arguments."""
+
+    container: dict[str, Any]
+    front: dict[str, Any]
+    program: tuple[str, ...]
+
+
+def parse_options(words: Sequence[str]) -> ParsedLine:
+    """Options up to PROGRAM (the first word that is none, or what follows ``--``). Raises SpecError of one line."""
+    container: dict[str, Any] = {}
+    front: dict[str, Any] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if word == "--":
+            position += 1
+            break
+        if not word.startswith("-") or word == "-":
+            break
+        name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        option = _find(name)
+        position += 1
+        if option.value and not equals:
+            if position == len(words):
+                raise SpecError(f"{name}: a value is missing; write {name} {option.value}")
+            value = words[position]
+            position += 1
+        elif equals and not option.value:
+            raise SpecError(f"{name}: takes no value")
+        _store(front if option.key in NOTEBOOK_ONLY else container, option, value, name)
+    return ParsedLine(container, front, tuple(words[position:]))
+
+
+def _find(name: str) -> Option:
+    option = _BY_NAME.get(name)
+    if option is None:
+        close = difflib.get_close_matches(name, _BY_NAME, 1, 0.6)
+        hint = f"did you mean {close[0]}?" if close else "--help lists the options"
+        raise SpecError(f"{name}: there is no such option; {hint}")
+    if option.later:
+        raise SpecError(f"{name}: is not available yet")
+    return option
+
+
+def _store(values: dict[str, Any], option: Option, value: str, name: str) -> None:
+    if option.repeat:
+        values.setdefault(option.key, []).append(value)
+    elif option.key in values:
+        raise SpecError(f"{name}: was given twice")
+    elif option.key in ("result", "out", "err") and not value.isidentifier():
+        raise SpecError(f"{name}: {value!r} is not a name for a variable")
+    else:
+        values[option.key] = value if option.value else True
+
+
+def help_text(usage: str = "%%container [OPTIONS] [PROGRAM [ARG...]]") -> str:
+    """The help, by group."""
+    lines = [
+        f"usage: {usage}",
+        "",
+        "Run this cell in a container. Without PROGRAM it is Python; with PROGRAM it is that program's standard input.",
+    ]
+    for group in ("resources", "isolation", "life", "data", "show"):
+        lines += ["", f"{group}:"]
+        for option in OPTIONS:
+            if option.group == group and not option.later:
+                left = ", ".join(option.names) + (f" {option.value}" if option.value else "")
+                lines.append(f"  {left:<34} {option.help}")
+    lines += ["", "SIZE: 128M, 1.5G, 64KiB or bytes (powers of 1024). RATE: SIZE per second."]
+    return "\n".join(lines)
