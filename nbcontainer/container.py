@@ -128,7 +128,7 @@ def _oom(result: Result) -> str:
         f"Out of memory: Linux killed {who} when the container reached {limited} after {usage.wall_seconds:.2f} s "
         f"(peak {format_size(usage.memory_peak_bytes)}, {usage.oom_kills} process{'es' if usage.oom_kills != 1 else ''} killed). "
         + (
-            f"A Python cell needs some {SMALLEST_USEFUL_MIB} MiB for itself: try --mem {larger}."
+            f"A cell needs some {SMALLEST_USEFUL_MIB} MiB for itself: try --mem {larger}."
             if limit and limit < SMALLEST_USEFUL_MIB << 20
             else f"Try --mem {larger}, or work on smaller pieces."
         )

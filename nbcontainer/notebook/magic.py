@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from typing import Any
@@ -18,6 +19,7 @@ from nbcontainer.notebook.sanitise import DisplayIds, sanitise
 from nbcontainer.options import ParsedLine, help_text, parse_options
 
 CHART_AFTER_SECONDS = 0.5
+_VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 def _display_module() -> Any:
@@ -73,7 +75,7 @@ class ContainerMagics(Magics):
         As a line magic: ``%container run OPTIONS PROGRAM...``, ``%container doctor``, ``ps`` or ``prune``.
         """
         try:
-            words = shlex.split(line)
+            words = [self._expand(word) for word in shlex.split(line)]
         except ValueError as error:
             raise UsageError(f"{error}: {line}") from None
         try:
@@ -83,6 +85,11 @@ class ContainerMagics(Magics):
                 self._run(parse_options(words), cell)
         except SpecError as error:
             raise UsageError(str(error)) from None
+
+    def _expand(self, word: str) -> str:
+        """``{name}`` becomes the variable's value, also one with spaces in it; ``$`` is left to the shells it is for."""
+        shell: Any = self.shell
+        return _VARIABLE.sub(lambda match: str(shell.user_ns.get(match[1], match[0])), word)
 
     def _verb(self, words: list[str]) -> None:
         if not words or words[0] in ("--help", "-h"):

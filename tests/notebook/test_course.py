@@ -23,15 +23,15 @@ def plain(text: str) -> str:
 
 def text_of(cell: Any) -> str:
     """All that a reader sees below a cell, as plain text."""
-    parts = []
+    text = ""
     for output in cell.outputs:
         if output.output_type == "stream":
-            parts.append(output.text)
+            text += output.text  # one text may come in several messages
         elif output.output_type == "error":
-            parts.append("\n".join(output.traceback))
+            text += "\n".join(output.traceback) + "\n"
         else:
-            parts.append(str(output.data.get("text/plain", "")))
-    return plain("\n".join(parts))
+            text += str(output.data.get("text/plain", "")) + "\n"
+    return plain(text)
 
 
 @pytest.mark.parametrize("path", sorted(COURSE.rglob("*.ipynb")), ids=lambda path: path.stem)

@@ -135,12 +135,18 @@ def _imports_top(module: str, top: str) -> bool:
     return any(name.partition(".")[0] == top for name, _ in imports(module))
 
 
+FORKS = {
+    "runtime/": "the zygote and the containers' processes have one thread",
+    "linux/probe.py": "a program of its own that has one thread; nothing imports it",
+}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_forks_outside_the_zygote(module: str) -> None:
-    """The kernel process has threads: a fork there can hang. So no os.fork and no preexec_fn but in runtime/."""
+    """The kernel process has threads: a fork there can hang. So no preexec_fn, and os.fork only in FORKS."""
     wrong = []
     for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Attribute) and node.attr in ("fork", "forkpty") and not module.startswith("runtime/"):
+        if isinstance(node, ast.Attribute) and node.attr in ("fork", "forkpty") and not module.startswith(tuple(FORKS)):
             wrong.append(f"{module}:{node.lineno} forks")
         if isinstance(node, ast.keyword) and node.arg == "preexec_fn":
             wrong.append(f"{module}:{node.value.lineno} uses preexec_fn")
@@ -166,3 +172,8 @@ def test_the_kernel_never_unpickles(module: str) -> None:
         and node.value.id in ("pickle", "marshal", "cloudpickle", "dill", "shelve")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_imports_the_probe() -> None:
+    importers = [module for module in MODULES if any(_within(name, "nbcontainer.linux.probe") for name, _ in imports(module))]
+    assert importers == []
