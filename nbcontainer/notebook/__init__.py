@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+
+def allow_empty_body(lines: list[str]) -> list[str]:
+    """Give an empty ``%%container`` cell a blank line: IPython refuses cell magics without a body, ``--help`` included."""
+    if lines and lines[0].startswith("%%container") and not any(line.strip() for line in lines[1:]):
+        return [lines[0].rstrip("\n") + "\n", "\n"]
+    return lines
 
 
 def load(ipython: Any) -> None:
@@ -11,6 +19,8 @@ def load(ipython: Any) -> None:
     from nbcontainer.notebook.magic import ContainerMagics
 
     ipython.register_magics(ContainerMagics)
+    if allow_empty_body not in ipython.input_transformers_cleanup:
+        ipython.input_transformers_cleanup.append(allow_empty_body)
     completion.register(ipython)
 
 
@@ -21,7 +31,8 @@ def unload(ipython: Any) -> None:
     for kind in ("line", "cell"):
         ipython.magics_manager.magics[kind].pop("container", None)
     completion.unregister(ipython)
-    import sys
+    if allow_empty_body in ipython.input_transformers_cleanup:
+        ipython.input_transformers_cleanup.remove(allow_empty_body)
 
     local = sys.modules.get("nbcontainer.engine.local")
     if local is not None:

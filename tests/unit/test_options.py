@@ -1,0 +1,93 @@
+"""The line of a cell: options, PROGRAM, and one-line messages."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbcontainer.errors import SpecError
+from nbcontainer.notebook.completion import complete
+from nbcontainer.options import OPTIONS, help_text, parse_options
+from nbcontainer.spec import OPTION_NAMES
+
+
+def test_options_end_at_program() -> None:
+    parsed = parse_options(["--mem", "64M", "bash", "-e", "--mem", "1"])
+    assert parsed.container == {"mem": "64M"}
+    assert parsed.program == ("bash", "-e", "--mem", "1")
+
+
+def test_double_dash_ends_options() -> None:
+    assert parse_options(["--pids=5", "--", "-x"]).program == ("-x",)
+
+
+def test_repeated_options_become_lists() -> None:
+    parsed = parse_options(["-v", "./a:/a", "--volume", "./b:/b:ro", "-e", "A=1"])
+    assert parsed.container == {"volume": ["./a:/a", "./b:/b:ro"], "env": ["A=1"]}
+
+
+@pytest.mark.parametrize("spelling", ["-m", "--mem", "--memory"])
+def test_spellings_of_mem(spelling: str) -> None:
+    assert parse_options([spelling, "1G"]).container == {"mem": "1G"}
+
+
+def test_the_front_end_s_options_are_kept_apart() -> None:
+    parsed = parse_options(["--quiet", "--result", "r", "--init"])
+    assert parsed.front == {"quiet": True, "result": "r"}
+    assert parsed.container == {"init": True}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--meem", "1"], "did you mean --mem"),
+        (["--me", "1"], "no such option"),
+        (["--mem"], "a value is missing"),
+        (["--init=1"], "takes no value"),
+        (["--mem", "1M", "--mem", "2M"], "given twice"),
+        (["--image", "x"], "not available yet"),
+        (["-p", "80:80"], "not available yet"),
+        (["--result", "a-b"], "not a name"),
+    ],
+)
+def test_refusals_are_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        parse_options(words)
+    assert "\n" not in str(caught.value)
+    assert words[-2 if len(words) > 1 else 0].partition("=")[0] in str(caught.value)
+
+
+@given(st.lists(st.text(max_size=12), max_size=6))
+def test_any_words_parse_or_are_refused(words: list[str]) -> None:
+    try:
+        parsed = parse_options(words)
+    except SpecError:
+        return
+    assert not words or parsed.program == tuple(words[len(words) - len(parsed.program) :])
+
+
+def test_every_container_option_is_known_to_the_spec() -> None:
+    front = {"quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "engine"}
+    for option in OPTIONS:
+        assert option.later or option.key in OPTION_NAMES | front, option.key
+
+
+def test_help_has_every_option_that_works() -> None:
+    text = help_text()
+    for option in OPTIONS:
+        assert (option.names[0] + " " in text or option.names[0] + "," in text) != option.later, option.names[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("%%container --me", ["--mem", "--memory-high"]),
+        ("%%container --root h", ["host"]),
+        ("%%container --unshare pid,n", ["pid,net"]),
+        ("%container d", ["doctor"]),
+        ("print --me", []),
+    ],
+)
+def test_completion(line: str, expected: list[str]) -> None:
+    assert complete(line) == expected
