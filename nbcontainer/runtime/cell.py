@@ -148,7 +148,8 @@ def build_shell(ipython_directory: str) -> CellShell:
     singleton: Any = InteractiveShell
     singleton._instance = shell
     warnings.filterwarnings("ignore", message="To exit: use")
-    shell.run_cell("0", store_history=False)
+    untyped_shell: Any = shell
+    untyped_shell.run_cell("0", store_history=False)
     warm(shell)
     return shell
 
