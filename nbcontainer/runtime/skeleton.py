@@ -205,7 +205,8 @@ def _reveal(builder: SkeletonBuilder, python: Iterable[str]) -> None:
         for depth in range(1, len(parts) + 1):
             relative = "/".join(parts[:depth])
             builder.directory(relative)
-            os.chmod(f"{builder.base}/{relative}", 0o755)
+            made = f"{builder.base}/{relative}"
+            os.chmod(made, stat.S_IMODE(os.stat(made).st_mode) | 0o055)
 
 
 def build_host(base: str, hidden: Hidden, python: Iterable[str]) -> None:
