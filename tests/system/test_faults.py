@@ -32,8 +32,8 @@ def test_many_runs_in_a_row() -> None:
 def test_the_zygote_killed_at_random_moments() -> None:
     randomness = random.Random(1)
     for _ in range(KILLS // 3):
-        engine = local.open_local()
-        timer = threading.Timer(randomness.uniform(0, 0.05), _kill, (engine._client.pid,))
+        zygote = local.open_local()._client
+        timer = threading.Timer(randomness.uniform(0, 0.05), _kill, (zygote.pid,))
         timer.start()
         try:
             result = nbc.run("import time; time.sleep(0.03); print('done')", mem="64M")
@@ -41,7 +41,7 @@ def test_the_zygote_killed_at_random_moments() -> None:
         except (nbc.InternalError, nbc.SetupError) as error:
             assert "\n" not in str(error)
         timer.join()
-        while engine._client.alive:
+        while zygote.alive:
             time.sleep(0.001)
         assert nbc.run("print('next')", mem="64M").stdout == "next\n"
 
