@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nbcontainer.runtime.steps import Step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class IdMap:
     """Container ids 0 … count-1 are host ids base … base+count-1."""
 
@@ -21,7 +21,7 @@ class IdMap:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What to do for one container, in order."""
 

@@ -6,6 +6,9 @@ below the *stage*, a tmpfs that only the zygote's private mount namespace has:
     STAGE/base/KEY        what is laid over a root: device nodes, mount points, whiteouts (see runtime.skeleton)
     STAGE/scratch         one container's tmpfs while it is made: layers l-*, upper u-*, work w-*
     STAGE/root            where the new root is attached before pivot_root
+
+The dataclasses have no slots on purpose: frozen ones with slots are pickled field by field in Python, which made up a
+tenth of what a container costs.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def _idmapped_clone(context: Context, source: str, *, idmapped: bool, recursive:
     return fd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scratch:
     """The tmpfs that takes all writes of the container."""
 
@@ -82,7 +85,7 @@ class Scratch:
         syscalls.mount("nbcontainer", path, "tmpfs", 0, f"size={self.size_bytes},mode=755,nr_inodes=0")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layer:
     """A directory as a read-only layer, its owners shifted to the container's ids."""
 
@@ -108,7 +111,7 @@ class Layer:
             os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UpperDirectory:
     """A directory of the upper layer, made beforehand so that something can be mounted or written there."""
 
@@ -131,7 +134,7 @@ class UpperDirectory:
                 os.chown(current, context.id_base, context.id_base)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UpperFile:
     """A file of the container's own, such as /etc/hosts."""
 
@@ -152,7 +155,7 @@ class UpperFile:
         os.chown(path, context.id_base, context.id_base)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Overlay:
     """A copy-on-write file system from layers (the uppermost first), kept as a descriptor until it is attached."""
 
@@ -180,7 +183,7 @@ class Overlay:
         context.fds[self.slot] = syscalls.new_filesystem("overlay", options, attributes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tree:
     """A host directory or file itself (not a copy), kept as a descriptor until it is attached."""
 
@@ -202,7 +205,7 @@ class Tree:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReleaseScratch:
     """Detach the scratch directory: from here on only the overlays hold it, and it goes with them."""
 
@@ -218,7 +221,7 @@ class ReleaseScratch:
 # ---- inside the new process ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JoinCgroup:
     """cgroup v1: the process moves itself, by ``tasks`` (``cgroup.procs`` costs an RCU grace period of 8-16 ms)."""
 
@@ -232,7 +235,7 @@ class JoinCgroup:
             os.write(fd, b"0")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CgroupNamespace:
     name: ClassVar[str] = "cgroup namespace"
 
@@ -243,7 +246,7 @@ class CgroupNamespace:
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PrivateMounts:
     name: ClassVar[str] = "private mounts"
 
@@ -254,7 +257,7 @@ class PrivateMounts:
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FileSystem:
     """A new file system as a descriptor; made before pivot_root, because Linux lets a user namespace mount proc and
     sysfs only where it can still see a full one."""
@@ -276,7 +279,7 @@ class FileSystem:
         context.fds[self.slot] = syscalls.new_filesystem(self.fstype, self.options, self.attributes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EnterRoot:
     """Attach the new root and leave the old one behind."""
 
@@ -298,7 +301,7 @@ class EnterRoot:
         os.chdir("/")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attach:
     """Attach a descriptor's mount at a path of the container."""
 
@@ -319,7 +322,7 @@ class Attach:
         os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Directories:
     """Mount points on a file system of the container's own."""
 
@@ -334,7 +337,7 @@ class Directories:
             os.mkdir(path)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReadOnlyPaths:
     """Make paths of the container read-only, each by a mount of itself."""
 
@@ -359,7 +362,7 @@ class ReadOnlyPaths:
                 os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MaskPaths:
     """Cover what a container must not read: files by /dev/null, directories by one empty read-only tmpfs."""
 
@@ -388,7 +391,7 @@ class MaskPaths:
         os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hostname:
     hostname: str
     name: ClassVar[str] = "hostname"
@@ -400,7 +403,7 @@ class Hostname:
         syscalls.sethostname(self.hostname)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoopbackUp:
     """A new network namespace has one interface, and it is down."""
 
@@ -418,7 +421,7 @@ class LoopbackUp:
             fcntl.ioctl(handle, self._SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | 1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ulimits:
     limits: tuple[tuple[str, int, int], ...]
     name: ClassVar[str] = "ulimits"
@@ -435,7 +438,7 @@ class Ulimits:
                 raise OSError(1, str(error), f"RLIMIT_{name.upper()}") from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OomScore:
     score: int
     name: ClassVar[str] = "oom score"
@@ -448,7 +451,7 @@ class OomScore:
             file.write(str(self.score))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BoundCapabilities:
     keep: tuple[str, ...]
     last: int
@@ -461,7 +464,7 @@ class BoundCapabilities:
         capabilities.drop_bounding(self.keep, self.last)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SessionKeyring:
     name: ClassVar[str] = "session keyring"
 
