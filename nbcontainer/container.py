@@ -6,8 +6,8 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -235,17 +235,37 @@ class _Collector:
         )  # fmt: skip
 
 
-@contextmanager
-def _interruptible(run: Run) -> Iterator[None]:
-    """SIGINT (the stop button, Ctrl-C) goes to the container instead of raising KeyboardInterrupt somewhere in here."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, lambda number, frame: run.interrupt())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+class _Interrupts:
+    """SIGINT (the stop button, Ctrl-C) goes to the container instead of raising KeyboardInterrupt somewhere in here.
+
+    One that comes before there is a run is kept for it.
+    """
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._early = False
+        self._previous: Any = None
+        self._installed = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> _Interrupts:
+        if self._installed:
+            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._run is None:
+            self._early = True
+        else:
+            self._run.interrupt()
+
+    def goes_to(self, run: Run) -> None:
+        self._run = run
+        if self._early:
+            run.interrupt()
 
 
 def run(
@@ -267,10 +287,13 @@ def run(
         raise SpecError(f"code: {type(code).__name__} is not a str")
     spec = make_spec(options, program=program)
     collector = _Collector(spec, on_event)
-    current = open_engine(engine).start(spec, code)
-    with _interruptible(current):
-        for event in current.events():
-            collector.take(event)
+    with _Interrupts() as interrupts:
+        current = open_engine(engine).start(spec, code)
+        interrupts.goes_to(current)
+        # Closing ends the container at once, also when on_event raises.
+        with closing(current.events()) as events:
+            for event in events:
+                collector.take(event)
     return collector.result()
 
 

@@ -60,11 +60,14 @@ class KernelState:
     """This kernel's file: locked while it lives, listing its cgroup place and its running containers."""
 
     def __init__(self) -> None:
-        self.place = f"nbc-{secrets.token_hex(4)}"
-        self.cgroup_root = ""
-        self._path = state_directory() / "kernels" / f"{self.place}.json"
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        while True:
+            self.place = f"nbc-{secrets.token_hex(4)}"
+            self._path = state_directory() / "kernels" / f"{self.place}.json"
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            if os.fstat(self._fd).st_nlink:
+                break
+            os.close(self._fd)  # a prune of another process found it before it was locked, and removed it
         self._containers: dict[str, ContainerRecord] = {}
         self._write()
 

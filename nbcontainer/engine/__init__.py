@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 from nbcontainer.errors import SpecError
@@ -14,8 +14,11 @@ from nbcontainer.spec import ContainerSpec
 class Run(Protocol):
     """One container that runs one cell. Iterate for its events; the other methods may be called from anywhere."""
 
-    def events(self) -> Iterator[Event]:
-        """Everything that happens, ending with Finished; by then nothing of the container is left."""
+    def events(self) -> Generator[Event, None, None]:
+        """Everything that happens, ending with Finished; by then nothing of the container is left.
+
+        Closing the generator early ends the container.
+        """
 
     def interrupt(self) -> None:
         """SIGINT to every process; a second call, or one second, kills."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
@@ -84,11 +84,11 @@ class LocalRun:
 
     # ---- the loop
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         name = self._spec.name or self.container_id
-        yield Started(self.container_id, name, self._box.process.pid, self._started)
-        yield from self._new_samples()
         try:
+            yield Started(self.container_id, name, self._box.process.pid, self._started)
+            yield from self._new_samples()
             yield from self._watch()
             status = self._exit_status()
             self._box.cgroup.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 SAFE_AS_TEXT = ("text/plain", "text/latex")
 SAFE_RASTER = ("image/png", "image/jpeg", "image/gif")
 MAX_DISPLAY_BYTES = 32 << 20
+# Browsers drop control characters before a URL, and tabs and newlines anywhere in it: "da\\nta:" is "data:" to them.
+_INVISIBLE = re.compile(r"[\x00-\x20]+")
 
 
 def sanitise(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def clean_html(html: str) -> str:
     attributes.setdefault("img", set()).update({"src", "alt", "width", "height"})
 
     def only_images(tag: str, name: str, value: str) -> str | None:
-        if not value.lstrip().lower().startswith("data:"):
+        if not _INVISIBLE.sub("", value).lower().startswith("data:"):
             return value
         is_image = tag == "img" and name == "src" and value.startswith(tuple(f"data:{kind};base64," for kind in SAFE_RASTER))
         return value if is_image else None

@@ -65,6 +65,9 @@ def make_plan(
     host: list[Step] = []
     inside: list[Step] = [steps.JoinCgroup(), steps.OomScore(OOM_SCORE)]
     own = spec.namespaces
+    if "user" in own:
+        # The setting belongs to the user namespace: a shared one is the host's.
+        inside.append(steps.NoNestedUserNamespaces())
     if "cgroup" in own:
         inside.append(steps.CgroupNamespace())
     if "uts" in own:

@@ -247,6 +247,23 @@ class CgroupNamespace:
 
 
 @dataclass(frozen=True)
+class NoNestedUserNamespaces:
+    """In a user namespace of its own a cell would have every capability again, and with them most of Linux's code."""
+
+    name: ClassVar[str] = "no nested user namespaces"
+
+    def explain(self) -> str:
+        return "write 0 to /proc/sys/user/max_user_namespaces: the cell cannot make itself all-powerful in a namespace of its own"
+
+    def execute(self, context: Context) -> None:
+        fd = os.open("/proc/sys/user/max_user_namespaces", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
+
+
+@dataclass(frozen=True)
 class PrivateMounts:
     name: ClassVar[str] = "private mounts"
 

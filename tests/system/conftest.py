@@ -10,7 +10,7 @@ import pytest
 from facilities import require
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def engine_leaves_nothing() -> Iterator[None]:
     """Opens the engine once, so that no test sees what first use makes, and asserts at the end that all of it goes."""
     require(os.geteuid() == 0, "system tests need root: sudo tests/run --lane system")

@@ -228,3 +228,11 @@ def test_writable_directory_root(chroot: Path) -> None:
 
 def test_host_files_that_others_may_not_read_stay_hidden_through_proc() -> None:
     assert nbc.run("cat /proc/1/root/etc/shadow || echo hidden", program=["sh"]).stdout == "hidden\n"
+
+
+def test_no_nested_user_namespaces() -> None:
+    with open("/proc/sys/user/max_user_namespaces") as file:
+        before = file.read()
+    assert nbc.run("unshare --user true || echo refused", program=["sh"]).stdout == "refused\n"
+    with open("/proc/sys/user/max_user_namespaces") as file:
+        assert file.read() == before

@@ -208,3 +208,12 @@ def test_environment_is_clean_and_yours() -> None:
 
 def test_no_descriptor_of_the_kernel_is_open_inside() -> None:
     assert nbc.run("ls /proc/self/fd", program=["bash"]).stdout.split() == ["0", "1", "2", "3"]
+
+
+def test_a_callback_that_raises_ends_the_container() -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, Output):
+            raise RuntimeError("the caller's own")
+
+    with pytest.raises(RuntimeError, match="the caller's own"):
+        nbc.run("import time; print('x', flush=True); time.sleep(60)", on_event=fail)

@@ -30,6 +30,14 @@ def test_hostile_html_is_made_harmless(html: str) -> None:
         assert word not in clean
 
 
+@pytest.mark.parametrize("scheme", ["da\nta", "d\tata", "\x01data", " \r\ndata", "DA\nTA", "java\nscript", "\x01javascript"])
+@pytest.mark.parametrize("tag", ["<a href='{}'>x</a>", "<img src='{}'>"])
+def test_schemes_cannot_hide_behind_control_characters(tag: str, scheme: str) -> None:
+    clean = clean_html(tag.format(f"{scheme}:text/html,x"))
+    assert "href=" not in clean
+    assert "src=" not in clean
+
+
 def test_tables_and_pictures_stay() -> None:
     html = "<table border=\"1\"><tr><th colspan=\"2\">a</th></tr><tr><td><b>1</b></td></tr></table>"
     clean = clean_html(html)
