@@ -120,7 +120,7 @@ def _own_root(
         if not spec.bare:
             _own_files(spec, host, hostname)
         for mount in spec.mounts:
-            _mount_point(mount, host)
+            _mount_point(mount, host, spec)
         _root_overlays(spec, around, host, attach)
     if spec.workspace is not None and not any(mount.target == "/workspace" for mount in spec.mounts) and not spec.root.writable:
         host += [
@@ -226,11 +226,15 @@ def _cgroup_views(views: Sequence[tuple[str, str]], host: list[Step], inside: li
         attach.append(steps.ReadOnlyPaths((where,), "readings, not settings", in_place=True))
 
 
-def _mount_point(mount: Mount, host: list[Step]) -> None:
+def _mount_point(mount: Mount, host: list[Step], spec: ContainerSpec) -> None:
+    """A place for ``mount`` in the writable layer that will lie there: the root's, or the workspace's."""
+    overlay, target = "root", mount.target
+    if target.startswith("/workspace/") and spec.workspace is not None:
+        overlay, target = "workspace", target.removeprefix("/workspace")
     if mount.kind == "bind" and not os.path.isdir(mount.source):
-        host.append(steps.UpperFile("root", mount.target, ""))
+        host.append(steps.UpperFile(overlay, target, ""))
     elif mount.target != "/workspace":
-        host.append(steps.UpperDirectory("root", mount.target))
+        host.append(steps.UpperDirectory(overlay, target))
 
 
 def _mount(mount: Mount, index: int, host: list[Step], attach: list[Step], spec: ContainerSpec) -> None:

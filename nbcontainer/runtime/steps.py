@@ -148,7 +148,9 @@ class UpperFile:
 
     def execute(self, context: Context) -> None:
         directory = os.path.dirname(self.path)
-        UpperDirectory(self.overlay, directory).execute(context)
+        if directory != "/":
+            UpperDirectory(self.overlay, directory).execute(context)
+        os.makedirs(context.scratch(f"u-{self.overlay}"), exist_ok=True)
         path = context.scratch(f"u-{self.overlay}") + self.path
         with open(path, "w", encoding="utf-8") as file:
             file.write(self.text)

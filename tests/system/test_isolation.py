@@ -236,3 +236,14 @@ def test_no_nested_user_namespaces() -> None:
     assert nbc.run("unshare --user true || echo refused", program=["sh"]).stdout == "refused\n"
     with open("/proc/sys/user/max_user_namespaces") as file:
         assert file.read() == before
+
+
+def test_volumes_inside_the_workspace_make_nothing_in_the_notebook_s_directory(tmp_path: Path) -> None:
+    notebook, data = tmp_path / "notebook", tmp_path / "data"
+    notebook.mkdir()
+    data.mkdir()
+    (data / "file").write_text("text")
+    volumes = ["../data:/workspace/data:ro", "../data/file:/workspace/one:ro"]
+    result = nbc.run("cat data/file one", program=["sh"], base=str(notebook), volumes=volumes)
+    assert result.stdout == "texttext", result.stderr
+    assert os.listdir(notebook) == []
