@@ -70,7 +70,7 @@ def test_kernels_killed_at_random_moments_leave_nothing() -> None:
         "while True: nbc.run('import time; time.sleep(0.004)', mem='64M')"
     )
     randomness = random.Random(3)
-    for _ in range(max(KILLS // 8, 3)):
+    for _ in range(KILLS // 3 if full_run() else 3):
         kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         assert kernel.stdout is not None
         place = kernel.stdout.readline().strip()
