@@ -182,10 +182,15 @@ def _run_cell(shell: Any, code: str) -> BaseException | None:
             last = compile(ast.Interactive([body.pop()]), name, "single", dont_inherit=True)
         first = compile(tree, name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        result = shell.run_cell(code, store_history=False)
-        error: BaseException | None = result.error_before_exec or result.error_in_exec
-        return error
-    return _execute(shell, [code for code in (first, last) if code is not None])
+        codes = None
+    else:
+        codes = [code for code in (first, last) if code is not None]
+    if codes is not None:
+        return _execute(shell, codes)
+    # Not in the except block: the cell's own errors would show ours as what they happened in the handling of.
+    result = shell.run_cell(code, store_history=False)
+    error: BaseException | None = result.error_before_exec or result.error_in_exec
+    return error
 
 
 def _execute(shell: Any, codes: list[CodeType]) -> BaseException | None:

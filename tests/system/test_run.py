@@ -217,3 +217,12 @@ def test_a_callback_that_raises_ends_the_container() -> None:
 
     with pytest.raises(RuntimeError, match="the caller's own"):
         nbc.run("import time; print('x', flush=True); time.sleep(60)", on_event=fail)
+
+
+@pytest.mark.parametrize("code", ["1 +", "import asyncio\nawait asyncio.sleep(0)\n1 / 0", "!true\n1 / 0"])
+def test_tracebacks_of_what_is_not_plain_python_are_the_cell_s_own(code: str) -> None:
+    error = nbc.run(code).error
+    assert error is not None
+    text = "".join(error.traceback)
+    assert "nbcontainer" not in text
+    assert "During handling" not in text
