@@ -11,7 +11,7 @@ from typing import Any
 SAFE_AS_TEXT = ("text/plain", "text/latex")
 SAFE_RASTER = ("image/png", "image/jpeg", "image/gif")
 MAX_DISPLAY_BYTES = 32 << 20
-# Browsers drop control characters before a URL, and tabs and newlines anywhere in it: "da\\nta:" is "data:" to them.
+# Browsers drop control characters before a URL, and tabs and newlines anywhere in it: "da\nta:" is "data:" to them.
 _INVISIBLE = re.compile(r"[\x00-\x20]+")
 
 
