@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
 from nbcontainer.cgroups.sampler import Sampler
 from nbcontainer.engine.watch import LocalRun
-from nbcontainer.errors import HostError, InternalError, SetupError
+from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
 from nbcontainer.runtime.client import Cloned, ZygoteClient, setup_error
@@ -233,11 +233,17 @@ class LocalEngine:
 
     def start(self, spec: ContainerSpec, code: str) -> LocalRun:
         shape = shape_of(spec)
+        try:
+            go = encode(_go(spec, code))
+        except ProtocolError:
+            raise SpecError(
+                f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
+            ) from None
         box = self._take_box(shape)
         try:
             box.cgroup.set_limits(spec.limits, shape.limits if spec.limits.cpuset is not None else None)
             first = box.cgroup.sample()
-            box.process.channel.sendall(encode(_go(spec, code)))
+            box.process.channel.sendall(go)
         except BaseException as error:
             self.discard(box)
             if isinstance(error, BrokenPipeError | ConnectionResetError):

@@ -159,3 +159,9 @@ def test_a_container_is_listed_while_it_runs() -> None:
     assert records[0].kernel_pid == os.getpid()
     assert records[0].memory_limit_bytes == 64 << 20
     assert not [record for record in list_containers() if record.name == "listed"]
+
+
+def test_a_body_that_is_too_large_is_one_clear_line() -> None:
+    with pytest.raises(nbc.SpecError, match="64 MiB"):
+        nbc.run("x" * (65 << 20), program=["cat"])
+    assert nbc.run("print(1)").stdout == "1\n"
