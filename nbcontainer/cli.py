@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in _COMMANDS:
             raise SpecError(f"{command}: there is no such command; there are {', '.join(_COMMANDS)}")
+        if command != "run" and rest in (["--help"], ["-h"]):
+            print(USAGE)
+            return 0
         return _COMMANDS[command](rest)
     except SpecError as error:
         print(f"nbcontainer: {error}", file=sys.stderr)
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NbcontainerError as error:
         print(f"nbcontainer: {error}", file=sys.stderr)
         return EXIT_HOST
+    except KeyboardInterrupt:
+        return EXIT_CODES["interrupted"]
     except BrokenPipeError:
         # The reader of our output has had enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -151,8 +156,12 @@ def _demo(words: list[str]) -> int:
     if words and (words[0] != "--output" or len(words) != 2):
         raise SpecError(f"demo: {' '.join(words)!r} is not understood; there is --output FILE.png")
     path = Path(words[1] if words else "nbcontainer-demo.png")
+    if path.suffix.lower() != ".png":
+        raise SpecError(f"--output: {str(path)!r} is not a FILE.png")
     if not path.parent.is_dir():
         raise SpecError(f"--output: {path.parent} is not a directory")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise SpecError(f"--output: {path} cannot be written")
     print("What this host can do:\n")
     print(examine_host().as_text())
     print("\nA cell in a container, with --mem 128M --cpus 1:\n")
@@ -176,7 +185,10 @@ def _lab(words: list[str]) -> int:
     if target.exists():
         print(f"./{target} is there already: opening it as it is")
     else:
-        shutil.copytree(source, target)
+        try:
+            shutil.copytree(source, target)
+        except OSError as error:
+            raise SpecError(f"lab: the course cannot be copied to ./{target}: {error.strerror or error}") from None
     if os.geteuid() == 0:
         words = ["--allow-root", *words]
     sys.stdout.flush()

@@ -14,10 +14,12 @@ import sys
 from dataclasses import asdict, dataclass
 
 from nbcontainer.errors import HostError
-from nbcontainer.spec import format_size, host_memory_bytes
+from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, format_size, host_memory_bytes
 
 PROBE_SECONDS = 60.0
 REQUIRED_GROUP = "needed"
+AS_ROOT = "sudo nbcontainer run ..., or run Jupyter as root in a virtual machine of your own"
+OUTER_CONTAINER = "docker run --privileged --cgroupns=private ... (on Kubernetes: securityContext.privileged: true)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,15 @@ def examine_host() -> HostReport:
 
 
 def _run_probes() -> dict[str, tuple[int, str]]:
+    """(errno, where) by name; {} where no process could be started to try it."""
     parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     code = f"import sys; sys.path.append({parent!r}); from nbcontainer.linux.probe import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PROBE_SECONDS, check=False)
+    # -I: the directory that the user is in may have a json.py of its own.
+    command = [sys.executable, "-I", "-c", code]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
     if done.returncode:
         return {}
     return {name: (number, where) for name, (number, where) in json.loads(done.stdout).items()}
@@ -87,7 +95,7 @@ def _run_probes() -> dict[str, tuple[int, str]]:
 def _user_check() -> Check:
     root = os.geteuid() == 0
     detail = "root" if root else f"user id {os.geteuid()}: the local engine needs root for now"
-    return Check("user", REQUIRED_GROUP, root, detail, "sudo nbcontainer run ..., or run Jupyter as root in a virtual machine of your own")
+    return Check("user", REQUIRED_GROUP, root, detail, AS_ROOT)
 
 
 def _sysctl(name: str) -> str | None:
@@ -98,85 +106,134 @@ def _sysctl(name: str) -> str | None:
         return None
 
 
-def _why_no_user_namespace() -> tuple[str, str]:
-    """(reason, command) for the settings that forbid user namespaces."""
-    if _sysctl("user/max_user_namespaces") == "0":
-        return "user.max_user_namespaces is 0", "sudo sysctl -w user.max_user_namespaces=15000"
-    if _sysctl("kernel/unprivileged_userns_clone") == "0":
-        return "kernel.unprivileged_userns_clone is 0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"
-    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return "AppArmor restricts them", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-    return "a container's or pod's seccomp filter may forbid it", "docker run --security-opt seccomp=unconfined --cap-add SYS_ADMIN ..."
+def _why_not(kind: str, number: int) -> tuple[str, str]:
+    """(reason, what to type) for a namespace that Linux refused with errno ``number``."""
+    maximum = f"user.max_{kind}_namespaces"
+    if number == errno.ENOSPC or _sysctl(maximum.replace(".", "/")) == "0":
+        return f"{maximum} is reached", f"sudo sysctl -w {maximum}=15000"
+    if number == errno.EINVAL:
+        config = "CONFIG_CGROUPS" if kind == "cgroup" else f"CONFIG_{kind.upper()}_NS"
+        return f"this Linux was built without {config}", f"a Linux with {config} (all distributions' own have it)"
+    if kind == "user" or os.geteuid():
+        # Other namespaces need rights that an ordinary user only has in a user namespace.
+        if _sysctl("user/max_user_namespaces") == "0":
+            return "user.max_user_namespaces is 0", "sudo sysctl -w user.max_user_namespaces=15000"
+        if _sysctl("kernel/unprivileged_userns_clone") == "0":
+            return "kernel.unprivileged_userns_clone is 0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"
+        if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
+            return "AppArmor restricts user namespaces", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    return "an outer container's capabilities or seccomp filter forbid it", OUTER_CONTAINER
 
 
-def _from_probe(name: str, group: str, probes: dict[str, tuple[int, str]], remedy: str) -> Check:
-    number, where = probes.get(name, (errno.EIO, "the probe did not run"))
-    detail = "works" if number == 0 else f"{errno.errorcode.get(number, number)}{' at ' + where if where else ''}"
-    return Check(name, group, number == 0, detail, remedy)
+def _from_probe(name: str, group: str, probes: dict[str, tuple[int, str]], works: str, reason: str, remedy: str) -> Check:
+    if name not in probes:
+        return Check(name, group, False, "could not be tried; the command says why", f"{sys.executable} -m nbcontainer.linux.probe")
+    number, where = probes[name]
+    if number == 0:
+        return Check(name, group, True, works)
+    code = errno.errorcode.get(number, "no answer") + (f" at {where}" if where else "")
+    return Check(name, group, False, f"{code}: {reason}" if reason else code, remedy)
 
 
 def _namespace_checks(probes: dict[str, tuple[int, str]]) -> list[Check]:
-    reason, command = _why_no_user_namespace()
     checks = []
-    for name in ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup", "time"):
-        group = "optional" if name == "time" else REQUIRED_GROUP
-        remedy = "a Linux from 5.6 on, with CONFIG_TIME_NS" if name == "time" else command
-        checks.append(_from_probe(f"namespace {name}", group, probes, remedy))
-    ordinary = _from_probe("user namespace for ordinary users", "optional", probes, command)
-    if not ordinary.ok:
-        ordinary = Check(ordinary.name, ordinary.group, False, f"{ordinary.detail}: {reason}", command)
-    return [*checks, ordinary]
+    for kind in ALL_NAMESPACES:
+        name = f"namespace {kind}"
+        group = REQUIRED_GROUP if kind in NAMESPACES else "optional"
+        checks.append(_from_probe(name, group, probes, "works", *_why_not(kind, probes.get(name, (0, ""))[0])))
+    name = "user namespace for ordinary users"
+    return [*checks, _from_probe(name, "optional", probes, "works", *_why_not("user", probes.get(name, (0, ""))[0]))]
 
 
 def _cgroup_checks() -> list[Check]:
+    """Nothing is made: opening a driver only looks, at permissions too."""
     from nbcontainer.cgroups import open_driver
 
     try:
-        driver = open_driver("nbc-doctor")
+        driver = open_driver("nbc-ID")
     except HostError as error:
         return [Check("cgroups", REQUIRED_GROUP, False, error.message, error.remedy)]
-    controllers = ", ".join(sorted(driver.controllers)) or "none"
+    hybrid = driver.version == 1 and "unified" in driver.controllers
+    controllers = ", ".join(sorted(driver.controllers - {"unified"})) or "none"
+    version = f"version {driver.version}{' and 2 (hybrid)' if hybrid else ''}"
     checks = [
-        Check("cgroups", REQUIRED_GROUP, True, f"version {driver.version}; controllers: {controllers}"),
-        Check("where containers nest", "info", True, driver.place),
+        Check("cgroups", REQUIRED_GROUP, True, f"{version}; controllers: {controllers}"),
+        Check("where containers nest", "info", True, f"{driver.place}; writable"),
     ]
-    for name, option in (("memory", "--mem"), ("cpu", "--cpus"), ("pids", "--pids")):
-        there = name in driver.controllers
-        group = REQUIRED_GROUP if name != "cpu" else "optional"
-        remedy = "boot with cgroup_enable=memory" if name == "memory" else "sudo systemctl set-property user.slice Delegate=yes"
-        checks.append(Check(f"controller {name}", group, there, f"for {option}" if there else f"{option} cannot be enforced", remedy))
+    for name, option, limits in _LIMITS_TO_TRY:
+        group = "optional" if name == "cpu" else REQUIRED_GROUP
+        try:
+            driver.plan("ID", limits)
+        except HostError as error:
+            checks.append(Check(f"controller {name}", group, False, error.message, error.remedy))
+        else:
+            checks.append(Check(f"controller {name}", group, True, f"for {option}"))
     return checks
 
 
+_LIMITS_TO_TRY = (
+    ("memory", "--mem", Limits(memory_bytes=1 << 27, pids=None)),
+    ("cpu", "--cpus", Limits(cpus=1.0, pids=None)),
+    ("pids", "--pids", Limits(pids=64)),
+)
+
+
 def _file_system_checks(probes: dict[str, tuple[int, str]]) -> list[Check]:
-    with open("/proc/filesystems", encoding="ascii") as file:
-        overlay = any(line.split()[-1] == "overlay" for line in file)
-    overlay = overlay or os.path.isdir("/sys/module/overlay")
-    release = tuple(int(part) for part in platform.release().split(".")[:2] if part.isdigit())
-    new_enough = release >= (6, 3)
+    release = f"Linux {platform.release()}"
+    overlay = ("this Linux does not have it loaded or built in", "sudo modprobe overlay")
+    if probes.get("overlay", (0, ""))[0] == errno.EPERM:
+        overlay = _why_not("mnt", errno.EPERM)
+    in_userns = (f"{release}; 5.11 is needed", "a Linux from 5.11 on")
+    proc = ("parts of this /proc are hidden", "docker run --security-opt systempaths=unconfined ... (on Kubernetes: procMount: Unmasked)")
+    refused = probes.get("user namespace for ordinary users", (0, ""))[0]
+    if refused:
+        in_userns = proc = _why_not("user", refused)
     return [
-        Check("overlay", REQUIRED_GROUP, overlay, "copy-on-write roots" if overlay else "not in /proc/filesystems", "sudo modprobe overlay"),
-        Check(
-            "idmapped mounts", REQUIRED_GROUP, new_enough,
-            f"Linux {platform.release()}" + ("" if new_enough else " is older than 6.3"),
-            "a Linux from 6.3 on, or run cells with --share user",
-        ),
-        _from_probe("overlay in a user namespace", "optional", probes, "a Linux from 5.11 on, where user namespaces are allowed"),
-        _from_probe("a /proc of its own", "optional", probes, "run the outer container with an unmasked /proc (procMount: Unmasked)"),
-    ]  # fmt: skip
+        _from_probe("overlay", REQUIRED_GROUP, probes, "copy-on-write roots", *overlay),
+        _idmapped_check(probes, release),
+        _from_probe("overlay in a user namespace", "optional", probes, "works", *in_userns),
+        _from_probe("a /proc of its own", "optional", probes, "works", *proc),
+    ]
+
+
+def _idmapped_check(probes: dict[str, tuple[int, str]], release: str) -> Check:
+    number, where = probes.get("idmapped mounts", (0, ""))
+    reason, remedy = f"{release}; 6.3 is needed", "%%container --share user, or a Linux from 6.3 on"
+    if number == errno.EINVAL and where == "/":
+        reason, remedy = "the file system of / cannot be idmapped", "%%container --share user, or a host with / on ext4, xfs or btrfs"
+    elif number == errno.EPERM and os.geteuid():
+        reason, remedy = "only root can make them", AS_ROOT
+    elif number == errno.EPERM:
+        reason, remedy = _why_not("mnt", number)
+    return _from_probe("idmapped mounts", REQUIRED_GROUP, probes, f"on / and on tmpfs ({release})", reason, remedy)
 
 
 def _other_checks() -> list[Check]:
     actions = _sysctl("kernel/seccomp/actions_avail")
     library = [path for pattern in ("/usr/lib/*/libseccomp.so.2", "/usr/lib*/libseccomp.so.2") for path in glob.glob(pattern)]
-    kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    qemu = shutil.which(f"qemu-system-{platform.machine()}")
-    total, available = host_memory_bytes()
     seccomp = f"{'libseccomp found' if library else 'libseccomp.so.2 is missing'}; Linux offers: {actions or 'nothing'}"
+    mend = "sudo apt-get install libseccomp2" if actions else "a Linux with CONFIG_SECCOMP_FILTER"
+    total, available = host_memory_bytes()
     return [
-        Check("seccomp", "optional", bool(actions and library), seccomp, "sudo apt-get install libseccomp2"),
-        Check("KVM", "optional", kvm, "/dev/kvm is usable" if kvm else "/dev/kvm is not there or not yours", "sudo usermod -aG kvm $USER"),
-        Check("QEMU", "optional", qemu is not None, qemu or "not on PATH", "sudo apt-get install qemu-system-x86"),
+        Check("seccomp", "optional", bool(actions and library), seccomp, mend),
+        _kvm_check(),
+        _qemu_check(platform.machine()),
         Check("machine", "info", True, f"{os.cpu_count()} CPUs, {format_size(total)} of memory, {format_size(available)} available"),
         Check("Python", "info", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer"),
     ]
+
+
+def _kvm_check() -> Check:
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Check("KVM", "optional", True, "/dev/kvm is usable")
+    if os.path.exists("/dev/kvm"):
+        return Check("KVM", "optional", False, "/dev/kvm is not yours", "sudo usermod -aG kvm $USER, and log in anew")
+    remedy = "sudo modprobe kvm_intel || sudo modprobe kvm_amd (in a virtual machine: turn nested virtualization on)"
+    return Check("KVM", "optional", False, "there is no /dev/kvm", remedy)
+
+
+def _qemu_check(machine: str) -> Check:
+    program = f"qemu-system-{machine}"
+    package = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}.get(machine, "qemu-system")
+    found = shutil.which(program)
+    return Check("QEMU", "optional", found is not None, found or f"no {program} on PATH", f"sudo apt-get install {package}")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from nbcontainer.linux import syscalls
 
 NOBODY = 65534
+MAPPED_IDS = 0x70000000
 
 
 def attempt(action: Callable[[], None]) -> tuple[int, str]:
@@ -51,9 +52,15 @@ def _user_namespace() -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     syscalls.unshare(syscalls.CLONE_NEWUSER)
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        # Plain os.open: as another user, Python may not be able to read the modules that text files need.
-        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        _write(f"/proc/self/{name}", text)
+
+
+def _write(path: str, text: str) -> None:
+    # Plain os.open: as another user, Python may not be able to read the modules that text files need.
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
         os.write(fd, text.encode())
+    finally:
         os.close(fd)
 
 
@@ -64,14 +71,16 @@ def _ordinary_user_namespace() -> None:
 
 def _namespace(name: str) -> Callable[[], None]:
     def action() -> None:
-        if name != "user" and os.geteuid() != 0:
+        ordinary = os.geteuid() != 0
+        if ordinary:
             _user_namespace()
-        syscalls.unshare(syscalls.NAMESPACE_FLAGS[name])
+        if name != "user" or not ordinary:
+            syscalls.unshare(syscalls.NAMESPACE_FLAGS[name])
 
     return action
 
 
-def _overlay() -> None:
+def _overlay_of_nobody() -> None:
     """Copy-on-write as an ordinary user, over /usr."""
     directory = tempfile.gettempdir()
     _ordinary_user_namespace()
@@ -99,18 +108,67 @@ def _proc() -> None:
         raise OSError(status, "", "/proc")
 
 
+def _overlay() -> None:
+    """A read-only overlay, attached nowhere; Linux loads the module when it is first asked for."""
+    _mount_namespace()
+    os.close(syscalls.new_filesystem("overlay", (("lowerdir", "/usr:/etc"),)))
+
+
+def _mount_namespace() -> None:
+    if os.geteuid() != 0:
+        _user_namespace()
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+
+
 def _idmapped() -> None:
-    """A clone of / whose attributes can be changed (the map itself needs a file system that has it)."""
-    fd = syscalls.open_tree(syscalls.AT_FDCWD, "/", syscalls.OPEN_TREE_CLONE)
-    syscalls.mount_setattr(fd, attr_set=syscalls.MOUNT_ATTR_NODEV)
+    """Clones of / and of a new tmpfs, attached nowhere, with the map of another user namespace."""
+    user_namespace = _mapped_user_namespace()
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    clones: dict[str, Callable[[], int]] = {
+        "/": lambda: syscalls.open_tree(syscalls.AT_FDCWD, "/", syscalls.OPEN_TREE_CLONE),
+        "a tmpfs": lambda: syscalls.new_filesystem("tmpfs", ()),
+    }
+    for where, clone in clones.items():
+        try:
+            syscalls.mount_setattr(clone(), attr_set=syscalls.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, where) from None
+
+
+def _mapped_user_namespace() -> int:
+    """An fd of a new user namespace, mapped from outside, as Linux wants it for mounts."""
+    ready_read, ready_write = os.pipe()
+    done_read, done_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(done_write)
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            os.write(ready_write, b"\0")
+            os.read(done_read, 1)
+        except OSError as error:
+            os.write(ready_write, bytes([error.errno or 255]))
+        os._exit(0)
+    os.close(ready_write)
+    try:
+        number = (os.read(ready_read, 1) or b"\xff")[0]
+        if number:
+            raise OSError(number, "", "a user namespace")
+        for name in ("uid_map", "gid_map"):
+            _write(f"/proc/{child}/{name}", f"0 {MAPPED_IDS} 1")
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(done_write)
+        os.waitpid(child, 0)
 
 
 PROBES: dict[str, Callable[[], None]] = {
     **{f"namespace {name}": _namespace(name) for name in syscalls.NAMESPACE_FLAGS},
     "user namespace for ordinary users": _ordinary_user_namespace,
-    "overlay in a user namespace": _overlay,
+    "overlay": _overlay,
+    "overlay in a user namespace": _overlay_of_nobody,
+    "idmapped mounts": _idmapped,
     "a /proc of its own": _proc,
-    "mount attributes": _idmapped,
 }
 
 

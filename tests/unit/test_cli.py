@@ -13,7 +13,7 @@ def _command(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "nbcontainer.cli", *words], input=text, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
+@pytest.mark.parametrize("words", [(), ("--help",), ("help",), ("doctor", "--help"), ("lab", "-h")])
 def test_help(words: tuple[str, ...]) -> None:
     done = _command(*words)
     assert done.returncode == 0
@@ -40,6 +40,8 @@ def test_version_and_run_help() -> None:
         ("doctor", "--xml"),
         ("ps", "x"),
         ("demo", "--output", "/no/such/directory/x.png"),
+        ("demo", "--output", "chart.txt"),
+        ("demo", "--output", "/proc/1/chart.png"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(words: tuple[str, ...]) -> None:
