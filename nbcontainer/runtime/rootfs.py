@@ -11,6 +11,7 @@ from nbcontainer.errors import SpecError
 from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import steps
 from nbcontainer.runtime.plan import IdMap, Plan
+from nbcontainer.runtime.skeleton import Branch, find_branches
 from nbcontainer.runtime.steps import Step
 from nbcontainer.spec import ContainerSpec, Mount
 
@@ -19,43 +20,28 @@ SHM_BYTES = 64 << 20
 _MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
 _MASKED_IN_SYS = ("/sys/firmware", "/sys/devices/virtual/powercap")
 _READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
-_REAL_FILE_SYSTEMS = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs"))
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the plan needs to know of the host; read once per kernel."""
 
-    python_directories: tuple[str, ...]
+    branches: tuple[Branch, ...]
     masked_files: tuple[str, ...]
     masked_directories: tuple[str, ...]
     read_only: tuple[str, ...]
-    submounts: tuple[str, ...]
     last_capability: int
 
 
-def look_around(python_directories: tuple[str, ...]) -> Surroundings:
+def look_around() -> Surroundings:
     masked = [f"/proc/{name}" for name in _MASKED] + list(_MASKED_IN_SYS)
     return Surroundings(
-        python_directories,
+        find_branches(),
         tuple(path for path in masked if os.path.exists(path) and not os.path.isdir(path)),
         tuple(path for path in masked if os.path.isdir(path)),
         tuple(f"/proc/{name}" for name in _READ_ONLY if os.path.exists(f"/proc/{name}")),
-        tuple(_submounts()),
         capabilities.last_capability(),
     )
-
-
-def _submounts() -> list[str]:
-    """Mount points of disk file systems below /: an overlay's lower directory does not include them."""
-    found = set()
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            left, _, right = line.partition(" - ")
-            point = left.split()[4].encode("latin-1", "backslashreplace").decode("unicode_escape")
-            if point != "/" and right.split()[0] in _REAL_FILE_SYSTEMS and os.path.isdir(point):
-                found.add(point)
-    return sorted(found)
 
 
 def make_plan(
@@ -148,17 +134,14 @@ def _root_overlays(spec: ContainerSpec, around: Surroundings, host: list[Step], 
     host.append(steps.Overlay("root", layers, f"the {spec.root} root, copy-on-write", spec.read_only))
     if kind == "dir":
         return
-    branches = [(path, "") for path in around.submounts if kind == "host" or path.startswith(("/usr", "/opt", "/etc"))]
-    branches += [(path, f"python-{index}") for index, path in enumerate(around.python_directories)]
-    for index, (path, skeleton) in enumerate(branches):
+    for index, branch in enumerate(branch for branch in around.branches if branch.in_system or kind == "host"):
         slot = f"branch-{index}"
-        host.append(steps.Layer(slot, path, "what Python runs from" if skeleton else "a file system of the host's"))
-        names: tuple[str, ...] = (slot,)
-        if skeleton:
-            host.append(steps.Layer(f"{slot}-skeleton", skeleton, "hides what others may not read", staged=True))
-            names = (f"{slot}-skeleton", slot)
-        host.append(steps.Overlay(slot, names, f"{path}, copy-on-write", spec.read_only))
-        attach.append(steps.Attach(slot, path, "Python's own directory" if skeleton else "a file system of the host's"))
+        host += [
+            steps.Layer(slot, branch.path, branch.why),
+            steps.Layer(f"{slot}-skeleton", branch.key, "hides what others may not read", staged=True),
+            steps.Overlay(slot, (f"{slot}-skeleton", slot), f"{branch.path}, copy-on-write", spec.read_only),
+        ]
+        attach.append(steps.Attach(slot, branch.path, branch.why))
 
 
 def _own_files(spec: ContainerSpec, host: list[Step], hostname: str) -> None:

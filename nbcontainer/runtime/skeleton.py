@@ -7,6 +7,7 @@ is a layer and not a mount, nothing inside can be unmounted to look below it.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ SHOWN = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt")
 
 HIDDEN_PATTERNS = ("shadow", "shadow-", "gshadow", "gshadow-")
 EMPTY_IN_ETC = ("ssl/private", "jupyter", "jupyterhub", "sudoers.d")
+_DISK_FILE_SYSTEMS = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs"))
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _DEVICE_LINKS = {
     "fd": "/proc/self/fd",
@@ -58,6 +60,50 @@ def _is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory + "/")
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A directory with an overlay and a skeleton of its own, because the one of the root cannot reach or show it."""
+
+    path: str
+    key: str
+    """Its skeleton's name on the stage."""
+    why: str
+    in_system: bool
+    """It is part of the ``system`` root too, not only of ``host``."""
+
+
+def find_branches() -> tuple[Branch, ...]:
+    """What Python runs from, and the host's other disk file systems; an outer directory comes before an inner one."""
+    python = [Branch(path, f"python-{index}", "what Python runs from", True) for index, path in enumerate(python_directories())]
+    taken = {branch.path for branch in python}
+    mounts = [
+        Branch(path, f"mount-{index}", "a file system of the host's", any(_is_below(path, f"/{name}") for name in SHOWN))
+        for index, path in enumerate(_disk_mounts())
+        if path not in taken and _open_to_all(path)
+    ]
+    return tuple(sorted(python + mounts, key=lambda branch: branch.path))
+
+
+def _disk_mounts() -> list[str]:
+    """Mount points of disk file systems below /: an overlay's lower directory does not include them."""
+    found = set()
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            left, _, right = line.partition(" - ")
+            # Blanks and backslashes in paths are written as octal escapes.
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split(" ")[4])
+            if point != "/" and right.split()[0] in _DISK_FILE_SYSTEMS and os.path.isdir(point):
+                found.add(point)
+    return sorted(found)
+
+
+def _open_to_all(path: str) -> bool:
+    """"other" may enter and read ``path`` and every directory above it."""
+    parts = path.strip("/").split("/")
+    levels = ["/" + "/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return all(os.stat(level).st_mode & 0o005 == 0o005 for level in levels)
+
+
 class Search:
     """find(1), running beside the caller: every file below some directories that "other" may not read."""
 
@@ -82,13 +128,14 @@ class Search:
 
 
 class SkeletonBuilder:
-    """Builds one skeleton below ``base``; ``lower`` is the host directory that it will lie over."""
+    """Builds one skeleton at ``base``; ``lower`` is the host directory that it will lie over, "" where it is not known."""
 
     def __init__(self, base: str, lower: str = "/") -> None:
         self.base = base
         self.lower = lower
         os.mkdir(base, 0o755)
-        self._adopt(base, lower)
+        if lower:
+            self._adopt(base, lower)
 
     @staticmethod
     def _adopt(path: str, like: str) -> None:
@@ -103,7 +150,7 @@ class SkeletonBuilder:
             current, below = f"{current}/{part}", f"{below.rstrip('/')}/{part}"
             if not os.path.isdir(current):
                 os.mkdir(current, 0o755)
-                if os.path.isdir(below) and not self._inside_opaque(current):
+                if self.lower and os.path.isdir(below) and not self._inside_opaque(current):
                     self._adopt(current, below)
         return f"{self.base}/{relative}"
 
@@ -151,12 +198,27 @@ class SkeletonBuilder:
             self.directory(name, opaque=name in ("proc", "sys", "workspace"))
 
     def hide(self, hidden: Hidden) -> None:
-        for path in hidden.directories:
-            if _is_below(path, self.lower.rstrip("/") or ""):
-                self.directory(os.path.relpath(path, self.lower), opaque=True)
-        for path in hidden.files:
-            if _is_below(path, self.lower.rstrip("/") or ""):
-                self.whiteout(os.path.relpath(path, self.lower))
+        for path in self._within(hidden.directories):
+            self.directory(path, opaque=True)
+        for path in self._within(hidden.files):
+            self.whiteout(path)
+
+    def _within(self, paths: Iterable[str]) -> list[str]:
+        """Those of ``paths`` that lie in the lower directory, relative to it."""
+        top = self.lower.rstrip("/") + "/"
+        return [path.removeprefix(top) for path in paths if path.startswith(top)]
+
+    def reveal(self, paths: Iterable[str], *, only_hidden: bool = False) -> None:
+        """Mount points for the directories that Python runs from, passable by everybody."""
+        for path in self._within(paths):
+            parts = path.split("/")
+            if only_hidden and not self._inside_opaque(f"{self.base}/{path}"):
+                continue
+            for depth in range(1, len(parts) + 1):
+                relative = "/".join(parts[:depth])
+                self.directory(relative)
+                made = f"{self.base}/{relative}"
+                os.chmod(made, stat.S_IMODE(os.stat(made).st_mode) | 0o055)
 
 
 def build_system(base: str, hidden: Hidden, python: Iterable[str]) -> None:
@@ -182,7 +244,7 @@ def build_system(base: str, hidden: Hidden, python: Iterable[str]) -> None:
     builder.link("var/run", "/run")
     _hide_in_etc(builder)
     builder.hide(hidden)
-    _reveal(builder, python)
+    builder.reveal(python)
 
 
 def _hide_in_etc(builder: SkeletonBuilder) -> None:
@@ -198,17 +260,6 @@ def _hide_in_etc(builder: SkeletonBuilder) -> None:
                 builder.whiteout(f"etc/ssh/{name}")
 
 
-def _reveal(builder: SkeletonBuilder, python: Iterable[str]) -> None:
-    """Mount points for the directories that Python runs from, passable by everybody."""
-    for path in python:
-        parts = path.strip("/").split("/")
-        for depth in range(1, len(parts) + 1):
-            relative = "/".join(parts[:depth])
-            builder.directory(relative)
-            made = f"{builder.base}/{relative}"
-            os.chmod(made, stat.S_IMODE(os.stat(made).st_mode) | 0o055)
-
-
 def build_host(base: str, hidden: Hidden, python: Iterable[str]) -> None:
     """The ``host`` root: everything of the host that everybody may read."""
     builder = SkeletonBuilder(base)
@@ -216,14 +267,12 @@ def build_host(base: str, hidden: Hidden, python: Iterable[str]) -> None:
     builder.mount_points()
     builder.directory("run", opaque=True)
     builder.hide(hidden)
-    _reveal(builder, (path for path in python if builder._inside_opaque(f"{base}{path}")))
+    builder.reveal(python, only_hidden=True)
 
 
 def build_directory(base: str) -> None:
     """For a ``DIR`` root: what any Linux program expects, and nothing else."""
-    os.mkdir(base)
-    builder = SkeletonBuilder.__new__(SkeletonBuilder)
-    builder.base, builder.lower = base, "/nonexistent"
+    builder = SkeletonBuilder(base, "")
     builder.devices()
     builder.mount_points()
     builder.directory("etc")
@@ -231,6 +280,8 @@ def build_directory(base: str) -> None:
     os.chmod(f"{base}/tmp", 0o1777)
 
 
-def build_python(base: str, directory: str, hidden: Hidden) -> None:
-    """For a directory that Python runs from, mounted over a ``system`` or ``host`` root."""
-    SkeletonBuilder(base, directory).hide(hidden)
+def build_branch(base: str, directory: str, hidden: Hidden, python: Iterable[str]) -> None:
+    """For a directory that is mounted over a ``system`` or ``host`` root."""
+    builder = SkeletonBuilder(base, directory)
+    builder.hide(hidden)
+    builder.reveal((path for path in python if path != directory), only_hidden=True)

@@ -7,6 +7,7 @@ the end of file on its socket, and all containers end with it, by the parent-dea
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -35,7 +36,7 @@ class ZygoteConfig:
     """The first message on the launch socket (pickled)."""
 
     stage: str
-    python_directories: tuple[str, ...]
+    branches: tuple[skeleton.Branch, ...]
 
 
 @dataclass(slots=True)
@@ -46,7 +47,6 @@ class Zygote:
     own_mounts_fd: int
     kernel_mounts_fd: int
     shell: Any
-    hidden: skeleton.Hidden
     image: syscalls.ForkImage = field(default_factory=syscalls.ForkImage)
     user_namespaces: dict[IdMap, int] = field(default_factory=dict)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
@@ -125,9 +125,9 @@ class Zygote:
         for name in plan.namespaces:
             # The cgroup namespace is made by the process itself, once it is in its cgroup: that becomes its root.
             flags |= 0 if name == "cgroup" else syscalls.NAMESPACE_FLAGS[name]
-        read_end, write_end = os.pipe()
         if threading.active_count() != 1:
-            raise StepFailed("clone", OSError(35, "the zygote has threads"))
+            raise StepFailed("clone", OSError(errno.EDEADLK, "the zygote has threads"))
+        read_end, write_end = os.pipe()
         try:
             if plan.host_mounts:
                 syscalls.setns(self.kernel_mounts_fd, syscalls.CLONE_NEWNS)
@@ -201,8 +201,9 @@ class Zygote:
         if os.path.isdir(base):
             return
         try:
-            hidden = skeleton.Search(["/"]).result()
-            skeleton.build_host(base, hidden, self.config.python_directories)
+            hidden = skeleton.Search(["/", *(branch.path for branch in self.config.branches)]).result()
+            _build_branches(self.config, hidden, in_system=False)
+            skeleton.build_host(base, hidden, [branch.path for branch in self.config.branches])
         except OSError as error:
             raise StepFailed("hide unreadable files", error) from None
 
@@ -232,26 +233,33 @@ def _prepare_stage(stage: str) -> tuple[int, int]:
     return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), kernel_mounts
 
 
+def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system: bool) -> None:
+    paths = [branch.path for branch in config.branches]
+    for branch in config.branches:
+        if branch.in_system == in_system:
+            skeleton.build_branch(f"{config.stage}/base/{branch.key}", branch.path, hidden, paths)
+
+
 def _start(launch: socket.socket) -> Zygote:
     config: ZygoteConfig = pickle.loads(launch.recv(MAX_REQUEST_BYTES))
     try:
         own_mounts, kernel_mounts = _prepare_stage(config.stage)
-        search = skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *config.python_directories])
+        shown = [branch.path for branch in config.branches if branch.in_system]
+        search = skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *shown])
         from nbcontainer.runtime.cell import build_shell  # 0.3 s, while find(1) works beside us
 
         shell = build_shell(f"{config.stage}/ipython")
         sys.path[:] = [path for path in sys.path if path]
         hidden = search.result()
         base = f"{config.stage}/base"
-        skeleton.build_system(f"{base}/system", hidden, config.python_directories)
+        skeleton.build_system(f"{base}/system", hidden, shown)
         skeleton.build_directory(f"{base}/dir")
-        for index, directory in enumerate(config.python_directories):
-            skeleton.build_python(f"{base}/python-{index}", directory, hidden)
+        _build_branches(config, hidden, in_system=True)
     except OSError as error:
         _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
         raise
     null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell, hidden)
+    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell)
 
 
 def main() -> None:
