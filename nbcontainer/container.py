@@ -105,9 +105,6 @@ class Result:
 
         return plot_result(self)
 
-    def _repr_html_(self) -> None:
-        return None
-
     def __repr__(self) -> str:
         return f"<Result: {self.describe()}>"
 

@@ -20,10 +20,8 @@ NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
 ALL_NAMESPACES = (*NAMESPACES, "time")
 SIZE_HELP = "a size such as 64K, 128M, 1.5G, 64KiB or a number of bytes (powers of 1024)"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-MIN_MEMORY_BYTES = 1
 DEFAULT_PIDS = 256
 DEFAULT_MAX_OUTPUT_BYTES = 10 * MIB
-DEFAULT_WORKDIR = "/workspace"
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _FACTOR = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
@@ -32,7 +30,7 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _ULIMITS = (
-    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+    "as core cpu data fsize memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
 ).split()
 
 
@@ -122,6 +120,8 @@ class Ulimit:
         if name not in _ULIMITS or not equals or len(parts) > 2:
             raise SpecError(f"--ulimit: {text!r} is not NAME=SOFT[:HARD] with NAME one of {', '.join(_ULIMITS)}")
         numbers = [int(parse_number(part, "--ulimit", minimum=-1, maximum=2**62, whole=True)) for part in parts]
+        if numbers[-1] != -1 and not 0 <= numbers[0] <= numbers[-1]:
+            raise SpecError(f"--ulimit: {text!r} has a soft limit above the hard one")
         return cls(name, numbers[0], numbers[-1])
 
 
@@ -286,6 +286,9 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
     get = given.get
     base = str(get("base", os.getcwd()))
     namespaces = parse_namespaces(get("unshare"), get("share"))
+    network = _network(get("net"), namespaces, asked=get("unshare") is not None)
+    if network == "host":
+        namespaces -= {"net"}
     root = _root(get("root"), namespaces)
     limits = _limits(given)
     workspace, notes = _workspace(get("workspace"), base, root, bool(get("bare")))
@@ -305,7 +308,7 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
         environment=_environment(get("env", ())),
         workdir=_workdir(get("workdir")),
         workspace=workspace,
-        network=_network(get("net"), namespaces),
+        network=network,
         disk_bytes=disk,
         timeout_seconds=parse_number(given["timeout"], "--timeout", minimum=0.001, maximum=1e9) if "timeout" in given else None,
         max_output_bytes=parse_size(get("max_output", DEFAULT_MAX_OUTPUT_BYTES), "--max-output"),
@@ -402,13 +405,16 @@ def _hostname(value: Any, namespaces: frozenset[str]) -> str | None:
     return str(value)
 
 
-def _network(value: Any, namespaces: frozenset[str]) -> str:
+def _network(value: Any, namespaces: frozenset[str], *, asked: bool) -> str:
+    """``asked``: the namespaces were listed by the user, so that ``host`` may contradict them."""
     if value is None:
         return "none" if "net" in namespaces else "host"
     if value not in ("none", "host"):
         raise SpecError(f"--net: {value!r} is not available yet; there are none and host")
     if value == "none" and "net" not in namespaces:
         raise SpecError("--net: none needs a network namespace; add net to --unshare")
+    if value == "host" and asked and "net" in namespaces:
+        raise SpecError("--net: host is the host's network namespace; leave net out of --unshare")
     return str(value)
 
 

@@ -108,8 +108,9 @@ class IdRanges:
 
     def give_back(self, id_map: IdMap) -> None:
         slot = (id_map.base - ID_RANGE_START) // ID_RANGE_COUNT
-        self._taken.discard(slot)
+        # In this order: a slot that is free for our other threads must not be unlocked any more.
         self._lock(slot, fcntl.F_UNLCK)
+        self._taken.discard(slot)
 
     def _lock(self, slot: int, kind: int) -> bool:
         # struct flock: l_type, l_whence, l_start, l_len, l_pid.

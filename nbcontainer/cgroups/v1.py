@@ -122,7 +122,7 @@ class V1Driver:
 
     def check(self, limits: Limits) -> None:
         if limits.memory_high_bytes is not None:
-            raise HostError("--memory-high: cgroup v1 has no such limit", "use --engine vm, or boot with systemd.unified_cgroup_hierarchy=1")
+            raise HostError("--memory-high: cgroup v1 has no such limit", "boot with systemd.unified_cgroup_hierarchy=1")
         for controller, option in cgroups.asked(limits):
             name = "blkio" if controller == "io" else controller
             if name not in self.controllers:
@@ -315,7 +315,7 @@ class V1Cgroup(CgroupBase):
 
     def _set_freezer(self, state: str, step: str, seconds: float = 1.0) -> None:
         if not self._freezer:
-            raise HostError("pause: no writable cgroup v1 freezer hierarchy", "use --engine vm, or mount the freezer hierarchy")
+            raise HostError("pause: no writable cgroup v1 freezer hierarchy", "mount the freezer hierarchy (systemd does at boot)")
         cgroups.write_text(f"{self._freezer}/freezer.state", state)
         self._wait_for(f"{self._freezer}/freezer.state", state, step, seconds)
 

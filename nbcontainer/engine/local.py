@@ -8,11 +8,13 @@ makes the next box of the same shape, so that the next run need not wait for it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import secrets
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,25 +22,21 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
-from nbcontainer.cgroups.sampler import Sampler
 from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
-from nbcontainer.runtime.client import Cloned, ZygoteClient, setup_error
+from nbcontainer.runtime.client import PATH, Cloned, ZygoteClient, setup_error
 from nbcontainer.runtime.plan import IdMap
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
-from nbcontainer.runtime.skeleton import python_directories
 from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.spec import ContainerSpec, Limits
-from nbcontainer.state import IdRanges, KernelState, prune, state_directory
+from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune, state_directory
 
 READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
 """Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
 BURST_SPARES = 2
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 
 def shape_of(spec: ContainerSpec) -> ContainerSpec:
     """The part of a spec that decides how a box is made; equal shapes can share a box made in advance."""
@@ -64,7 +62,7 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Box:
     """A container without limits and code. Its owner ends it with :meth:`LocalEngine.discard`."""
 
@@ -86,18 +84,22 @@ class LocalEngine:
             raise HostError(
                 "the local engine needs root for now", "run Jupyter as root in a virtual machine of your own, or: sudo nbcontainer run"
             )
-        prune()
+        with contextlib.suppress(SetupError):
+            prune()  # what cannot be removed now harms no new container, and `nbcontainer prune` says what it is
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._spares: deque[Box] = deque()
-        self._python = python_directories()
-        self.around = rootfs.look_around(self._python)
-        self.sampler = Sampler()
+        self.around = rootfs.look_around()
         self.state = KernelState()
         self._ids = IdRanges()
-        self._driver: Driver = open_driver(self.state.place)
-        self._config = ZygoteConfig(str(state_directory() / "stage"), self._python)
-        self._client = ZygoteClient(self._config)
+        try:
+            self._driver: Driver = open_driver(self.state.place)
+            self._config = ZygoteConfig(str(state_directory() / "stage"), self.around.branches)
+            self._client = ZygoteClient(self._config)
+        except BaseException:
+            self.state.close()
+            self._ids.close()
+            raise
         self._live: dict[str, Box] = {}
         self._last_end = 0.0
         self._closed = False
@@ -143,8 +145,12 @@ class LocalEngine:
         reader = FrameReader()
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
-            poller.poll(1000)
-            data = channel.recv(65536)
+            if not poller.poll(1000):
+                continue
+            try:
+                data = channel.recv(65536, socket.MSG_DONTWAIT)
+            except (BlockingIOError, ConnectionResetError):
+                data = b""
             if not data:
                 raise InternalError("a container's process ended before it was ready")
             try:
@@ -163,19 +169,22 @@ class LocalEngine:
         with self._lock:
             if self._live.pop(box.container_id, None) is None:
                 return
-        if box in self._spares:
-            self._spares.remove(box)
-        if box.process.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(box.process.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        box.process.channel.close()
-        box.cgroup.remove()
-        box.process.close()
+            if box in self._spares:
+                self._spares.remove(box)
+        try:
+            # The zygote may be at it still: what it has not made yet cannot be ended.
+            self._client.finish(box.process)
+            signal.pidfd_send_signal(box.process.pidfd, signal.SIGKILL)
+        except (SetupError, InternalError, ProcessLookupError):
+            pass  # there is no such process, or no more
+        try:
+            box.cgroup.remove()
+        finally:
+            box.process.close()
+            self.state.discard(box.container_id)
+        # Only now: ids of processes that cannot be killed are not for others.
         if box.id_map is not None:
             self._ids.give_back(box.id_map)
-        self.state.discard(box.container_id)
 
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
@@ -258,7 +267,7 @@ class LocalEngine:
             f"[host]   {'mkdir' if not write.value else 'write ' + write.value + ' to'} {write.path}: {write.why}"
             for write in self._driver.plan("CONTAINER", spec.limits)
         ]
-        id_map = IdMap(0x70000000, 65536) if "user" in spec.namespaces else None
+        id_map = IdMap(ID_RANGE_START, ID_RANGE_COUNT) if "user" in spec.namespaces else None
         plan = rootfs.make_plan(spec, self.around, (), id_map, spec.hostname or "CONTAINER")
         keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
         what = " ".join(spec.program) or "the cell, by IPython"
@@ -292,7 +301,7 @@ def _go(spec: ContainerSpec, code: str) -> dict[str, object]:
     path = PATH
     if spec.root.kind in ("system", "host", "none"):
         path = f"{sys.prefix}/bin:{PATH}" if f"{sys.prefix}/bin" not in PATH.split(":") else PATH
-    environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
+    environment = {"PATH": path, "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
     if not spec.program:
         environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     environment.update(spec.environment)

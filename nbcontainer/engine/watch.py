@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import CellError, Display, Event, Finished, OutcomeName, Output, Sample, Started
 from nbcontainer.runtime.client import setup_error
@@ -30,6 +31,8 @@ SAMPLE_AFTER_SECONDS = 0.005
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
 PIECE_BYTES = 1 << 16
+PIPE_BYTES = 1 << 20
+"""The most that a pipe can hold for a process without privileges (fs.pipe-max-size)."""
 
 
 class _Pipe:
@@ -96,10 +99,10 @@ class LocalRun:
             finished = self._finish(status)
         finally:
             self._ended = True
-            if self._token is not None:
-                self._engine.sampler.remove(self._token)
-            self._engine.ended(self._box)
             os.close(self._wake_fd)
+            if self._token is not None:
+                SAMPLER.remove(self._token)
+            self._engine.ended(self._box)
         yield from self._new_samples()
         if self._failure is not None:
             raise self._failure
@@ -146,7 +149,7 @@ class LocalRun:
     def _begin_sampling(self) -> None:
         """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
         spec = self._spec
-        self._token = self._engine.sampler.add(self._box.cgroup, None, spec.interval_seconds, self._samples.append)
+        self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._samples.append)
         command = " ".join(spec.program) or "python"
         self._engine.state.add(
             ContainerRecord(
@@ -228,7 +231,9 @@ class LocalRun:
 
     def _drain_pipes(self, *, final: bool = False) -> Iterator[Output]:
         for pipe in self._pipes.values():
-            while pipe.open and self._output_bytes <= SPOOL_LIMIT_BYTES:
+            # What was written before a frame fits into the pipe; a writer that never stops must not keep us here.
+            end = min(self._output_bytes + PIPE_BYTES, SPOOL_LIMIT_BYTES)
+            while pipe.open and self._output_bytes < end:
                 before = self._output_bytes
                 yield from self._read(pipe)
                 if self._output_bytes == before:
@@ -269,7 +274,7 @@ class LocalRun:
 
     def _finish(self, status: int) -> Finished:
         if self._token is not None:
-            self._engine.sampler.remove(self._token)
+            SAMPLER.remove(self._token)
             self._token = None
         else:
             self._samples.append(self._box.cgroup.sample())

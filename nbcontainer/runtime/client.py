@@ -18,6 +18,7 @@ from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import LaunchRequest
 from nbcontainer.runtime.zygote import ZygoteConfig
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 60.0
 CONTROL_MESSAGE_BYTES = 4096
 _REMEDIES = {
@@ -69,7 +70,7 @@ class ZygoteClient:
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         bootstrap = f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime.zygote import main; main()"
         environment = {
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": PATH,
             "LANG": "C.UTF-8",
             "HOME": "/root",
             "PYTHONUTF8": "1",

@@ -103,9 +103,8 @@ def _arrange(descriptors: tuple[int, int, int, int]) -> None:
 
 
 def _run(run_python: RunPython) -> int:
-    channel = socket.socket(fileno=os.dup(CHANNEL_FD))
-    go = receive_message(channel)
-    channel.detach()
+    with socket.socket(fileno=os.dup(CHANNEL_FD)) as channel:
+        go = receive_message(channel)
     if go is None:
         return 0
     _start_as(go)
@@ -125,6 +124,7 @@ def _start_as(go: dict[str, Any]) -> None:
         user, group, home = _find_user(go["user"])
     except (KeyError, ValueError):
         raise StepFailed("user", OSError(errno.ENOENT, "", go["user"])) from None
+    os.environ.setdefault("HOME", home)
     try:
         if user:
             os.setgroups([group])
@@ -132,7 +132,6 @@ def _start_as(go: dict[str, Any]) -> None:
             os.setresuid(user, user, user)
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.environ["HOME"] = home
         else:
             capabilities.limit_to(go["capabilities"])
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
