@@ -316,7 +316,7 @@ def _go(spec: ContainerSpec, code: str) -> dict[str, object]:
         "environment": environment,
         "directories": directories,
         "user": spec.user,
-        "capabilities": list(capabilities.choose(spec.cap_add, spec.cap_drop)),
+        "capability_mask": capabilities.mask(capabilities.choose(spec.cap_add, spec.cap_drop)),
         "init": spec.init,
     }
 

@@ -81,6 +81,9 @@ _NUMBERS = {
 }.get(platform.machine(), {})
 _CLONE3, _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 435, 428, 429, 430, 431, 432, 442
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
+_LOOPBACK_UP = struct.pack("16sh22x", b"lo", _IFF_UP)
+"""struct ifreq."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -89,6 +92,8 @@ _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+_libc.socket.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
+_libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p]
 _libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 
 # PyDLL keeps the GIL: with CDLL the child of clone3 would wait for a GIL that only its parent could give.
@@ -225,6 +230,15 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         "=IIIIII", effective & low, permitted & low, inheritable & low, effective >> 32, permitted >> 32, inheritable >> 32
     )
     _check(_libc.syscall(ctypes.c_long(_number("capset")), ctypes.c_char_p(header), ctypes.c_char_p(data)))
+
+
+def loopback_up() -> None:
+    """SIOCSIFFLAGS: the interface ``lo`` of this network namespace is up."""
+    handle = _check(_libc.socket(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0), "lo")
+    try:
+        _check(_libc.ioctl(handle, _SIOCSIFFLAGS, _LOOPBACK_UP), "lo")
+    finally:
+        os.close(handle)
 
 
 def new_session_keyring() -> None:

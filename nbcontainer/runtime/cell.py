@@ -160,7 +160,7 @@ def warm(shell: CellShell) -> None:
     In the zygote it fills caches. In a box made in advance it makes the process its own copy of the memory pages that
     the user's cell will write to: about 600 page faults, which that cell then does not have to wait for.
     """
-    _run_cell(shell, "print(end='')\n0")
+    _run_cell(shell, "print(end='')")
     shell.user_ns["_oh"].clear()
     for name in ("_", "__", "___"):
         shell.user_ns[name] = ""

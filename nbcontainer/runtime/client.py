@@ -68,7 +68,10 @@ class ZygoteClient:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the zygote lives)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        bootstrap = f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime.zygote import main; main()"
+        bootstrap = (
+            f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime import forkhooks; forkhooks.hold(); "
+            "from nbcontainer.runtime.zygote import main; main()"
+        )
         environment = {
             "PATH": PATH,
             "LANG": "C.UTF-8",

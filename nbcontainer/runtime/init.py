@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from nbcontainer.linux import capabilities, syscalls
+from nbcontainer.runtime import forkhooks
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import encode, receive_message, send_failure
 from nbcontainer.runtime.steps import Context
@@ -63,6 +64,7 @@ def become_container(
         _arrange(descriptors)
         channel_fd = CHANNEL_FD
         if plan.python:
+            forkhooks.renew()
             warm()
         os.write(channel_fd, encode({"t": "ready"}))
         status = _run(run_python)
@@ -107,6 +109,7 @@ def _run(run_python: RunPython) -> int:
         go = receive_message(channel)
     if go is None:
         return 0
+    forkhooks.release()
     _start_as(go)
     if go["init"]:
         _stay_as_init()
@@ -118,8 +121,7 @@ def _run(run_python: RunPython) -> int:
 
 def _start_as(go: dict[str, Any]) -> None:
     """User, capabilities, directory and environment: the last things before the user's code."""
-    os.environ.clear()
-    os.environ.update(go["environment"])
+    os.environ.update(go["environment"])  # it was empty: the zygote's is
     try:
         user, group, home = _find_user(go["user"])
     except (KeyError, ValueError):
@@ -133,7 +135,7 @@ def _start_as(go: dict[str, Any]) -> None:
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
-            capabilities.limit_to(go["capabilities"])
+            capabilities.limit_to(go["capability_mask"])
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise StepFailed("privileges", error) from None

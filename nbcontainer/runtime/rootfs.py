@@ -69,7 +69,7 @@ def make_plan(
     if spec.ulimits:
         inside.append(steps.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
     keep = capabilities.choose(spec.cap_add, spec.cap_drop)
-    inside += [steps.SessionKeyring(), steps.BoundCapabilities(keep, around.last_capability)]
+    inside += [steps.SessionKeyring(), steps.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability)]
     namespaces = tuple(name for name in syscalls.NAMESPACE_FLAGS if name in own)
     return Plan(namespaces, id_map, tuple(host), tuple(inside), not spec.program, host_mounts="mnt" not in own)
 

@@ -7,16 +7,17 @@ the end of file on its socket, and all containers end with it, by the parent-dea
 
 from __future__ import annotations
 
+import _thread
 import errno
 import gc
 import json
 import os
 import pickle
+import random  # noqa: F401 (for cells: it takes a cell 400 page faults to import it)
 import select
 import signal
 import socket
 import sys
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from nbcontainer.runtime import skeleton
 from nbcontainer.runtime.init import StepFailed, become_container, walk
 from nbcontainer.runtime.plan import IdMap, Plan
 from nbcontainer.runtime.protocol import LaunchRequest
-from nbcontainer.runtime.steps import Context
+from nbcontainer.runtime.steps import Context, write_file
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_DESCRIPTORS = 64
@@ -72,7 +73,7 @@ class Zygote:
         del self.children[pidfd]
         self.poller.unregister(pidfd)
         self.child_poller.unregister(pidfd)
-        _tell(control, {"t": "exited", "status": status})
+        _send(control, b'{"t": "exited", "status": %d}' % status)
         control.close()
         os.close(pidfd)
 
@@ -93,7 +94,7 @@ class Zygote:
             _tell(control, {"t": "failed", "step": failure.step, "errno": failure.number, "path": failure.path})
             control.close()
         else:
-            socket.send_fds(control, [json.dumps({"t": "cloned", "pid": pid}).encode()], [pidfd])
+            socket.send_fds(control, [b'{"t": "cloned", "pid": %d}' % pid], [pidfd])
             self.children[pidfd] = (pid, control)
             self.poller.register(pidfd, select.POLLIN)
             self.child_poller.register(pidfd, select.POLLIN)
@@ -125,7 +126,7 @@ class Zygote:
         for name in plan.namespaces:
             # The cgroup namespace is made by the process itself, once it is in its cgroup: that becomes its root.
             flags |= 0 if name == "cgroup" else syscalls.NAMESPACE_FLAGS[name]
-        if threading.active_count() != 1:
+        if _thread._count():  # it does not count the main thread
             raise StepFailed("clone", OSError(errno.EDEADLK, "the zygote has threads"))
         read_end, write_end = os.pipe()
         try:
@@ -209,14 +210,18 @@ class Zygote:
 
 
 def _write_maps(pid: int, id_map: IdMap) -> None:
-    for name in ("uid_map", "gid_map"):
-        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
-            file.write(f"0 {id_map.base} {id_map.count}\n")
+    data = b"0 %d %d\n" % (id_map.base, id_map.count)
+    write_file(f"/proc/{pid}/uid_map", data)
+    write_file(f"/proc/{pid}/gid_map", data)
 
 
 def _tell(control: socket.socket, message: dict[str, Any]) -> None:
+    _send(control, json.dumps(message).encode())
+
+
+def _send(control: socket.socket, data: bytes) -> None:
     try:
-        control.send(json.dumps(message).encode())
+        control.send(data)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the kernel has given this container up
 
@@ -273,6 +278,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     zygote = _start(launch)
+    os.environ.clear()
     gc.collect()
     gc.freeze()
     _tell(launch, {"t": "serving"})
