@@ -114,6 +114,9 @@ class V1Driver:
         directories = self._directories(name, limits)
         return (*before, *limit_writes(directories, limits, None, self))
 
+    def views(self, limits: Limits) -> tuple[str, ...]:
+        return tuple(self._used(limits))
+
     def names(self) -> list[str]:
         return cgroups.children(sorted(set(self._places.values())))
 

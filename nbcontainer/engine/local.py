@@ -26,9 +26,9 @@ from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
-from nbcontainer.runtime.client import PATH, Cloned, ZygoteClient, setup_error
-from nbcontainer.runtime.plan import IdMap
-from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
+from nbcontainer.runtime.client import KEPT_PLANS, PATH, Cloned, Launch, ZygoteClient, setup_error
+from nbcontainer.runtime.plan import IdMap, Plan
+from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError, encode_go
 from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune, state_directory
@@ -101,6 +101,7 @@ class LocalEngine:
             self._ids.close()
             raise
         self._live: dict[str, Box] = {}
+        self._plans: dict[ContainerSpec, Plan] = {}
         self._last_end = 0.0
         self._closed = False
         self._wanted: queue.SimpleQueue[ContainerSpec | None] = queue.SimpleQueue()
@@ -117,12 +118,11 @@ class LocalEngine:
             if shape.limits.cpuset is not None:
                 # cgroup v1 lets nobody into a cpuset that has no CPUs yet.
                 cgroup.set_limits(shape.limits)
-            views = cgroup.views() if shape.root.kind != "none" and not shape.bare else ()
-            plan = rootfs.make_plan(shape, self.around, views, id_map, shape.hostname or container_id)
+            plan = self._plan(shape, cgroup)
             if not self._client.alive:
                 self._client.close()
                 self._client = ZygoteClient(self._config)
-            process = self._client.launch(container_id, plan, cgroup.clone_fd(), cgroup.task_fds())
+            process = self._client.launch(Launch(plan, shape.hostname or container_id, id_map), cgroup)
         except BaseException:
             if cgroup is not None:
                 cgroup.remove()
@@ -132,6 +132,17 @@ class LocalEngine:
         box = Box(container_id, shape, cgroup, process, id_map)
         self._live[container_id] = box
         return box
+
+    def _plan(self, shape: ContainerSpec, cgroup: Cgroup) -> Plan:
+        """Equal shapes have one plan. What has mounts of the user's is looked at anew, as they may have changed."""
+        plan = self._plans.get(shape)
+        if plan is None or shape.mounts or shape.root.writable:
+            views = [name for name, _ in cgroup.views()] if shape.root.kind != "none" and not shape.bare else []
+            plan = rootfs.make_plan(shape, self.around, views, len(cgroup.task_fds()))
+            if len(self._plans) >= KEPT_PLANS:
+                self._plans.clear()
+            self._plans[shape] = plan
+        return plan
 
     def _wait_ready(self, box: Box) -> None:
         """Until the plan's inside steps are done. Raises what went wrong."""
@@ -243,7 +254,7 @@ class LocalEngine:
     def start(self, spec: ContainerSpec, code: str) -> LocalRun:
         shape = shape_of(spec)
         try:
-            go = encode(_go(spec, code))
+            go = encode_go(_go(spec, code))
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
@@ -268,11 +279,11 @@ class LocalEngine:
             for write in self._driver.plan("CONTAINER", spec.limits)
         ]
         id_map = IdMap(ID_RANGE_START, ID_RANGE_COUNT) if "user" in spec.namespaces else None
-        plan = rootfs.make_plan(spec, self.around, (), id_map, spec.hostname or "CONTAINER")
+        plan = rootfs.make_plan(spec, self.around, self._driver.views(spec.limits), len(self._driver.views(spec.limits)))
         keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
         what = " ".join(spec.program) or "the cell, by IPython"
         last = [f"[inside] capset({keep}), prctl(NO_NEW_PRIVS): no more rights than these", f"[inside] run {what}"]
-        return lines + plan.explain() + last
+        return lines + plan.explain(id_map) + last
 
     def close(self) -> None:
         """End every container, the zygote, and this kernel's cgroups."""
@@ -295,7 +306,7 @@ def _has_ended(box: Box) -> bool:
     return bool(poller.poll(0))
 
 
-def _go(spec: ContainerSpec, code: str) -> dict[str, object]:
+def _go(spec: ContainerSpec, code: str) -> Go:
     """Message 6 of the handshake."""
     own_root = spec.root.kind != "none"
     path = PATH
@@ -306,19 +317,11 @@ def _go(spec: ContainerSpec, code: str) -> dict[str, object]:
         environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     environment.update(spec.environment)
     if spec.workdir is not None:
-        directories = [spec.workdir]
+        directories: tuple[str, ...] = (spec.workdir,)
     else:
-        directories = ["/workspace", "/"] if own_root else [os.getcwd(), "/"]
-    return {
-        "t": "go",
-        "code": code,
-        "program": list(spec.program),
-        "environment": environment,
-        "directories": directories,
-        "user": spec.user,
-        "capability_mask": capabilities.mask(capabilities.choose(spec.cap_add, spec.cap_drop)),
-        "init": spec.init,
-    }
+        directories = ("/workspace", "/") if own_root else (os.getcwd(), "/")
+    mask = capabilities.mask(capabilities.choose(spec.cap_add, spec.cap_drop))
+    return Go(code, spec.program, environment, directories, spec.user, mask, spec.init)
 
 
 _engine: LocalEngine | None = None

@@ -11,6 +11,10 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterable
+from typing import Any
+
+from nbcontainer.linux.calls import Call, Slot
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -75,15 +79,30 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 PR_SET_NAME = 15
 
+_NEW = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "close_range": 436,
+    "mount_setattr": 442,
+}
 _NUMBERS = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "keyctl": 250},
-    "aarch64": {"pivot_root": 41, "capset": 91, "keyctl": 219},
+    "x86_64": {
+        **{"read": 0, "write": 1, "close": 3, "ioctl": 16, "socket": 41, "fcntl": 72, "chdir": 80, "umask": 95, "setsid": 112},
+        **{"setgroups": 116, "setresuid": 117, "setresgid": 119, "capset": 126, "pivot_root": 155, "prctl": 157, "mount": 165},
+        **{"umount2": 166, "sethostname": 170, "keyctl": 250, "openat": 257, "mkdirat": 258, "unshare": 272, "dup3": 292},
+        **{"prlimit64": 302, **_NEW},
+    },
+    "aarch64": {
+        **{"read": 63, "write": 64, "close": 57, "ioctl": 29, "socket": 198, "fcntl": 25, "chdir": 49, "umask": 166, "setsid": 157},
+        **{"setgroups": 159, "setresuid": 147, "setresgid": 149, "capset": 91, "pivot_root": 41, "prctl": 167, "mount": 40},
+        **{"umount2": 39, "sethostname": 161, "keyctl": 219, "openat": 56, "mkdirat": 34, "unshare": 97, "dup3": 24},
+        **{"prlimit64": 261, **_NEW},
+    },
 }.get(platform.machine(), {})
 _CLONE3, _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 435, 428, 429, 430, 431, 432, 442
-_KEYCTL_JOIN_SESSION_KEYRING = 1
-_AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
-_LOOPBACK_UP = struct.pack("16sh22x", b"lo", _IFF_UP)
-"""struct ifreq."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -92,14 +111,15 @@ _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
-_libc.socket.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
-_libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p]
 _libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 
 # PyDLL keeps the GIL: with CDLL the child of clone3 would wait for a GIL that only its parent could give.
 _pydll = ctypes.PyDLL(None, use_errno=True)
 _pydll.syscall.restype = ctypes.c_long
 _pydll.syscall.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t]
+_raw = ctypes.PyDLL(None, use_errno=True).syscall
+_raw.restype = ctypes.c_long
+_raw.argtypes = [ctypes.c_long] * 7
 _before_fork = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
 _after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
@@ -232,20 +252,6 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     _check(_libc.syscall(ctypes.c_long(_number("capset")), ctypes.c_char_p(header), ctypes.c_char_p(data)))
 
 
-def loopback_up() -> None:
-    """SIOCSIFFLAGS: the interface ``lo`` of this network namespace is up."""
-    handle = _check(_libc.socket(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0), "lo")
-    try:
-        _check(_libc.ioctl(handle, _SIOCSIFFLAGS, _LOOPBACK_UP), "lo")
-    finally:
-        os.close(handle)
-
-
-def new_session_keyring() -> None:
-    """Leave the inherited session keyring (keyrings are not namespaced)."""
-    _check(_libc.syscall(ctypes.c_long(_number("keyctl")), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None))
-
-
 def thread_id_address() -> int:
     """Where glibc keeps this thread's id, so that a raw clone can renew it as fork does; 0 if Linux does not tell."""
     address = ctypes.c_ulong(0)
@@ -291,3 +297,60 @@ class ForkImage:
             raise OSError(number, os.strerror(number), "clone3")
         os.set_inheritable(self._pidfd.value, False)
         return int(pid), int(self._pidfd.value)
+
+
+class Program:
+    """Calls laid out in memory, to be made by :func:`make_calls`, again and again, in processes that are forked later."""
+
+    def __init__(self, calls: Iterable[Call]) -> None:
+        self.calls = tuple(calls)
+        self._texts: dict[bytes, Any] = {}
+        self.rows = [self._row(call) for call in self.calls]
+
+    def _row(self, call: Call) -> tuple[int, list[int], tuple[tuple[int, str], ...], str, int | None]:
+        values = [0 if isinstance(argument, Slot) else self._value(argument) for argument in call.arguments]
+        values += [0] * (6 - len(values))
+        places = tuple((index, argument.name) for index, argument in enumerate(call.arguments) if isinstance(argument, Slot))
+        return _number(call.name), values, places, call.gives, call.expects
+
+    def _value(self, argument: int | str | bytes | None) -> int:
+        if argument is None or isinstance(argument, int):
+            return argument or 0
+        return self.address(argument)
+
+    def address(self, text: str | bytes) -> int:
+        """Where ``text`` lies, for as long as this program does."""
+        data = os.fsencode(text) if isinstance(text, str) else text
+        if data not in self._texts:
+            self._texts[data] = ctypes.create_string_buffer(data)
+        return ctypes.addressof(self._texts[data])
+
+
+class Text:
+    """A text at an address, for as long as this object lives."""
+
+    def __init__(self, text: str) -> None:
+        data = os.fsencode(text)
+        self._buffer = ctypes.create_string_buffer(data)
+        self.address = ctypes.addressof(self._buffer)
+        self.size = len(data)
+
+
+class CallFailed(OSError):
+    """``index``: which call of the program it was."""
+
+    def __init__(self, index: int, number: int) -> None:
+        super().__init__(number, os.strerror(number))
+        self.index = index
+
+
+def make_calls(program: Program, slots: dict[str, int]) -> None:
+    """Make them one after the other; raises CallFailed at the first that fails."""
+    for index, (number, values, places, gives, expects) in enumerate(program.rows):
+        for place, slot in places:
+            values[place] = slots[slot]
+        result = _raw(number, *values)
+        if result < 0 or (expects is not None and result != expects):
+            raise CallFailed(index, ctypes.get_errno() if result < 0 else errno.EIO)
+        if gives:
+            slots[gives] = result

@@ -2,13 +2,13 @@
 
 The handshake of one container, K the kernel, Z the zygote, C the cell process (pid 1 of the container):
 
-1. K → Z  LaunchRequest on the launch socket, with K's ends of control, channel and pipes as descriptors (pickled: Z
-   trusts K, and nobody else has that socket)
+1. K → Z  LaunchRequest on the launch socket, with Z's ends of control, channel and pipes as descriptors (pickled: Z
+   trusts K, and nobody else has that socket); the plan comes along when Z does not have it yet
 2. Z      executes the plan's host steps, clones C, writes C's id maps, releases C
 3. Z → K  ``{"t": "cloned", "pid"}`` and C's pidfd on the container's control socket, or ``{"t": "failed", ...}``
 4. C → K  ``{"t": "ready"}`` on the channel after the plan's inside steps, or ``{"t": "failed", step, errno, path}``
 5. K      writes the limits; only now may user code exist
-6. K → C  ``{"t": "go", ...}``: code or program, environment, user
+6. K → C  Go: code or program, environment, user (pickled, behind its length: C trusts K)
 7. C → K  displays, errors, results, each answered by one byte (see cell.Channel); ``{"t": "failed"}`` where the program cannot be executed
 8. Z → K  ``{"t": "exited", "status"}`` on the control socket, from waitid
 
@@ -20,13 +20,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import pickle
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-from nbcontainer.runtime.plan import Plan
+from typing import Any, NamedTuple
 
 HEADER = struct.Struct("<I")
 MAX_FRAME_BYTES = 64 << 20
@@ -37,14 +34,40 @@ class ProtocolError(Exception):
     """The other side sent something that is not a frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
-    """Message 1. Descriptors that travel with it, in order: control, channel, stdout, stderr, cgroup (if any), tasks…"""
+class LaunchRequest(NamedTuple):
+    """Message 1, sent as a plain tuple. Descriptors that travel with it, in order: control, channel, stdout, stderr,
+    cgroup (if any), tasks…"""
 
-    container_id: str
-    plan: Plan
+    hostname: str
+    id_map: tuple[int, int] | None
+    """(first host id, count); None where ids are the host's."""
+    cgroup_directories: tuple[str, ...]
     has_cgroup_fd: bool
-    task_fds: int
+    plan_number: int
+    plan: bytes
+    """Pickled; empty where the zygote knows this number from an earlier launch."""
+
+
+class Go(NamedTuple):
+    """Message 6, sent as a plain tuple: what to run, and as whom."""
+
+    code: str
+    """Python, or the program's standard input."""
+    program: tuple[str, ...]
+    environment: dict[str, str]
+    directories: tuple[str, ...]
+    """The first that exists is where it starts; if none does, that is an error."""
+    user: str
+    capability_mask: int
+    init: bool
+
+
+def encode_go(go: Go) -> bytes:
+    """Raises ProtocolError where the code is too large."""
+    body = pickle.dumps(tuple(go))
+    if len(body) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a message of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return HEADER.pack(len(body)) + body
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -81,21 +104,7 @@ class FrameReader:
             yield message
 
 
-def receive_message(channel: socket.socket) -> dict[str, Any] | None:
-    """Block for one frame; None at end of file."""
-    reader = FrameReader()
-    wanted = HEADER.size
-    data = b""
-    while True:
-        while len(data) < wanted:
-            piece = channel.recv(wanted - len(data))
-            if not piece:
-                return None
-            data += piece
-        if wanted == HEADER.size and HEADER.unpack(data)[0]:
-            wanted += HEADER.unpack(data)[0]
-            continue
-        return next(reader.feed(data))
+READY = encode({"t": "ready"})
 
 
 def send_failure(channel_fd: int, step: str, number: int, path: str) -> None:

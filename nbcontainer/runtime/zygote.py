@@ -23,8 +23,8 @@ from typing import Any
 
 from nbcontainer.linux import syscalls
 from nbcontainer.runtime import skeleton
-from nbcontainer.runtime.init import StepFailed, become_container, walk
-from nbcontainer.runtime.plan import IdMap, Plan
+from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
+from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import LaunchRequest
 from nbcontainer.runtime.steps import Context, write_file
 
@@ -48,8 +48,10 @@ class Zygote:
     own_mounts_fd: int
     kernel_mounts_fd: int
     shell: Any
+    stage_root: syscalls.Text
     image: syscalls.ForkImage = field(default_factory=syscalls.ForkImage)
-    user_namespaces: dict[IdMap, int] = field(default_factory=dict)
+    plans: dict[int, LaidOutPlan] = field(default_factory=dict)
+    user_namespaces: dict[tuple[int, int], int] = field(default_factory=dict)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     poller: select.poll = field(default_factory=select.poll)
     child_poller: select.poll = field(default_factory=select.poll)
@@ -86,7 +88,7 @@ class Zygote:
         data, fds, _, _ = socket.recv_fds(self.launch, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
         if not data:
             return False
-        request: LaunchRequest = pickle.loads(data)
+        request = LaunchRequest(*pickle.loads(data))
         control = socket.socket(fileno=fds[0])
         try:
             pid, pidfd = self._launch(request, fds)
@@ -103,49 +105,54 @@ class Zygote:
         return True
 
     def _launch(self, request: LaunchRequest, fds: list[int]) -> tuple[int, int]:
-        channel, out, err = fds[1:4]
-        cgroup_fd = fds[4] if request.has_cgroup_fd else -1
-        task_fds = tuple(fds[len(fds) - request.task_fds :]) if request.task_fds else ()
-        plan = request.plan
-        context = Context(self.config.stage, task_fds=task_fds)
+        if request.plan:
+            self.plans[request.plan_number] = LaidOutPlan(pickle.loads(request.plan))
+        laid_out = self.plans[request.plan_number]
+        context = Context(self.config.stage, request.hostname, request.cgroup_directories)
+        slots = {"null": self.null_fd, "channel": fds[1], "stdout": fds[2], "stderr": fds[3]}
+        first_task = 5 if request.has_cgroup_fd else 4
+        slots.update((f"task-{index}", fd) for index, fd in enumerate(fds[first_task:]))
         try:
-            if plan.id_map is not None:
-                context.userns_fd = self._user_namespace(plan.id_map)
-                context.id_base = plan.id_map.base
-            self._skeletons(plan)
-            walk(plan.host, context, self._reap_ended)
-            return self._clone(plan, context, (self.null_fd, out, err, channel), cgroup_fd)
+            if request.id_map is not None:
+                context.userns_fd = self._user_namespace(request.id_map)
+                context.id_base = request.id_map[0]
+            self._skeletons(laid_out.plan)
+            walk(laid_out.plan.host, context, self._reap_ended)
+            slots.update(context.fds)
+            return self._clone(laid_out, request, slots, fds[4] if request.has_cgroup_fd else -1)
         finally:
             for fd in context.fds.values():
                 os.close(fd)
             if os.path.ismount(f"{self.config.stage}/scratch"):
                 syscalls.umount2(f"{self.config.stage}/scratch", syscalls.MNT_DETACH)
 
-    def _clone(self, plan: Plan, context: Context, fds: tuple[int, int, int, int], cgroup_fd: int) -> tuple[int, int]:
+    def _clone(self, laid_out: LaidOutPlan, request: LaunchRequest, slots: dict[str, int], cgroup_fd: int) -> tuple[int, int]:
         flags = 0
-        for name in plan.namespaces:
+        for name in laid_out.plan.namespaces:
             # The cgroup namespace is made by the process itself, once it is in its cgroup: that becomes its root.
             flags |= 0 if name == "cgroup" else syscalls.NAMESPACE_FLAGS[name]
         if _thread._count():  # it does not count the main thread
             raise StepFailed("clone", OSError(errno.EDEADLK, "the zygote has threads"))
-        read_end, write_end = os.pipe()
+        hostname = syscalls.Text(request.hostname)
+        slots |= {"stage-root": self.stage_root.address, "hostname": hostname.address, "hostname-size": hostname.size}
+        slots["release"], write_end = os.pipe()
         try:
-            if plan.host_mounts:
+            if laid_out.plan.host_mounts:
                 syscalls.setns(self.kernel_mounts_fd, syscalls.CLONE_NEWNS)
             pid, pidfd = self.image.clone(flags, cgroup_fd)
             if pid == 0:
                 os.close(write_end)
-                become_container(plan, context, fds, read_end, self._run_python, self._warm)
+                become_container(laid_out, slots, self._run_python, self._warm)
         except OSError as error:
             os.close(write_end)
             raise StepFailed("clone", error) from None
         finally:
-            os.close(read_end)
-            if plan.host_mounts:
+            os.close(slots["release"])
+            if laid_out.plan.host_mounts:
                 syscalls.setns(self.own_mounts_fd, syscalls.CLONE_NEWNS)
         try:
-            if plan.id_map is not None:
-                _write_maps(pid, plan.id_map)
+            if request.id_map is not None:
+                _write_maps(pid, request.id_map)
             os.write(write_end, b"m")
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
@@ -166,7 +173,7 @@ class Zygote:
 
         warm(self.shell)
 
-    def _user_namespace(self, id_map: IdMap) -> int:
+    def _user_namespace(self, id_map: tuple[int, int]) -> int:
         """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again."""
         if id_map in self.user_namespaces:
             return self.user_namespaces[id_map]
@@ -209,8 +216,8 @@ class Zygote:
             raise StepFailed("hide unreadable files", error) from None
 
 
-def _write_maps(pid: int, id_map: IdMap) -> None:
-    data = b"0 %d %d\n" % (id_map.base, id_map.count)
+def _write_maps(pid: int, id_map: tuple[int, int]) -> None:
+    data = b"0 %d %d\n" % id_map
     write_file(f"/proc/{pid}/uid_map", data)
     write_file(f"/proc/{pid}/gid_map", data)
 
@@ -264,7 +271,7 @@ def _start(launch: socket.socket) -> Zygote:
         _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
         raise
     null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell)
+    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"))
 
 
 def main() -> None:
