@@ -143,7 +143,6 @@ def _start_as(go: Go) -> None:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
             capabilities.limit_to(go.capability_mask)
-        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise StepFailed("privileges", error) from None
     for number, directory in enumerate(go.directories):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nbcontainer.errors import SpecError
-from nbcontainer.linux import capabilities, syscalls
+from nbcontainer.linux import capabilities, seccomp, syscalls
 from nbcontainer.runtime import inside, steps
 from nbcontainer.runtime.inside import InsideStep
 from nbcontainer.runtime.plan import Plan
@@ -61,8 +61,9 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
     them it has to enter by itself."""
     draft = _Draft(spec, around)
     own, before = spec.namespaces, draft.before
+    keep = capabilities.choose(spec.cap_add, spec.cap_drop)
     before += [inside.Identity("user" in own), inside.JoinCgroup(task_fds), inside.OomScore(OOM_SCORE)]
-    if "user" in own:
+    if "user" in own and "SYS_ADMIN" not in keep:
         # The setting belongs to the user namespace: a shared one is the host's.
         before.append(inside.NoNestedUserNamespaces())
     if "cgroup" in own:
@@ -80,9 +81,10 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
     draft.after.append(inside.Descriptors())
     if spec.ulimits:
         draft.after.append(inside.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
-    keep = capabilities.choose(spec.cap_add, spec.cap_drop)
     bounds = inside.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability)
-    draft.after += [inside.SessionKeyring(), bounds]
+    draft.after += [inside.SessionKeyring(), bounds, inside.NoNewPrivileges()]
+    if spec.security == "default":
+        draft.after.append(inside.SeccompFilter(seccomp.build(keep)))
     namespaces = tuple(name for name in syscalls.NAMESPACE_FLAGS if name in own)
     steps_inside = (*before, *draft.after)
     return Plan(namespaces, tuple(draft.host), steps_inside, not spec.program, host_mounts="mnt" not in own)
