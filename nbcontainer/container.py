@@ -283,9 +283,9 @@ def run(
     if not isinstance(code, str):
         raise SpecError(f"code: {type(code).__name__} is not a str")
     spec = make_spec(options, program=program)
-    collector = _Collector(spec, on_event)
     with _Interrupts() as interrupts:
         current = open_engine(engine).start(spec, code)
+        collector = _Collector(current.spec, on_event)
         interrupts.goes_to(current)
         # Closing ends the container at once, also when on_event raises.
         with closing(current.events()) as events:

@@ -42,6 +42,8 @@ class V1Driver:
                 continue
             path = own.path("" if controller == UNIFIED else controller, hierarchy) if parent is None else parent
             directory = (hierarchy + path).rstrip("/")
+            if controller == UNIFIED and not v2.may_enter(hierarchy, own.paths.get("", "/"), v2.existing(directory)):
+                continue  # it limits nothing, and all that it offers here can be had otherwise
             if os.access(v2.existing(directory), os.W_OK):
                 self._parents[controller] = directory
             else:

@@ -31,7 +31,7 @@ from nbcontainer.runtime.plan import IdMap, Plan
 from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError, encode_go
 from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.spec import ContainerSpec, Limits
-from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune, state_directory
+from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune
 
 READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
@@ -80,21 +80,18 @@ class LocalEngine:
     name = "local"
 
     def __init__(self) -> None:
-        if os.geteuid() != 0:
-            raise HostError(
-                "the local engine needs root for now", "run Jupyter as root in a virtual machine of your own, or: sudo nbcontainer run"
-            )
+        self._rootless = not capabilities.may_administer()
         with contextlib.suppress(SetupError):
             prune()  # what cannot be removed now harms no new container, and `nbcontainer prune` says what it is
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._spares: deque[Box] = deque()
-        self.around = rootfs.look_around()
+        self.around = rootfs.look_around(self._rootless)
         self.state = KernelState()
         self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
-            self._config = ZygoteConfig(str(state_directory() / "stage"), self.around.branches)
+            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless)
             self._client = ZygoteClient(self._config)
         except BaseException:
             self.state.close()
@@ -111,7 +108,7 @@ class LocalEngine:
 
     def _make_box(self, shape: ContainerSpec) -> Box:
         container_id = secrets.token_hex(6)
-        id_map = self._ids.take() if "user" in shape.namespaces else None
+        id_map = self._take_ids() if "user" in shape.namespaces else None
         cgroup: Cgroup | None = None
         try:
             cgroup = self._driver.create(container_id, shape.limits)
@@ -126,12 +123,18 @@ class LocalEngine:
         except BaseException:
             if cgroup is not None:
                 cgroup.remove()
-            if id_map is not None:
-                self._ids.give_back(id_map)
+            self._give_back_ids(id_map)
             raise
         box = Box(container_id, shape, cgroup, process, id_map)
         self._live[container_id] = box
         return box
+
+    def _take_ids(self) -> IdMap:
+        return IdMap(os.geteuid(), 1) if self._rootless else self._ids.take()
+
+    def _give_back_ids(self, id_map: IdMap | None) -> None:
+        if id_map is not None and not self._rootless:
+            self._ids.give_back(id_map)
 
     def _plan(self, shape: ContainerSpec, cgroup: Cgroup) -> Plan:
         """Equal shapes have one plan. What has mounts of the user's is looked at anew, as they may have changed."""
@@ -194,8 +197,7 @@ class LocalEngine:
             box.process.close()
             self.state.discard(box.container_id)
         # Only now: ids of processes that cannot be killed are not for others.
-        if box.id_map is not None:
-            self._ids.give_back(box.id_map)
+        self._give_back_ids(box.id_map)
 
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
@@ -252,9 +254,10 @@ class LocalEngine:
     # ---- the Engine protocol
 
     def start(self, spec: ContainerSpec, code: str) -> LocalRun:
+        spec = self._adapted(spec)
         shape = shape_of(spec)
         try:
-            go = encode_go(_go(spec, code))
+            go = encode_go(self._go(spec, code))
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
@@ -273,12 +276,33 @@ class LocalEngine:
             self.make_spares(shape, BURST_SPARES)
         return LocalRun(self, box, spec, first)
 
+    def _adapted(self, spec: ContainerSpec) -> ContainerSpec:
+        """What an ordinary user has to have besides, with a note; what such a user cannot have is a HostError."""
+        if not self._rootless:
+            return spec
+        if spec.user not in ("root", "0"):
+            raise HostError(
+                f"--user: {spec.user!r} needs a second user id, and an ordinary user has one: in the container, root is you",
+                "leave --user out, or run Jupyter as root in a virtual machine of your own",
+            )
+        if spec.namespaces and "user" not in spec.namespaces:
+            note = "A user namespace is made too: without root, Linux makes the others only inside one."
+            return spec.replace(namespaces=spec.namespaces | {"user"}, notes=(*spec.notes, note))
+        return spec
+
+    def _go(self, spec: ContainerSpec, code: str) -> Go:
+        # An ordinary user has capabilities in a user namespace only.
+        keep = () if self._rootless and "user" not in spec.namespaces else capabilities.choose(spec.cap_add, spec.cap_drop)
+        return _go(spec, code, capabilities.mask(keep))
+
     def explain(self, spec: ContainerSpec) -> list[str]:
+        spec = self._adapted(spec)
         lines = [
             f"[host]   {'mkdir' if not write.value else 'write ' + write.value + ' to'} {write.path}: {write.why}"
             for write in self._driver.plan("CONTAINER", spec.limits)
         ]
-        id_map = IdMap(ID_RANGE_START, ID_RANGE_COUNT) if "user" in spec.namespaces else None
+        ids = IdMap(os.geteuid(), 1) if self._rootless else IdMap(ID_RANGE_START, ID_RANGE_COUNT)
+        id_map = ids if "user" in spec.namespaces else None
         plan = rootfs.make_plan(spec, self.around, self._driver.views(spec.limits), len(self._driver.views(spec.limits)))
         keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
         what = " ".join(spec.program) or "the cell, by IPython"
@@ -306,8 +330,8 @@ def _has_ended(box: Box) -> bool:
     return bool(poller.poll(0))
 
 
-def _go(spec: ContainerSpec, code: str) -> Go:
-    """Message 6 of the handshake."""
+def _go(spec: ContainerSpec, code: str, mask: int) -> Go:
+    """Message 6 of the handshake; ``mask``: the capabilities that it may have."""
     own_root = spec.root.kind != "none"
     path = PATH
     if spec.root.kind in ("system", "host", "none"):
@@ -320,7 +344,6 @@ def _go(spec: ContainerSpec, code: str) -> Go:
         directories: tuple[str, ...] = (spec.workdir,)
     else:
         directories = ("/workspace", "/") if own_root else (os.getcwd(), "/")
-    mask = capabilities.mask(capabilities.choose(spec.cap_add, spec.cap_drop))
     return Go(code, spec.program, environment, directories, spec.user, mask, spec.init)
 
 

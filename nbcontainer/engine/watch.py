@@ -51,7 +51,8 @@ class LocalRun:
 
     def __init__(self, engine: LocalEngine, box: Box, spec: ContainerSpec, first: Sample) -> None:
         self.container_id = box.container_id
-        self._engine, self._box, self._spec = engine, box, spec
+        self.spec = spec
+        self._engine, self._box = engine, box
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
         self._pipes = {box.process.stdout_fd: _Pipe(box.process.stdout_fd, "stdout")}
@@ -88,7 +89,7 @@ class LocalRun:
     # ---- the loop
 
     def events(self) -> Generator[Event, None, None]:
-        name = self._spec.name or self.container_id
+        name = self.spec.name or self.container_id
         try:
             yield Started(self.container_id, name, self._box.process.pid, self._started)
             yield from self._new_samples()
@@ -148,7 +149,7 @@ class LocalRun:
 
     def _begin_sampling(self) -> None:
         """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
-        spec = self._spec
+        spec = self.spec
         self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._samples.append)
         command = " ".join(spec.program) or "python"
         self._engine.state.add(
@@ -258,7 +259,7 @@ class LocalRun:
         elif kind == "status" and isinstance(message.get("status"), int):
             self._inner_status = message["status"]
         elif kind == "failed":
-            self._failure = _failure(message, self._spec)
+            self._failure = _failure(message, self.spec)
 
     # ---- the end
 

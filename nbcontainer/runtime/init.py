@@ -52,32 +52,47 @@ class LaidOutPlan:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._steps: list[InsideStep] = [step for step in plan.inside for _ in step.calls()]
-        self.program = syscalls.Program(call for step in plan.inside for call in step.calls())
-
-    def failure(self, failed: syscalls.CallFailed) -> StepFailed:
-        """Which step it was."""
-        path = self.program.calls[failed.index].path
-        return StepFailed(self._steps[failed.index].name, OSError(failed.errno, failed.strerror, path))
+        cut = plan.host_steps_after or 0
+        self.first = InsideProgram(plan.inside[:cut])
+        self.rest = InsideProgram(plan.inside[cut:])
 
 
-def become_container(laid_out: LaidOutPlan, slots: dict[str, int], run_python: RunPython, warm: Callable[[], None]) -> NoReturn:
+class InsideProgram:
+    """Some inside steps, one after the other."""
+
+    def __init__(self, steps: tuple[InsideStep, ...]) -> None:
+        self._steps = [step for step in steps for _ in step.calls()]
+        self._program = syscalls.Program(call for step in steps for call in step.calls())
+
+    def run(self, slots: dict[str, int]) -> None:
+        """Raises StepFailed."""
+        try:
+            syscalls.make_calls(self._program, slots)
+        except syscalls.CallFailed as failed:
+            path = self._program.calls[failed.index].path
+            raise StepFailed(self._steps[failed.index].name, OSError(failed.errno, failed.strerror, path)) from None
+
+
+def become_container(
+    laid_out: LaidOutPlan, context: Context, slots: dict[str, int], run_python: RunPython, warm: Callable[[], None]
+) -> NoReturn:
     """Never returns. ``slots``: see :mod:`nbcontainer.runtime.inside`."""
     channel_fd = slots["channel"]
     status = EXIT_SETUP_FAILED
     try:
-        syscalls.make_calls(laid_out.program, slots)
+        if laid_out.plan.host_steps_after is not None:
+            laid_out.first.run(slots)
+            walk(laid_out.plan.host, context)
+            slots |= context.fds
+        laid_out.rest.run(slots)
         channel_fd = CHANNEL_FD
         if laid_out.plan.python:
             forkhooks.renew()
             warm()
         os.write(channel_fd, READY)
         status = _run(run_python)
-    except syscalls.CallFailed as error:
-        failure = laid_out.failure(error)
-        _report(failure, channel_fd, CHANNEL_FD)
     except StepFailed as failure:
-        _report(failure, channel_fd)
+        _report(failure, channel_fd, CHANNEL_FD)
     except BrokenPipeError:
         pass  # the kernel is gone: so are we
     finally:

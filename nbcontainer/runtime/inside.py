@@ -47,20 +47,26 @@ def _move_mount(slot: str, target: str | Slot) -> Call:
 
 @dataclass(frozen=True)
 class Identity:
-    """``mapped``: the process has a user namespace of its own, whose maps are in place when ``release`` gives a byte."""
+    """``mapped``: the process has a user namespace of its own, whose maps are in place when ``release`` gives a byte.
+
+    ``rootless``: it keeps the user's groups, because Linux lets nobody drop groups that may have been used to deny.
+    """
 
     mapped: bool
+    rootless: bool = False
     name: ClassVar[str] = "identity"
 
     def explain(self) -> str:
-        ids = ", setgroups, setresgid, setresuid: root of the container" if self.mapped else ""
+        groups = "" if self.rootless else ", setgroups"
+        ids = f"{groups}, setresgid, setresuid: root of the container" if self.mapped else ""
         return f"prctl(PDEATHSIG), setsid{ids}; it dies with the kernel and has no terminal"
 
     def calls(self) -> tuple[Call, ...]:
         dies_with_zygote = _prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         calls = [dies_with_zygote, Call("setsid", ()), Call("read", (Slot("release"), bytes(1), 1), expects=1)]
         if self.mapped:
-            calls += [Call("setgroups", (0, None)), Call("setresgid", (0, 0, 0)), Call("setresuid", (0, 0, 0))]
+            calls += [] if self.rootless else [Call("setgroups", (0, None))]
+            calls += [Call("setresgid", (0, 0, 0)), Call("setresuid", (0, 0, 0))]
             # Changing ids clears both: /proc/self would belong to the host's root, and nobody would end us.
             calls += [_prctl(syscalls.PR_SET_DUMPABLE, 1), dies_with_zygote]
         return tuple(calls)

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from facilities import rootless
 
 import nbcontainer as nbc
 
@@ -133,7 +134,6 @@ def test_samples_cover_the_run() -> None:
         ({"net": "none", "share": "net"}, "--net"),
         ({"net": "bridge"}, "--net"),
         ({"program": ["no-such-program"]}, "PROGRAM"),
-        ({"user": "no-such-user"}, "--user"),
         ({"workdir": "/no/such"}, "--workdir"),
         ({"unknown_option": 1}, "unknown_option"),
     ],
@@ -143,6 +143,11 @@ def test_bad_input_is_one_clear_line(options: dict[str, object], message: str) -
         nbc.run("", **options)
     assert "\n" not in str(caught.value)
     assert nbc.run("print(1)").stdout == "1\n"
+
+
+def test_a_user_that_does_not_exist() -> None:
+    with pytest.raises(nbc.HostError if rootless() else nbc.SpecError, match="--user"):
+        nbc.run("", user="no-such-user")
 
 
 def test_a_container_is_listed_while_it_runs() -> None:
