@@ -220,10 +220,12 @@ class Overlay:
         return f"fsopen(overlay), lowerdir={layers}, upperdir, workdir, fsmount: {self.why}"
 
     def execute(self, context: Context) -> None:
-        upper, work = context.scratch(f"u-{self.slot}"), context.scratch(f"w-{self.slot}")
+        # Relative names: fsconfig takes no text of more than 255 bytes.
+        os.chdir(f"{context.stage}/scratch")
+        upper, work = f"u-{self.slot}", f"w-{self.slot}"
         os.makedirs(upper, exist_ok=True)
         os.mkdir(work)
-        lowers = [context.scratch(f"l-{lower}") for lower in self.lowers]
+        lowers = [f"l-{lower}" for lower in self.lowers]
         # The merged root shows the upper directory's owner and mode: take the bottom layer's, already shifted.
         bottom = os.stat(lowers[-1])
         if not context.rootless:
@@ -313,4 +315,5 @@ class ReleaseScratch:
         return "umount2(scratch, MNT_DETACH): the writable layer now lives and dies with the container"
 
     def execute(self, context: Context) -> None:
+        os.chdir("/")
         syscalls.umount2(f"{context.stage}/scratch", syscalls.MNT_DETACH)

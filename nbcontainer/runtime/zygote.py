@@ -127,6 +127,7 @@ class Zygote:
         finally:
             for fd in context.fds.values():
                 os.close(fd)
+            os.chdir("/")
             if not rootless and os.path.ismount(f"{self.config.stage}/scratch"):
                 syscalls.umount2(f"{self.config.stage}/scratch", syscalls.MNT_DETACH)
 
