@@ -382,7 +382,4 @@ def existing(path: str) -> str:
 
 
 def _words(path: str) -> frozenset[str]:
-    try:
-        return frozenset(cgroups.read_text(path).split())
-    except FileNotFoundError:
-        return frozenset()
+    return frozenset(cgroups.text_or_nothing(path).split())
