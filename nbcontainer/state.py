@@ -94,6 +94,10 @@ class KernelState:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, data, 0)
 
+    def leave_to_parent(self) -> None:
+        """Let go of the lock in a forked process, without ending it in this one's parent."""
+        os.close(self._fd)
+
     def close(self) -> None:
         _remove_stage(self.place)
         with contextlib.suppress(FileNotFoundError):

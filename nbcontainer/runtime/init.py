@@ -18,7 +18,7 @@ from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import forkhooks
 from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.protocol import HEADER, READY, Go, encode, send_failure
+from nbcontainer.runtime.protocol import LENGTH, READY, STARTED, Go, encode, send_failure
 from nbcontainer.runtime.steps import Context
 
 EXIT_SETUP_FAILED = 125
@@ -95,15 +95,19 @@ def become_container(
         _report(failure, channel_fd, CHANNEL_FD)
     except BrokenPipeError:
         pass  # the kernel is gone: so are we
+    except BaseException as error:
+        # Nothing above us could show it: what is not expected must not look like a cell that just ended.
+        why = f"{type(error).__name__}: {error}"
+        _report(StepFailed("start the cell", OSError(errno.EIO, why)), CHANNEL_FD, why=why)
     finally:
         os._exit(status)
 
 
-def _report(failure: StepFailed, *channel_fds: int) -> None:
+def _report(failure: StepFailed, *channel_fds: int, why: str = "") -> None:
     """On the first of ``channel_fds`` that is the channel: during the set-up it moves from the one to the other."""
     for fd in channel_fds:
         try:
-            send_failure(fd, failure.step, failure.number, failure.path)
+            send_failure(fd, failure.step, failure.number, failure.path, why)
             return
         except OSError:
             continue
@@ -111,8 +115,8 @@ def _report(failure: StepFailed, *channel_fds: int) -> None:
 
 def receive_go(channel_fd: int) -> Go | None:
     """Block for message 6; None at end of file."""
-    header = _read(channel_fd, HEADER.size)
-    body = _read(channel_fd, HEADER.unpack(header)[0]) if header else b""
+    header = _read(channel_fd, LENGTH.size)
+    body = _read(channel_fd, LENGTH.unpack(header)[0]) if header else b""
     return Go(*pickle.loads(body)) if body else None
 
 
@@ -138,6 +142,7 @@ def _run(run_python: RunPython) -> int:
     if go.program:
         return _execute(go.program, go.code)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.write(CHANNEL_FD, STARTED)
     return run_python(go.code, CHANNEL_FD)
 
 

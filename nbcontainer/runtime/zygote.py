@@ -40,12 +40,14 @@ class ZygoteConfig:
     stage: str
     branches: tuple[skeleton.Branch, ...]
     rootless: bool
+    kernel_pid: int
 
 
 @dataclass(slots=True)
 class Zygote:
     config: ZygoteConfig
     launch: socket.socket
+    kernel_pidfd: int
     null_fd: int
     own_mounts_fd: int
     kernel_mounts_fd: int
@@ -61,8 +63,12 @@ class Zygote:
     def serve(self) -> None:
         """Until the kernel closes the socket."""
         self.poller.register(self.launch, select.POLLIN)
+        # Not only the end of file: whoever the kernel forked may hold the other end too.
+        self.poller.register(self.kernel_pidfd, select.POLLIN)
         while True:
             for fd, _ in self.poller.poll():
+                if fd == self.kernel_pidfd:
+                    return
                 if fd != self.launch.fileno():
                     self._reap(fd)
                 elif not self._accept():
@@ -278,6 +284,9 @@ def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system:
 
 def _start(launch: socket.socket) -> Zygote:
     config: ZygoteConfig = pickle.loads(launch.recv(MAX_REQUEST_BYTES))
+    kernel_pidfd = os.pidfd_open(config.kernel_pid)
+    if os.getppid() != config.kernel_pid:
+        sys.exit("the kernel ended before its zygote began")
     try:
         own_mounts, kernel_mounts = _prepare_stage(config.stage, config.rootless)
         shown = [branch.path for branch in config.branches if branch.in_system]
@@ -296,7 +305,7 @@ def _start(launch: socket.socket) -> Zygote:
         _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
         raise
     null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"))
+    return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"))
 
 
 def main() -> None:

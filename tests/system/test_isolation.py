@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -257,3 +258,47 @@ def test_volumes_inside_the_workspace_make_nothing_in_the_notebook_s_directory(t
     result = nbc.run("cat data/file one", program=["sh"], base=str(notebook), volumes=volumes)
     assert result.stdout == "texttext", result.stderr
     assert os.listdir(notebook) == []
+
+
+@pytest.mark.parametrize("replace", ["rename", "remove"])
+def test_a_volume_that_was_replaced_since_the_last_cell_is_the_new_one(tmp_path: Path, replace: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    options = {"volumes": ["./out:/out"], "base": str(tmp_path), "mem": "64M"}
+    assert nbc.run("open('/out/first', 'w').close()", **options).ok
+    _wait_for_spare()
+    if replace == "rename":
+        out.rename(tmp_path / "old")
+    else:
+        shutil.rmtree(out)
+    out.mkdir()
+    assert nbc.run("open('/out/second', 'w').close()", **options).ok
+    assert os.listdir(out) == ["second"]
+
+
+def test_a_file_and_a_notebook_directory_that_were_replaced_are_the_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "f").write_text("old")
+    options = {"volumes": [f"{tmp_path}/f:/f:ro"], "base": str(tmp_path / "w"), "mem": "64M"}
+    code = "import os; print(open('/f').read(), os.listdir())"
+    assert nbc.run(code, **options).stdout == "old []\n"
+    _wait_for_spare()
+    (tmp_path / "g").write_text("new")
+    os.replace(tmp_path / "g", tmp_path / "f")
+    shutil.rmtree(tmp_path / "w")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "here").touch()
+    assert nbc.run(code, **options).stdout == "new ['here']\n"
+
+
+def _wait_for_spare() -> None:
+    from nbcontainer.engine.local import open_local
+
+    engine = open_local()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with engine._lock:
+            if engine._spares:
+                return
+        time.sleep(0.001)
+    raise AssertionError("no box was made in advance")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
@@ -39,6 +40,18 @@ def test_only_a_child_was_killed_is_a_note() -> None:
     assert "killed for memory" in result.note
     failed = nbc.run(code.replace("run([", "check_call(["), mem="64M")
     assert failed.outcome == "oom"
+
+
+def test_an_error_that_has_nothing_to_do_with_a_child_s_end_stays_the_cell_s_own() -> None:
+    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(300 << 20)'])\nraise RuntimeError('unrelated')"
+    result = nbc.run(code, mem="64M")
+    assert (result.outcome, result.exit_code) == ("exited", 1)
+    assert result.error is not None
+    assert result.error.ename == "RuntimeError"
+    assert "killed for memory" in result.note
+    shell = nbc.run(f"{sys.executable} -c 'x = bytearray(300 << 20)'; exit 7", program=["bash"], mem="64M")
+    assert (shell.outcome, shell.exit_code) == ("exited", 7)
+    assert nbc.run(f"{sys.executable} -c 'x = bytearray(300 << 20)'", program=["bash"], mem="64M").outcome == "oom"
 
 
 def test_files_in_the_writable_layer_count_as_memory() -> None:
