@@ -36,6 +36,8 @@ READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
 """Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
 BURST_SPARES = 2
+LOOK_AGAIN_SECONDS = (60.0, 600.0)
+"""See ZygoteConfig."""
 
 class LocalEngine:
     """One per kernel process."""
@@ -54,7 +56,7 @@ class LocalEngine:
         self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
-            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid())
+            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *LOOK_AGAIN_SECONDS)
             self._client = ZygoteClient(self._config)
         except BaseException:
             self.state.close()

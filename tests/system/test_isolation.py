@@ -302,3 +302,25 @@ def _wait_for_spare() -> None:
                 return
         time.sleep(0.001)
     raise AssertionError("no box was made in advance")
+
+
+def test_what_becomes_unreadable_later_is_hidden_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    if rootless():
+        return  # what root makes unreadable, an ordinary user's container cannot read either
+    from nbcontainer.engine import local
+
+    local.shutdown()
+    monkeypatch.setattr(local, "LOOK_AGAIN_SECONDS", (0.0, 0.0))
+    secret = Path(f"/usr/local/share/nbcontainer-test-{os.getpid()}")
+    code = f"import os; print(os.path.exists({str(secret)!r}))"
+    try:
+        secret.write_text("secret")
+        assert nbc.run(code).stdout == "True\n"
+        secret.chmod(0o600)
+        local.open_local().drop_spares()
+        assert nbc.run(code).stdout == "False\n"
+    finally:
+        secret.unlink()
+        local.shutdown()
+        monkeypatch.undo()
+        nbc.run("pass")
