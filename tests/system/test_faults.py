@@ -15,12 +15,13 @@ import time
 import footprint
 import psutil
 import pytest
-from facilities import full_run
+from facilities import full_run, require
 
 import nbcontainer as nbc
 from nbcontainer.engine import local
 from nbcontainer.events import Display, Event, Output
 from nbcontainer.runtime.protocol import encode
+from nbcontainer.state import prune
 
 RUNS = 1000 if full_run() else 150
 KILLS = 200 if full_run() else 24
@@ -81,12 +82,38 @@ def test_kernels_killed_at_random_moments_leave_nothing() -> None:
         kernel.kill()
         kernel.wait()
         kernel.stdout.close()
-        from nbcontainer.state import prune
-
         deadline = time.monotonic() + 10
         while footprint.cgroup_directories(place) and time.monotonic() < deadline:
             prune()
         assert footprint.cgroup_directories(place) == []
+
+
+def test_what_a_kernel_with_another_cgroup_parent_left_is_swept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = f"{os.environ.get('NBCONTAINER_CGROUP_PARENT', '')}/elsewhere-{os.getpid()}"
+    require(parent.count("/") > 1, "NBCONTAINER_CGROUP_PARENT: a place to make cgroups in")
+    code = (
+        "import nbcontainer as nbc\nfrom nbcontainer.engine import local\nprint(local.open_local().state.place, flush=True)\n"
+        "nbc.run('import time; print(1, flush=True); time.sleep(60)', mem='64M', on_event=lambda event: print(event, flush=True))"
+    )
+    environment = {**os.environ, "NBCONTAINER_CGROUP_PARENT": parent}
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    assert kernel.stdout is not None
+    place = kernel.stdout.readline().strip()
+    assert "Started" in kernel.stdout.readline()
+    try:
+        left = footprint.cgroup_directories(place)
+        assert left
+        assert all(f"{parent}/{place}" in path for path in left)
+        prune()
+        assert len(footprint.cgroup_directories(place)) >= len(left)  # it lives
+    finally:
+        kernel.kill()
+        kernel.wait()
+        kernel.stdout.close()
+    prune()
+    assert footprint.cgroup_directories(place) == []
+    for path in {path.partition(f"/{place}")[0] for path in left}:
+        os.rmdir(path)
 
 
 def _kill(pid: int) -> None:
