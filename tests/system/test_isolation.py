@@ -229,6 +229,19 @@ def test_directory_root_with_its_file_systems(chroot: Path) -> None:
     assert sorted(os.listdir(chroot)) == ["a", "b", "bin", "c"]
 
 
+def test_a_program_without_its_loader_or_interpreter_says_so(chroot: Path) -> None:
+    """The classic mistake: a dynamic program copied into an empty root."""
+    shutil.copy("/bin/bash", chroot / "bin" / "bash")
+    (chroot / "bin" / "script").write_text("#!/usr/bin/env python3\n")
+    (chroot / "bin" / "script").chmod(0o755)
+    for program in ("/bin/bash", "bash", "/bin/script"):
+        with pytest.raises(nbc.SpecError, match=r"'/bin/(bash|script)' is in the container, but the loader .* is not; try a static program"):
+            nbc.run("", program=[program], root=str(chroot), bare=True)
+    for program in ("/bin/nothing", "nothing"):
+        with pytest.raises(nbc.SpecError, match="is not in the container"):
+            nbc.run("", program=[program], root=str(chroot), bare=True)
+
+
 def test_writable_directory_root(chroot: Path) -> None:
     result = nbc.run("echo changed > /a", program=["sh"], root=f"{chroot}:rw", bare=True)
     assert result.ok, result.stderr
