@@ -140,8 +140,26 @@ def test_system_root_shows_nobody_s_data() -> None:
 
 @pytest.mark.parametrize("root", ["system", "host"])
 def test_what_others_may_not_read_is_hidden(root: str) -> None:
-    code = "import os; print([os.path.exists(p) for p in ('/etc/shadow', '/etc/gshadow', '/etc/shadow-', '/etc/ssl/private/x')])"
-    assert nbc.run(code, root=root).stdout == "[False, False, False, False]\n"
+    secret = [
+        os.path.join(directory, name)
+        for directory, _, names in os.walk("/etc")
+        for name in names
+        if not os.path.islink(os.path.join(directory, name)) and not os.stat(os.path.join(directory, name)).st_mode & 0o004
+    ]
+    assert "/etc/shadow" in secret
+    assert nbc.run(f"import os; print([path for path in {secret!r} if os.path.lexists(path)])", root=root).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("root", ["system", "host"])
+def test_directories_of_keys_are_empty(root: str) -> None:
+    require(os.path.isdir("/etc/ssl/private") and not rootless(), "root, and /etc/ssl/private: apt-get install ssl-cert")
+    key = Path(f"/etc/ssl/private/nbcontainer-{os.getpid()}.key")
+    key.touch(0o644)
+    try:
+        # Readable for everybody, but in a directory that is not: only whoever hides all of it hides this.
+        assert nbc.run("ls -A /etc/ssl/private; ls /etc/ssl/certs | wc -l", program=["sh"], root=root).stdout.splitlines()[0].isdigit()
+    finally:
+        key.unlink()
 
 
 def test_every_file_of_the_system_root_that_others_may_not_read() -> None:
@@ -250,8 +268,14 @@ def test_writable_directory_root(chroot: Path) -> None:
         nbc.run("true", program=["sh"], root=f"{chroot}:rw")
 
 
-def test_host_files_that_others_may_not_read_stay_hidden_through_proc() -> None:
-    assert nbc.run("cat /proc/1/root/etc/shadow || echo hidden", program=["sh"]).stdout == "hidden\n"
+def test_host_files_stay_hidden_through_proc(tmp_path: Path) -> None:
+    """With the host's processes in sight, their roots are not."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    process = f"/proc/{os.getpid()}"
+    assert Path(f"{process}/root{secret}").read_text() == "secret"  # it is there, for whom may look
+    code = f"test -d {process} && echo seen; cat {process}/root{secret} {process}/cwd/pyproject.toml || echo hidden"
+    assert nbc.run(code, program=["sh"], share="pid").stdout == "seen\nhidden\n"
 
 
 def test_no_nested_user_namespaces() -> None:
