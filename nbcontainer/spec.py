@@ -456,7 +456,7 @@ def _current_directory() -> str:
     try:
         return os.getcwd()
     except OSError:
-        raise SpecError("the current directory does not exist any more; change to one that does, such as: %cd ~") from None
+        raise SpecError("the current directory does not exist any more; change to one that does, such as: cd ~") from None
 
 
 def _base(value: Any) -> str:
