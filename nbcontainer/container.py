@@ -15,7 +15,7 @@ from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.engine import Run, open_engine
 from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.events import CellError, Display, Event, Finished, OutcomeName, Output, Sample, Started, Usage
-from nbcontainer.spec import ContainerSpec, format_size, make_spec
+from nbcontainer.spec import ContainerSpec, check_text, format_size, make_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -278,7 +278,7 @@ class _Interrupts:
 
 
 def run(
-    code: str = "",
+    code: str | bytes = "",
     *,
     program: str | Sequence[str] = (),
     on_event: OnEvent | None = None,
@@ -287,16 +287,20 @@ def run(
 ) -> Result:
     """Run ``code`` in a new container and wait for its end.
 
-    Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input. ``options`` are the
+    Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input, and may be bytes. ``options`` are the
     long option names of the magic with ``_`` for ``-`` (``mem="128M"``, ``cpus=0.5``, ``volumes=["./data:/data:ro"]``).
     ``on_event`` is called with each event as it happens. What the code does is in the result; raises only SpecError,
     HostError, SetupError and InternalError.
     """
-    if not isinstance(code, str):
-        raise SpecError(f"code: {type(code).__name__} is not a str")
+    if isinstance(code, bytes) and program:
+        text = code.decode("utf-8", "surrogateescape")
+    elif isinstance(code, str):
+        text = check_text(code, "code")
+    else:
+        raise SpecError(f"code: {type(code).__name__} is not a str{'' if program else ' (bytes are for a program)'}")
     spec = make_spec(options, program=program)
     with _Interrupts() as interrupts:
-        current = open_engine(engine).start(spec, code)
+        current = open_engine(engine).start(spec, text)
         collector = _Collector(current.spec, on_event)
         interrupts.goes_to(current)
         # Closing ends the container at once, also when on_event raises.

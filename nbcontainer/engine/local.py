@@ -56,6 +56,7 @@ class LocalEngine:
         self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
+            self.state.nests_in(self._driver.directories)
             self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *LOOK_AGAIN_SECONDS)
             self._client = ZygoteClient(self._config)
         except BaseException:
