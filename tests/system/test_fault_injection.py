@@ -31,7 +31,7 @@ HOST_FAULTS = {
 INSIDE_FAULTS = {
     errno.ENOENT: inside.Directories(("/nonexistent/x",)),
     errno.EINVAL: inside.FileSystem("fault", "tmpfs", (("no-such-option", "1"),), 0, "a fault"),
-    errno.EPERM: inside.BoundCapabilities((), 0, 1 << 20),
+    errno.EPERM: inside.BoundCapabilities((), 0, 100),
     errno.ENODEV: inside.FileSystem("fault", "no-such-file-system", (), 0, "a fault"),
 }
 
