@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
 from nbcontainer.engine.watch import LocalRun
@@ -74,12 +75,23 @@ class Box:
     ready: bool = False
 
 
+class Ids(Protocol):
+    """Where a container's ids come from: :class:`nbcontainer.state.IdRanges`, or the guest's."""
+
+    def take(self) -> IdMap: ...
+
+    def give_back(self, id_map: IdMap) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class LocalEngine:
     """One per kernel process."""
 
     name = "local"
 
-    def __init__(self) -> None:
+    def __init__(self, *, around: rootfs.Surroundings | None = None, ids: Ids | None = None) -> None:
+        """In the guest of the vm engine, ``around`` and ``ids`` are not what this process would find out by itself."""
         if os.geteuid() != 0:
             raise HostError(
                 "the local engine needs root for now", "run Jupyter as root in a virtual machine of your own, or: sudo nbcontainer run"
@@ -89,9 +101,9 @@ class LocalEngine:
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._spares: deque[Box] = deque()
-        self.around = rootfs.look_around()
+        self.around = around or rootfs.look_around()
         self.state = KernelState()
-        self._ids = IdRanges()
+        self._ids: Ids = ids or IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
             self._config = ZygoteConfig(str(state_directory() / "stage"), self.around.branches)

@@ -109,7 +109,8 @@ class Zygote:
         plan = request.plan
         context = Context(self.config.stage, task_fds=task_fds)
         try:
-            if plan.id_map is not None:
+            # Container ids that are the host's own need no idmapped mounts, which 9p does not have.
+            if plan.id_map is not None and plan.id_map.base:
                 context.userns_fd = self._user_namespace(plan.id_map)
                 context.id_base = plan.id_map.base
             self._skeletons(plan)
