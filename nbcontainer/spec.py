@@ -236,6 +236,8 @@ class ContainerSpec:
     """None: every 5 ms in the first second, then every 0.1 s."""
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
+    memory_by_default: bool = False
+    """``--mem`` was not given: an engine with less memory may lower the limit."""
     notes: tuple[str, ...] = ()
     """Sentences for the reader about what was chosen, such as an empty /workspace."""
 
@@ -319,6 +321,7 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
         interval_seconds=parse_number(given["interval"], "--interval", minimum=0.005, maximum=3600) if "interval" in given else None,
         cap_add=tuple(_capability(name, "--cap-add") for name in _strings(get("cap_add", ()))),
         cap_drop=tuple(_capability(name, "--cap-drop") for name in _strings(get("cap_drop", ()))),
+        memory_by_default="mem" not in given,
         notes=tuple(notes),
     )
     _check_together(spec, given)

@@ -57,11 +57,14 @@ def state_directory() -> Path:
 
 
 class KernelState:
-    """This kernel's file: locked while it lives, listing its cgroup place and its running containers."""
+    """This kernel's file: locked while it lives, listing its cgroup place and its running containers.
 
-    def __init__(self) -> None:
+    ``kind``: ``nbc`` for the local engine, ``vm`` for the one whose containers have no cgroups on this host.
+    """
+
+    def __init__(self, kind: str = "nbc") -> None:
         while True:
-            self.place = f"nbc-{secrets.token_hex(4)}"
+            self.place = f"{kind}-{secrets.token_hex(4)}"
             self._path = state_directory() / "kernels" / f"{self.place}.json"
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
@@ -127,7 +130,7 @@ class IdRanges:
 
 def _kernel_files() -> Iterator[tuple[Path, bool]]:
     """(file, its kernel is dead) for every kernel of this user; a dead one's lock is held by us meanwhile."""
-    for path in sorted((state_directory() / "kernels").glob("nbc-*.json")):
+    for path in sorted((state_directory() / "kernels").glob("*-*.json")):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -165,11 +168,12 @@ def prune() -> list[str]:
         if not dead:
             continue
         place = path.stem
-        driver = open_driver(place)
-        for name in driver.names():
-            driver.adopt(name).remove()
-            removed.append(f"container {name} of {place}")
-        driver.remove_place()
+        if place.startswith("nbc-"):
+            driver = open_driver(place)
+            for name in driver.names():
+                driver.adopt(name).remove()
+                removed.append(f"container {name} of {place}")
+            driver.remove_place()
         path.unlink(missing_ok=True)
         removed.append(f"kernel state {place}")
     return removed

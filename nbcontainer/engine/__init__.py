@@ -38,11 +38,14 @@ class Engine(Protocol):
 
 
 def open_engine(name: str | None = None) -> Engine:
-    """The engine of this process by name: ``local`` or ``auto`` (NBCONTAINER_ENGINE, then ``auto``)."""
+    """The engine of this process by name: ``local``, ``vm`` or ``auto`` (NBCONTAINER_ENGINE, then ``auto``)."""
     name = name or os.environ.get("NBCONTAINER_ENGINE") or "auto"
-    if name not in ("auto", "local"):
-        raise SpecError(f"--engine: {name!r} is not available yet; there are auto and local")
+    if name not in ("auto", "local", "vm"):
+        raise SpecError(f"--engine: {name!r} is not an engine; there are auto, local and vm")
     opener: Callable[[], Engine]
-    from nbcontainer.engine.local import open_local as opener
+    if name == "vm":
+        from nbcontainer.engine.vm import open_vm as opener
+    else:
+        from nbcontainer.engine.local import open_local as opener
 
     return opener()

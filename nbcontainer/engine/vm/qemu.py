@@ -110,7 +110,7 @@ def device_arguments(machine: Machine) -> list[str]:
     arguments += ["-serial", "file:/proc/self/fd/2", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=nbcontainer"]
     arguments += ["-device", "vmgenid,guid=auto"]
     if machine.disk is not None:
-        node = _quoted(str(machine.disk))
+        node = quoted(str(machine.disk))
         arguments += ["-blockdev", f"driver=file,filename={node},node-name=file,read-only=on"]
         arguments += ["-blockdev", "driver=qcow2,file=file,node-name=disk,read-only=on", "-device", "virtio-blk-pci,drive=disk"]
     for slot in range(SLOTS):
@@ -125,12 +125,12 @@ def share_arguments(shares: Iterable[Share], nothing: str) -> list[str]:
     for slot in range(SLOTS):
         share = by_tag.get(f"s{slot}")
         source, read_only = (share.source, share.read_only) if share else (nothing, True)
-        options = f"local,id=f{slot},path={_quoted(source)},security_model=none,multidevs=remap"
+        options = f"local,id=f{slot},path={quoted(source)},security_model=none,multidevs=remap"
         arguments += ["-fsdev", options + (",readonly=on" if read_only else "")]
     return arguments
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
     """Commas end an option's value, unless they are doubled."""
     return path.replace(",", ",,")
 
