@@ -89,8 +89,10 @@ def make_root() -> None:
 
 
 def mount_the_rest() -> None:
-    mount("run", "/run", "tmpfs", "mode=755")
-    mount("tmp", "/tmp", "tmpfs", "mode=1777")
+    # The overlay's upper layer is a tmpfs already; one over /tmp would hide a Python that is installed there.
+    for path, mode in (("/run", 0o755), ("/tmp", 0o1777)):
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, mode)
     mount("shm", "/dev/shm", "tmpfs", "mode=1777")
     mount("pts", "/dev/pts", "devpts", "ptmxmode=0666,mode=620")
     mount("cgroup", "/sys/fs/cgroup", "cgroup2")

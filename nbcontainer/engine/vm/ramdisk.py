@@ -172,7 +172,7 @@ def _add_python(packer: Packer, archive: Writer, traced: dict[str, list[str]]) -
     packer.add(f"{stdlib}/lib-dynload")
     packer.module(f"{stdlib}/os.py")
     for path in traced["files"]:
-        if path.startswith(ours) or path.startswith(("/proc/", "/dev/", "/sys/", "/tmp/")):
+        if path.startswith(ours) or path.startswith(("/proc/", "/dev/", "/sys/")):
             continue
         if path.endswith(".pyc"):
             continue  # comes with its source
