@@ -38,6 +38,7 @@ class Packer:
 
     def __init__(self, archive: Writer) -> None:
         self._archive = archive
+        self._names: dict[str, dict[str, list[str]]] = {}
 
     def add(self, path: str) -> None:
         """A file or an empty directory, with every link on the way to it; what cannot be read is left out."""
@@ -81,11 +82,14 @@ class Packer:
         """A shared library under all of its names."""
         self.add(path)
         directory = os.path.dirname(path)
-        with os.scandir(directory) as entries:
-            links = [entry.path for entry in entries if entry.is_symlink() and ".so" in entry.name]
-        for link in links:
-            if os.path.realpath(link) == os.path.realpath(path):
-                self.add(link)
+        if directory not in self._names:
+            self._names[directory] = names = {}
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if ".so" in entry.name and entry.is_symlink():
+                        names.setdefault(os.path.realpath(entry.path), []).append(entry.path)
+        for link in self._names[directory].get(os.path.realpath(path), ()):
+            self.add(link)
 
     def program(self, path: str) -> None:
         """A program with its libraries, as the dynamic loader itself lists them."""
@@ -130,8 +134,14 @@ def sources() -> Iterator[tuple[Path, str]]:
             yield path, str(path.relative_to(package.parent))
 
 
-def build(file: IO[bytes], kernel: KernelImage, settings: dict[str, object]) -> None:
-    """Write the whole archive. Raises HostError, InternalError, OSError (such as a full disk)."""
+START = f"import sys\nsys.path.append({HOME!r})\nfrom nbcontainer.engine.vm.guestinit import main\nmain()\n"
+
+
+def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Iterable[tuple[str, bytes]] = ()) -> None:
+    """Write the whole archive. ``start`` is process 1, in Python; ``extra`` are further (path, content).
+
+    Raises HostError, InternalError, OSError (such as a full disk).
+    """
     archive = Writer(file)
     packer = Packer(archive)
     traced = trace()
@@ -156,9 +166,11 @@ def build(file: IO[bytes], kernel: KernelImage, settings: dict[str, object]) -> 
         archive.file(importlib.util.cache_from_source(target), data, modified_seconds=int(status.st_mtime))
     for index, (name, data) in enumerate(kernel.load_order()):
         archive.file(f"{MODULES_DIRECTORY}/{index:03}-{name}", data)
-    archive.file(CONFIG_PATH, json.dumps({"branches": list(base_directories()), **settings}).encode())
-    start = f"#!{sys.executable} -IS\nimport sys\nsys.path.append({HOME!r})\nfrom nbcontainer.engine.vm.guestinit import main\nmain()\n"
-    archive.file("init", start.encode(), 0o755)
+    archive.file(CONFIG_PATH, json.dumps({"branches": list(base_directories())}).encode())
+    for path_inside, content in extra:
+        archive.file(path_inside, content)
+    # Linux itself starts a script as process 1 when its first line names a program.
+    archive.file("init", f"#!{sys.executable} -IS\n{start}".encode(), 0o755)
     archive.close()
 
 

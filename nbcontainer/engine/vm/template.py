@@ -123,7 +123,7 @@ class Template:
             (work / "vmlinux").write_bytes(BzImage.read(self._kernel.image).vmlinux())
             tell("packing the initramfs: this Python, and what a container needs of it")
             with open(work / "initramfs", "xb") as file:
-                ramdisk.build(file, self._kernel, {})
+                ramdisk.build(file, self._kernel)
             (work / "boot.json").write_text(json.dumps({"release": self._kernel.release, "origin": self._kernel.origin}))
             shutil.rmtree(self.directory, ignore_errors=True)
             os.rename(work, self.directory)
