@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from nbcontainer.errors import HostError
 from nbcontainer.runtime.plan import IdMap
 from nbcontainer.spec import format_size
 
+VM_KIND = "vm"
+"""Begins the names of kernels whose containers are in a virtual machine: they have no cgroups on this host."""
 ID_RANGE_START = 0x70000000
 """Above what systemd gives to its containers (up to 0x6FFFFFFF) and below 2^31, where some programs stop."""
 ID_RANGE_COUNT = 65536
@@ -57,10 +60,7 @@ def state_directory() -> Path:
 
 
 class KernelState:
-    """This kernel's file: locked while it lives, listing its cgroup place and its running containers.
-
-    ``kind``: ``nbc`` for the local engine, ``vm`` for the one whose containers have no cgroups on this host.
-    """
+    """This kernel's file: locked while it lives, listing its cgroup place and its running containers."""
 
     def __init__(self, kind: str = "nbc") -> None:
         while True:
@@ -73,6 +73,14 @@ class KernelState:
             os.close(self._fd)  # a prune of another process found it before it was locked, and removed it
         self._containers: dict[str, ContainerRecord] = {}
         self._write()
+
+    def stage(self, rootless: bool) -> str:
+        """A directory for the zygote: a mount point that all kernels share, or, rootless, one of this kernel's own."""
+        path = state_directory() / "stage"
+        if rootless:
+            path = path / self.place
+            path.mkdir(mode=0o711)
+        return str(path)
 
     def add(self, record: ContainerRecord) -> None:
         self._containers[record.id] = record
@@ -88,10 +96,19 @@ class KernelState:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, data, 0)
 
+    def leave_to_parent(self) -> None:
+        """Let go of the lock in a forked process, without ending it in this one's parent."""
+        os.close(self._fd)
+
     def close(self) -> None:
+        _remove_stage(self.place)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         os.close(self._fd)
+
+
+def _remove_stage(place: str) -> None:
+    shutil.rmtree(state_directory() / "stage" / place, ignore_errors=True)
 
 
 class IdRanges:
@@ -168,12 +185,13 @@ def prune() -> list[str]:
         if not dead:
             continue
         place = path.stem
-        if place.startswith("nbc-"):
+        if not place.startswith(f"{VM_KIND}-"):
             driver = open_driver(place)
             for name in driver.names():
                 driver.adopt(name).remove()
                 removed.append(f"container {name} of {place}")
             driver.remove_place()
+        _remove_stage(place)
         path.unlink(missing_ok=True)
         removed.append(f"kernel state {place}")
     return removed

@@ -106,6 +106,9 @@ class Driver(Protocol):
     def plan(self, name: str, limits: Limits) -> tuple[CgroupWrite, ...]:
         """What :meth:`create` and :meth:`Cgroup.set_limits` will do, in order; no effect. Raises HostError."""
 
+    def views(self, limits: Limits) -> tuple[str, ...]:
+        """The names of :meth:`Cgroup.views` for a container that will have ``limits``."""
+
     def names(self) -> list[str]: ...
 
     def adopt(self, name: str) -> Cgroup:
@@ -130,8 +133,9 @@ def open_driver(
     cgroups. I/O limits hold for the disk of ``io_directory``. Nothing is made or moved before the first ``create``.
     Raises HostError with the command that mends the host.
     """
+    from nbcontainer.cgroups.devices import block_device
     from nbcontainer.cgroups.v1 import V1Driver
-    from nbcontainer.cgroups.v2 import V2Driver, block_device
+    from nbcontainer.cgroups.v2 import V2Driver
 
     if parent is None:
         parent = os.environ.get(PARENT_VARIABLE) or None
@@ -196,6 +200,14 @@ def read_text(path: str) -> str:
     """The file's content; raises OSError."""
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
+
+
+def text_or_nothing(path: str) -> str:
+    """The file's content without white space around it; "" where it is not there."""
+    try:
+        return read_text(path).strip()
+    except FileNotFoundError:
+        return ""
 
 
 def write_text(path: str, value: str) -> None:

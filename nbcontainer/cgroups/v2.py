@@ -18,6 +18,10 @@ from nbcontainer.events import Sample, Usage
 from nbcontainer.spec import Limits, format_size
 
 LEAF = "nbcontainer-leaf"
+DELEGATE = (
+    "start the notebook with: systemd-run --user --scope -p Delegate=yes jupyter lab (or put Delegate=yes into the "
+    "[Service] section of its unit; in a container: docker run --privileged --cgroupns=private)"
+)
 _ENABLED = ("memory", "pids", "cpu", "io")
 _ROUNDS = 50
 _UNLIMITED = 1 << 62
@@ -71,6 +75,9 @@ class V2Driver:
         writes = [*self._place_writes(limits), CgroupWrite(path, "", MAKE)]
         return (*writes, *limit_writes(path, limits, None, self))
 
+    def views(self, limits: Limits) -> tuple[str, ...]:
+        return ("",)
+
     def names(self) -> list[str]:
         return cgroups.children([self._directory])
 
@@ -93,16 +100,11 @@ class V2Driver:
         files = [top, f"{top}/cgroup.procs", f"{top}/cgroup.subtree_control"]
         if not self._chosen:
             files.append(f"{self._root}{self._own}/cgroup.procs")
-        elif os.geteuid():
-            # Linux lets a process enter a cgroup only if its owner may also write to the common ancestor's cgroup.procs.
-            files.append(os.path.join(os.path.commonpath([self._root + self._own, top]), "cgroup.procs"))
+        elif not may_enter(self._root, self._own, top):
+            files.append(common_procs(self._root, self._own, top))
         for file in files:
             if not os.access(file, os.W_OK):
-                raise HostError(
-                    f"no permission to make cgroups: {file} cannot be written",
-                    "start the notebook with: systemd-run --user --scope -p Delegate=yes jupyter lab (or put Delegate=yes into the "
-                    "[Service] section of its unit; in a container: docker run --privileged --cgroupns=private)",
-                )
+                raise HostError(f"no permission to make cgroups: {file} cannot be written", DELEGATE)
 
     def _chain(self) -> list[str]:
         """The directories whose children get controllers, top down."""
@@ -170,8 +172,7 @@ class V2Driver:
                 cgroups.carry_out(write)
             except OSError as error:
                 if error.errno not in (errno.EBUSY, errno.ESRCH, errno.EEXIST, errno.ENOENT):
-                    remedy = "systemd-run --user --scope -p Delegate=yes jupyter lab"
-                    raise SetupError("enable the controllers", error.errno or 0, write.path, remedy) from error
+                    raise SetupError("enable the controllers", error.errno or 0, write.path, DELEGATE) from error
                 return error
             if not write.value and os.path.basename(write.path) != LEAF:
                 self._made.append(write.path)
@@ -345,28 +346,6 @@ def usage_of(last: Sample, wall_seconds: float, pids_peak: int) -> Usage:
     return Usage(wall_seconds=wall_seconds, pids_peak=pids_peak, **shared)
 
 
-def block_device(directory: str, sys_dev_block: str = "/sys/dev/block", mountinfo: str = "/proc/self/mountinfo") -> str:
-    """``"8:0"``, the whole disk that holds ``directory``: throttles act on disks, not on partitions. Raises HostError."""
-    device = os.stat(directory).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    if not os.path.exists(f"{sys_dev_block}/{number}"):
-        # btrfs has an anonymous device number; its mount names the real one.
-        sources = [line.split(" - ")[1].split(" ")[1] for line in cgroups.lines(mountinfo) if line.split(" ")[2] == number]
-        for source in sources:
-            if source.startswith("/dev/") and os.path.exists(source):
-                device = os.stat(source).st_rdev
-                number = f"{os.major(device)}:{os.minor(device)}"
-    entry = os.path.realpath(f"{sys_dev_block}/{number}")
-    if not os.path.isdir(entry):
-        raise HostError(
-            f"--io-read, --io-write: {directory} is not on a block device of its own (overlay, tmpfs or a network file system)",
-            "leave the two options out, or run where the files are on a disk",
-        )
-    if os.path.exists(f"{entry}/partition"):
-        entry = os.path.dirname(entry)
-    return cgroups.read_text(f"{entry}/dev").strip()
-
-
 def refuse_uncounted_swap() -> None:
     """Raises HostError on a host that swaps without counting it per cgroup: no limit on swap can hold there."""
     if os.path.exists("/proc/swaps") and len(cgroups.lines("/proc/swaps")) > 1:
@@ -385,6 +364,16 @@ def parse_list(text: str) -> frozenset[int]:
     return frozenset(cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1))
 
 
+def common_procs(root: str, own: str, target: str) -> str:
+    """The cgroup.procs that has to be writable for a process of the cgroup ``own`` to enter ``target``."""
+    return os.path.join(os.path.commonpath([root + own, target]), "cgroup.procs")
+
+
+def may_enter(root: str, own: str, target: str) -> bool:
+    """Linux lets a process enter a cgroup only if its owner may also write to the common ancestor's cgroup.procs."""
+    return not os.geteuid() or os.access(common_procs(root, own, target), os.W_OK)
+
+
 def existing(path: str) -> str:
     """``path`` or the nearest directory above it that exists."""
     while not os.path.isdir(path):
@@ -393,7 +382,4 @@ def existing(path: str) -> str:
 
 
 def _words(path: str) -> frozenset[str]:
-    try:
-        return frozenset(cgroups.read_text(path).split())
-    except FileNotFoundError:
-        return frozenset()
+    return frozenset(cgroups.text_or_nothing(path).split())

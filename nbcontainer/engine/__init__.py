@@ -14,6 +14,9 @@ from nbcontainer.spec import ContainerSpec
 class Run(Protocol):
     """One container that runs one cell. Iterate for its events; the other methods may be called from anywhere."""
 
+    spec: ContainerSpec
+    """As it is in force: what the engine had to add is in it, with a note."""
+
     def events(self) -> Generator[Event, None, None]:
         """Everything that happens, ending with Finished; by then nothing of the container is left.
 

@@ -15,105 +15,55 @@ import secrets
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import Protocol
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
+from nbcontainer.engine.box import Box, has_ended, make_go, shape_of, sources_of
 from nbcontainer.engine.watch import LocalRun
-from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
+from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
-from nbcontainer.runtime.client import PATH, Cloned, ZygoteClient, setup_error
-from nbcontainer.runtime.plan import IdMap
-from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
+from nbcontainer.runtime.client import KEPT_PLANS, Launch, ZygoteClient, setup_error
+from nbcontainer.runtime.plan import IdMap, Plan
+from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError, encode_go
 from nbcontainer.runtime.zygote import ZygoteConfig
-from nbcontainer.spec import ContainerSpec, Limits
-from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune, state_directory
+from nbcontainer.spec import ContainerSpec
+from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune
 
 READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
 """Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
 BURST_SPARES = 2
 
-def shape_of(spec: ContainerSpec) -> ContainerSpec:
-    """The part of a spec that decides how a box is made; equal shapes can share a box made in advance."""
-    limits = Limits(
-        cpuset=spec.limits.cpuset,
-        pids=None,
-        io_read_bytes_per_second=spec.limits.io_read_bytes_per_second,
-        io_write_bytes_per_second=spec.limits.io_write_bytes_per_second,
-    )
-    return replace(
-        spec,
-        limits=limits,
-        environment=(),
-        workdir=None,
-        user="root",
-        timeout_seconds=None,
-        max_output_bytes=1,
-        init=False,
-        name=None,
-        program=("program",) if spec.program else (),
-        interval_seconds=None,
-        memory_by_default=False,
-        notes=(),
-    )
-
-
-@dataclass(slots=True, eq=False)
-class Box:
-    """A container without limits and code. Its owner ends it with :meth:`LocalEngine.discard`."""
-
-    container_id: str
-    shape: ContainerSpec
-    cgroup: Cgroup
-    process: Cloned
-    id_map: IdMap | None
-    ready: bool = False
-
-
-class Ids(Protocol):
-    """Where a container's ids come from: :class:`nbcontainer.state.IdRanges`, or the guest's."""
-
-    def take(self) -> IdMap: ...
-
-    def give_back(self, id_map: IdMap) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class LocalEngine:
-    """One per kernel process."""
+    """One per kernel process; the guest of the vm engine has one of its own kind."""
 
     name = "local"
+    look_again_seconds = (60.0, 600.0)
+    """See ZygoteConfig."""
 
-    def __init__(self, *, around: rootfs.Surroundings | None = None, ids: Ids | None = None) -> None:
-        """In the guest of the vm engine, ``around`` and ``ids`` are not what this process would find out by itself."""
-        if os.geteuid() != 0:
-            raise HostError(
-                "the local engine needs root for now", "run Jupyter as root in a virtual machine of your own, or: sudo nbcontainer run"
-            )
+    def __init__(self) -> None:
+        self._rootless = not capabilities.may_administer()
         with contextlib.suppress(SetupError):
             prune()  # what cannot be removed now harms no new container, and `nbcontainer prune` says what it is
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._spares: deque[Box] = deque()
-        self.around = around or rootfs.look_around()
+        self.around = self._look_around()
         self.state = KernelState()
-        self._ids: Ids = ids or IdRanges()
+        self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
-            self._config = ZygoteConfig(str(state_directory() / "stage"), self.around.branches)
+            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *self.look_again_seconds)
             self._client = ZygoteClient(self._config)
         except BaseException:
             self.state.close()
             self._ids.close()
             raise
         self._live: dict[str, Box] = {}
+        self._plans: dict[ContainerSpec, Plan] = {}
         self._last_end = 0.0
         self._closed = False
         self._wanted: queue.SimpleQueue[ContainerSpec | None] = queue.SimpleQueue()
@@ -123,28 +73,48 @@ class LocalEngine:
 
     def _make_box(self, shape: ContainerSpec) -> Box:
         container_id = secrets.token_hex(6)
-        id_map = self._ids.take() if "user" in shape.namespaces else None
+        sources = sources_of(shape)
+        id_map = self._take_ids() if "user" in shape.namespaces else None
         cgroup: Cgroup | None = None
         try:
             cgroup = self._driver.create(container_id, shape.limits)
             if shape.limits.cpuset is not None:
                 # cgroup v1 lets nobody into a cpuset that has no CPUs yet.
                 cgroup.set_limits(shape.limits)
-            views = cgroup.views() if shape.root.kind != "none" and not shape.bare else ()
-            plan = rootfs.make_plan(shape, self.around, views, id_map, shape.hostname or container_id)
+            plan = self._plan(shape, cgroup)
             if not self._client.alive:
                 self._client.close()
                 self._client = ZygoteClient(self._config)
-            process = self._client.launch(container_id, plan, cgroup.clone_fd(), cgroup.task_fds())
+            process = self._client.launch(Launch(plan, shape.hostname or container_id, id_map), cgroup)
         except BaseException:
             if cgroup is not None:
                 cgroup.remove()
-            if id_map is not None:
-                self._ids.give_back(id_map)
+            self._give_back_ids(id_map)
             raise
-        box = Box(container_id, shape, cgroup, process, id_map)
+        box = Box(container_id, shape, cgroup, process, id_map, sources)
         self._live[container_id] = box
         return box
+
+    def _look_around(self) -> rootfs.Surroundings:
+        return rootfs.look_around(self._rootless)
+
+    def _take_ids(self) -> IdMap:
+        return IdMap(os.geteuid(), 1) if self._rootless else self._ids.take()
+
+    def _give_back_ids(self, id_map: IdMap | None) -> None:
+        if id_map is not None and not self._rootless:
+            self._ids.give_back(id_map)
+
+    def _plan(self, shape: ContainerSpec, cgroup: Cgroup) -> Plan:
+        """Equal shapes have one plan. What has mounts of the user's is looked at anew, as they may have changed."""
+        plan = self._plans.get(shape)
+        if plan is None or shape.mounts or shape.root.writable:
+            views = [name for name, _ in cgroup.views()] if shape.root.kind != "none" and not shape.bare else []
+            plan = rootfs.make_plan(shape, self.around, views, len(cgroup.task_fds()))
+            if len(self._plans) >= KEPT_PLANS:
+                self._plans.clear()
+            self._plans[shape] = plan
+        return plan
 
     def _wait_ready(self, box: Box) -> None:
         """Until the plan's inside steps are done. Raises what went wrong."""
@@ -196,8 +166,7 @@ class LocalEngine:
             box.process.close()
             self.state.discard(box.container_id)
         # Only now: ids of processes that cannot be killed are not for others.
-        if box.id_map is not None:
-            self._ids.give_back(box.id_map)
+        self._give_back_ids(box.id_map)
 
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
@@ -207,9 +176,9 @@ class LocalEngine:
             while self._spares:
                 spare = self._spares.popleft()
                 try:
-                    if spare.shape == shape:
+                    if spare.shape == shape and spare.sources == sources_of(shape):
                         self._wait_ready(spare)
-                        if not _has_ended(spare):
+                        if not has_ended(spare):
                             return spare
                 except InternalError:
                     pass  # it was killed while it waited: another takes its place
@@ -231,7 +200,7 @@ class LocalEngine:
             while len(self._spares) < count and not self._closed:
                 try:
                     self._spares.append(self._make_box(shape))
-                except (HostError, InternalError, SetupError, OSError):
+                except (NbcontainerError, OSError):
                     return
 
     def drop_spares(self) -> None:
@@ -254,9 +223,10 @@ class LocalEngine:
     # ---- the Engine protocol
 
     def start(self, spec: ContainerSpec, code: str) -> LocalRun:
+        spec = self._adapted(spec)
         shape = shape_of(spec)
         try:
-            go = encode(_go(spec, code))
+            go = encode_go(self._go(spec, code))
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
@@ -275,17 +245,46 @@ class LocalEngine:
             self.make_spares(shape, BURST_SPARES)
         return LocalRun(self, box, spec, first)
 
+    def _adapted(self, spec: ContainerSpec) -> ContainerSpec:
+        """What an ordinary user has to have besides, with a note; what such a user cannot have is a HostError."""
+        if not self._rootless:
+            return spec
+        if spec.user not in ("root", "0"):
+            raise HostError(
+                f"--user: {spec.user!r} needs a second user id, and an ordinary user has one: in the container, root is you",
+                "leave --user out, or run Jupyter as root in a virtual machine of your own",
+            )
+        if spec.namespaces and "user" not in spec.namespaces:
+            note = "A user namespace is made too: without root, Linux makes the others only inside one."
+            return spec.replace(namespaces=spec.namespaces | {"user"}, notes=(*spec.notes, note))
+        return spec
+
+    def _go(self, spec: ContainerSpec, code: str) -> Go:
+        # An ordinary user has capabilities in a user namespace only.
+        keep = () if self._rootless and "user" not in spec.namespaces else capabilities.choose(spec.cap_add, spec.cap_drop)
+        return make_go(spec, code, capabilities.mask(keep))
+
     def explain(self, spec: ContainerSpec) -> list[str]:
+        spec = self._adapted(spec)
         lines = [
             f"[host]   {'mkdir' if not write.value else 'write ' + write.value + ' to'} {write.path}: {write.why}"
             for write in self._driver.plan("CONTAINER", spec.limits)
         ]
-        id_map = IdMap(ID_RANGE_START, ID_RANGE_COUNT) if "user" in spec.namespaces else None
-        plan = rootfs.make_plan(spec, self.around, (), id_map, spec.hostname or "CONTAINER")
+        ids = IdMap(os.geteuid(), 1) if self._rootless else IdMap(ID_RANGE_START, ID_RANGE_COUNT)
+        id_map = ids if "user" in spec.namespaces else None
+        plan = rootfs.make_plan(spec, self.around, self._driver.views(spec.limits), len(self._driver.views(spec.limits)))
         keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
         what = " ".join(spec.program) or "the cell, by IPython"
         last = [f"[inside] capset({keep}), prctl(NO_NEW_PRIVS): no more rights than these", f"[inside] run {what}"]
-        return lines + plan.explain() + last
+        return lines + plan.explain(id_map) + last
+
+    def _leave_to_parent(self) -> None:
+        """In a process that the kernel forks: its copies of our descriptors must not keep anything alive."""
+        self._client.leave_to_parent()
+        self.state.leave_to_parent()
+        self._ids.close()
+        for box in self._live.values():
+            box.process.close()
 
     def close(self) -> None:
         """End every container, the zygote, and this kernel's cgroups."""
@@ -302,40 +301,16 @@ class LocalEngine:
         self._ids.close()
 
 
-def _has_ended(box: Box) -> bool:
-    poller = select.poll()
-    poller.register(box.process.pidfd, select.POLLIN)
-    return bool(poller.poll(0))
-
-
-def _go(spec: ContainerSpec, code: str) -> dict[str, object]:
-    """Message 6 of the handshake."""
-    own_root = spec.root.kind != "none"
-    path = PATH
-    if spec.root.kind in ("system", "host", "none"):
-        path = f"{sys.prefix}/bin:{PATH}" if f"{sys.prefix}/bin" not in PATH.split(":") else PATH
-    environment = {"PATH": path, "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
-    if not spec.program:
-        environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    environment.update(spec.environment)
-    if spec.workdir is not None:
-        directories = [spec.workdir]
-    else:
-        directories = ["/workspace", "/"] if own_root else [os.getcwd(), "/"]
-    return {
-        "t": "go",
-        "code": code,
-        "program": list(spec.program),
-        "environment": environment,
-        "directories": directories,
-        "user": spec.user,
-        "capability_mask": capabilities.mask(capabilities.choose(spec.cap_add, spec.cap_drop)),
-        "init": spec.init,
-    }
-
-
 _engine: LocalEngine | None = None
 _engine_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    if _engine is not None:
+        _engine._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_local() -> LocalEngine:

@@ -13,14 +13,16 @@ import threading
 from dataclasses import dataclass
 from typing import IO, Any
 
+from nbcontainer.cgroups import Cgroup
 from nbcontainer.errors import HostError, InternalError, SetupError
-from nbcontainer.runtime.plan import Plan
+from nbcontainer.runtime.plan import IdMap, Plan
 from nbcontainer.runtime.protocol import LaunchRequest
 from nbcontainer.runtime.zygote import ZygoteConfig
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 60.0
 CONTROL_MESSAGE_BYTES = 4096
+KEPT_PLANS = 32
 _REMEDIES = {
     ("clone", 1): "namespaces are not allowed here: see nbcontainer doctor",
     ("clone", 28): "too many namespaces: raise /proc/sys/user/max_*_namespaces",
@@ -60,11 +62,38 @@ class Cloned:
         self.channel.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One container to be made by ``plan``; ``id_map`` is None where ids are the host's."""
+
+    plan: Plan
+    hostname: str
+    id_map: IdMap | None
+
+
+class _SentPlans:
+    """Which plans the zygote has, by number: each travels once. The oldest gives its number away."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, Plan] = {}
+        self._next = 0
+
+    def number(self, plan: Plan) -> tuple[int, bytes]:
+        """The number, and the plan itself where it has to be sent."""
+        for number, known in self._numbers.items():
+            if known is plan:
+                return number, b""
+        number, self._next = self._next, (self._next + 1) % KEPT_PLANS
+        self._numbers[number] = plan
+        return number, pickle.dumps(plan)
+
+
 class ZygoteClient:
     """One zygote; its methods may be called from any thread."""
 
     def __init__(self, config: ZygoteConfig) -> None:
         self._lock = threading.Lock()
+        self._plans = _SentPlans()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the zygote lives)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -127,20 +156,24 @@ class ZygoteClient:
         words = self._log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
         return InternalError(f"the zygote ended {when}" + (f": {words[-1]}" if words else ""))
 
-    def launch(self, container_id: str, plan: Plan, cgroup_fd: int, task_fds: list[int]) -> Cloned:
+    def launch(self, launch: Launch, cgroup: Cgroup) -> Cloned:
         """Ask for a container's process without waiting for it; :meth:`finish` waits."""
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         stdout_fd, their_stdout = os.pipe()
         stderr_fd, their_stderr = os.pipe()
         result = Cloned(-1, -1, control, channel, stdout_fd, stderr_fd)
-        request = LaunchRequest(container_id, plan, cgroup_fd >= 0, len(task_fds))
+        cgroup_fd = cgroup.clone_fd()
         fds = [their_control.fileno(), their_channel.fileno(), their_stdout, their_stderr]
-        fds += ([cgroup_fd] if cgroup_fd >= 0 else []) + task_fds
+        fds += ([cgroup_fd] if cgroup_fd >= 0 else []) + cgroup.task_fds()
+        id_map = None if launch.id_map is None else (launch.id_map.base, launch.id_map.count)
+        directories = tuple(directory for _, directory in cgroup.views())
         try:
             with self._lock:
                 self._wait_until_serving()
-                socket.send_fds(self._launch, [pickle.dumps(request)], fds)
+                plan_number, plan = self._plans.number(launch.plan)
+                request = LaunchRequest(launch.hostname, id_map, directories, cgroup_fd >= 0, plan_number, plan)
+                socket.send_fds(self._launch, [pickle.dumps(tuple(request))], fds)
         except (BrokenPipeError, ConnectionResetError):
             result.close()
             raise self.death("before it made a container") from None
@@ -169,6 +202,11 @@ class ZygoteClient:
             raise setup_error(message)
         cloned.pid, cloned.pidfd = message["pid"], received[0]
         os.set_inheritable(cloned.pidfd, False)
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: let go, without ending anything."""
+        self._launch.close()
+        self._log.close()
 
     def close(self) -> None:
         """End the zygote and all its containers; returns when it is gone."""

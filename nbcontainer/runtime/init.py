@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import pwd
 import signal
-import socket
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import forkhooks
+from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.protocol import encode, receive_message, send_failure
+from nbcontainer.runtime.protocol import LENGTH, READY, STARTED, Go, encode, send_failure
 from nbcontainer.runtime.steps import Context
 
-CHANNEL_FD = 3
 EXIT_SETUP_FAILED = 125
 EXIT_NO_PROGRAM = 127
 RunPython = Callable[[str, int], int]
@@ -47,85 +47,112 @@ def walk(steps: tuple[Any, ...], context: Context, between: Callable[[], None] |
             between()
 
 
+class LaidOutPlan:
+    """A plan with its inside steps as one program of system calls, ready for any number of containers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        cut = plan.host_steps_after or 0
+        self.first = InsideProgram(plan.inside[:cut])
+        self.rest = InsideProgram(plan.inside[cut:])
+
+
+class InsideProgram:
+    """Some inside steps, one after the other."""
+
+    def __init__(self, steps: tuple[InsideStep, ...]) -> None:
+        self._steps = [step for step in steps for _ in step.calls()]
+        self._program = syscalls.Program(call for step in steps for call in step.calls())
+
+    def run(self, slots: dict[str, int]) -> None:
+        """Raises StepFailed."""
+        try:
+            syscalls.make_calls(self._program, slots)
+        except syscalls.CallFailed as failed:
+            path = self._program.calls[failed.index].path
+            raise StepFailed(self._steps[failed.index].name, OSError(failed.errno, failed.strerror, path)) from None
+
+
 def become_container(
-    plan: Plan,
-    context: Context,
-    descriptors: tuple[int, int, int, int],
-    release_fd: int,
-    run_python: RunPython,
-    warm: Callable[[], None],
+    laid_out: LaidOutPlan, context: Context, slots: dict[str, int], run_python: RunPython, warm: Callable[[], None]
 ) -> NoReturn:
-    """Never returns. ``descriptors``: null, stdout, stderr, channel; ``release_fd`` gives a byte when the ids are mapped."""
-    channel_fd = descriptors[3]
+    """Never returns. ``slots``: see :mod:`nbcontainer.runtime.inside`."""
+    channel_fd = slots["channel"]
     status = EXIT_SETUP_FAILED
     try:
-        _take_identity(plan, release_fd)
-        walk(plan.inside, context)
-        _arrange(descriptors)
+        if laid_out.plan.host_steps_after is not None:
+            laid_out.first.run(slots)
+            walk(laid_out.plan.host, context)
+            slots |= context.fds
+        laid_out.rest.run(slots)
         channel_fd = CHANNEL_FD
-        if plan.python:
+        if laid_out.plan.python:
             forkhooks.renew()
             warm()
-        os.write(channel_fd, encode({"t": "ready"}))
+        os.write(channel_fd, READY)
         status = _run(run_python)
     except StepFailed as failure:
-        send_failure(channel_fd, failure.step, failure.number, failure.path)
+        _report(failure, channel_fd, CHANNEL_FD)
     except BrokenPipeError:
         pass  # the kernel is gone: so are we
+    except BaseException as error:
+        # Nothing above us could show it: what is not expected must not look like a cell that just ended.
+        why = f"{type(error).__name__}: {error}"
+        _report(StepFailed("start the cell", OSError(errno.EIO, why)), CHANNEL_FD, why=why)
     finally:
         os._exit(status)
 
 
-def _take_identity(plan: Plan, release_fd: int) -> None:
-    try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.setsid()
-        if os.read(release_fd, 1) != b"m":
-            os._exit(EXIT_SETUP_FAILED)  # the zygote died before it mapped our ids
-        if plan.id_map is not None:
-            os.setgroups([])
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
-            # Changing ids clears both: /proc/self would belong to the host's root, and nobody would end us.
-            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    except OSError as error:
-        raise StepFailed("identity", error) from None
+def _report(failure: StepFailed, *channel_fds: int, why: str = "") -> None:
+    """On the first of ``channel_fds`` that is the channel: during the set-up it moves from the one to the other."""
+    for fd in channel_fds:
+        try:
+            send_failure(fd, failure.step, failure.number, failure.path, why)
+            return
+        except OSError:
+            continue
 
 
-def _arrange(descriptors: tuple[int, int, int, int]) -> None:
-    """0, 1, 2 and the channel; nothing else of the zygote stays open."""
-    high = [os.dup(fd) for fd in descriptors]
-    while min(high) <= CHANNEL_FD:
-        high = [os.dup(fd) for fd in high]
-    for number, fd in enumerate(high):
-        os.dup2(fd, number, inheritable=number != CHANNEL_FD)
-    os.closerange(CHANNEL_FD + 1, 1 << 30)
-    os.umask(0o022)
+def receive_go(channel_fd: int) -> Go | None:
+    """Block for message 6; None at end of file."""
+    header = _read(channel_fd, LENGTH.size)
+    body = _read(channel_fd, LENGTH.unpack(header)[0]) if header else b""
+    return Go(*pickle.loads(body)) if body else None
+
+
+def _read(fd: int, size: int) -> bytes:
+    """Exactly ``size`` bytes, or b"" at end of file."""
+    data = os.read(fd, size)
+    while len(data) < size:
+        piece = os.read(fd, size - len(data))
+        if not piece:
+            return b""
+        data += piece
+    return data
 
 
 def _run(run_python: RunPython) -> int:
-    with socket.socket(fileno=os.dup(CHANNEL_FD)) as channel:
-        go = receive_message(channel)
+    go = receive_go(CHANNEL_FD)
     if go is None:
         return 0
     forkhooks.release()
     _start_as(go)
-    if go["init"]:
+    if go.init:
         _stay_as_init()
-    if go["program"]:
-        return _execute(go["program"], go["code"])
+    if go.program:
+        return _execute(go.program, go.code)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    return run_python(go["code"], CHANNEL_FD)
+    os.write(CHANNEL_FD, STARTED)
+    return run_python(go.code, CHANNEL_FD)
 
 
-def _start_as(go: dict[str, Any]) -> None:
+def _start_as(go: Go) -> None:
     """User, capabilities, directory and environment: the last things before the user's code."""
-    os.environ.update(go["environment"])  # it was empty: the zygote's is
+    os.environ.update(go.environment)  # it was empty: the zygote's is
     try:
-        user, group, home = _find_user(go["user"])
+        user, group, home = _find_user(go.user)
     except (KeyError, ValueError):
-        raise StepFailed("user", OSError(errno.ENOENT, "", go["user"])) from None
+        raise StepFailed("user", OSError(errno.ENOENT, "", go.user)) from None
     os.environ.setdefault("HOME", home)
     try:
         if user:
@@ -135,16 +162,15 @@ def _start_as(go: dict[str, Any]) -> None:
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
-            capabilities.limit_to(go["capability_mask"])
-        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            capabilities.limit_to(go.capability_mask)
     except OSError as error:
         raise StepFailed("privileges", error) from None
-    for number, directory in enumerate(go["directories"]):
+    for number, directory in enumerate(go.directories):
         try:
             os.chdir(directory)
             break
         except OSError as error:
-            if number == len(go["directories"]) - 1:
+            if number == len(go.directories) - 1:
                 raise StepFailed("workdir", error) from None
 
 
@@ -179,7 +205,7 @@ def _stay_as_init() -> None:
             os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _execute(program: list[str], body: str) -> NoReturn:
+def _execute(program: tuple[str, ...], body: str) -> NoReturn:
     fd = os.memfd_create("cell")
     data = memoryview(body.encode("utf-8", "surrogateescape"))
     while data:

@@ -1,7 +1,8 @@
-"""A plan: what makes a container, as data. It can be printed (``--explain``), sent to the zygote, and executed there.
+"""A plan: what makes containers of one kind, as data. It can be printed (``--explain``), sent to the zygote, and executed there.
 
-``host`` steps run in the zygote, with the kernel's privileges, before the container exists; ``inside`` steps run in the
-new process, in its namespaces, before any user code. The steps themselves are in :mod:`nbcontainer.runtime.steps`.
+``host`` steps (:mod:`nbcontainer.runtime.steps`) run in the zygote, with the kernel's privileges, before the container
+exists (rootless: in the new process, which has privileges in its user namespace); ``inside`` steps (:mod:`nbcontainer.runtime.inside`) are calls that the new process makes in its namespaces, before
+any user code. What differs from one container to the next (its id, its range of ids, its cgroup) comes with each launch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nbcontainer.runtime.inside import InsideStep
     from nbcontainer.runtime.steps import Step
 
 
@@ -23,30 +25,34 @@ class IdMap:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do for one container, in order."""
+    """What to do for each container, in order."""
 
     namespaces: tuple[str, ...]
-    id_map: IdMap | None
-    """None where the user namespace is shared: ids are the host's."""
     host: tuple[Step, ...]
-    inside: tuple[Step, ...]
+    inside: tuple[InsideStep, ...]
     python: bool = True
     """The cell is Python: the process gets ready for it while it waits."""
     host_mounts: bool = False
     """The mount namespace is shared: clone from the kernel's own, not from the zygote's private one."""
+    host_root: bool = False
+    """Of the ``host`` kind: what it hides is looked for when the first is made."""
+    host_steps_after: int | None = None
+    """Rootless: the new process itself executes the host steps, after so many inside steps, as it alone has the rights."""
 
-    def explain(self) -> list[str]:
-        """One line a step: what is called, and what it is for."""
-        lines = [f"[host]   {step.explain()}" for step in self.host]
+    def explain(self, id_map: IdMap | None) -> list[str]:
+        """One line a step: what is called, and what it is for; ``id_map`` is None where ids are the host's."""
+        host = [step.explain() for step in self.host]
+        rootless = self.host_steps_after is not None
+        lines = [] if rootless else [f"[host]   {line}" for line in host]
         flags = " | ".join(f"CLONE_NEW{_FLAG_SUFFIX[name]}" for name in self.namespaces if name != "cgroup") or "0"
         lines.append(f"[clone]  clone3({flags}): the cell process, with namespaces of its own")
-        if self.id_map is not None:
-            last = self.id_map.base + self.id_map.count - 1
-            lines.append(
-                f"[host]   write uid_map, gid_map: container ids 0-{self.id_map.count - 1} are host ids {self.id_map.base}-{last}"
-            )
-        lines += [f"[inside] {step.explain()}" for step in self.inside]
-        return lines
+        if id_map is not None:
+            last = id_map.base + id_map.count - 1
+            lines.append(f"[host]   write uid_map, gid_map: container ids 0-{id_map.count - 1} are host ids {id_map.base}-{last}")
+        inside = [step.explain() for step in self.inside]
+        if self.host_steps_after is not None:
+            inside[self.host_steps_after : self.host_steps_after] = host
+        return lines + [f"[inside] {line}" for line in inside]
 
 
 _FLAG_SUFFIX = {"pid": "PID", "net": "NET", "mnt": "NS", "ipc": "IPC", "uts": "UTS", "user": "USER", "time": "TIME"}

@@ -1,22 +1,23 @@
-"""Turns a spec into the plan of its container: namespaces, root, mounts, and what the process gives up."""
+"""Turns a spec into the plan of its containers: namespaces, root, mounts, and what the process gives up."""
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nbcontainer.errors import SpecError
-from nbcontainer.linux import capabilities, syscalls
-from nbcontainer.runtime import steps
-from nbcontainer.runtime.plan import IdMap, Plan
-from nbcontainer.runtime.skeleton import Branch, find_branches
+from nbcontainer.linux import capabilities, seccomp, syscalls
+from nbcontainer.runtime import inside, rootless, steps
+from nbcontainer.runtime.inside import InsideStep
+from nbcontainer.runtime.plan import Plan
+from nbcontainer.runtime.skeleton import Branch, TopLevel, find_branches, find_top_level
 from nbcontainer.runtime.steps import Step
 from nbcontainer.spec import ContainerSpec, Mount
 
 OOM_SCORE = 500
 SHM_BYTES = 64 << 20
+CGROUP_ROOT = "/sys/fs/cgroup"
 _MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
 _MASKED_IN_SYS = ("/sys/firmware", "/sys/devices/virtual/powercap")
 _READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
@@ -27,16 +28,20 @@ class Surroundings:
     """What the plan needs to know of the host; read once per kernel."""
 
     branches: tuple[Branch, ...]
+    top_level: TopLevel | None
+    """What a root is put together from, rootless; None where / itself can be a layer."""
     masked_files: tuple[str, ...]
     masked_directories: tuple[str, ...]
     read_only: tuple[str, ...]
     last_capability: int
 
 
-def look_around() -> Surroundings:
+def look_around(rootless: bool) -> Surroundings:
+    top_level = find_top_level() if rootless else None
     masked = [f"/proc/{name}" for name in _MASKED] + list(_MASKED_IN_SYS)
     return Surroundings(
-        find_branches(),
+        find_branches() if top_level is None else top_level.branches,
+        top_level,
         tuple(path for path in masked if os.path.exists(path) and not os.path.isdir(path)),
         tuple(path for path in masked if os.path.isdir(path)),
         tuple(f"/proc/{name}" for name in _READ_ONLY if os.path.exists(f"/proc/{name}")),
@@ -44,87 +49,135 @@ def look_around() -> Surroundings:
     )
 
 
-def make_plan(
-    spec: ContainerSpec, around: Surroundings, views: Sequence[tuple[str, str]], id_map: IdMap | None, hostname: str
-) -> Plan:
-    """The whole plan. ``views``: (name below /sys/fs/cgroup, host directory) of the container's own cgroups."""
-    host: list[Step] = []
-    inside: list[Step] = [steps.JoinCgroup(), steps.OomScore(OOM_SCORE)]
-    own = spec.namespaces
-    if "user" in own:
-        # The setting belongs to the user namespace: a shared one is the host's.
-        inside.append(steps.NoNestedUserNamespaces())
-    if "cgroup" in own:
-        inside.append(steps.CgroupNamespace())
-    if "uts" in own:
-        inside.append(steps.Hostname(hostname))
-    if "net" in own and spec.network == "none":
-        inside.append(steps.LoopbackUp())
-    if "mnt" in own:
-        inside.append(steps.PrivateMounts())
-        if spec.root.kind == "none":
-            _host_tree(spec, inside, host)
-        else:
-            _own_root(spec, around, views, host, inside, hostname)
-    if spec.ulimits:
-        inside.append(steps.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making: its host steps, and those of the new process before it has a root, before it enters it, and
+    after."""
+
+    spec: ContainerSpec
+    around: Surroundings
+    host: list[Step] = field(default_factory=list)
+    first: list[InsideStep] = field(default_factory=list)
+    before: list[InsideStep] = field(default_factory=list)
+    after: list[InsideStep] = field(default_factory=list)
+
+    @property
+    def rootless(self) -> bool:
+        return self.around.top_level is not None
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Those that the root consists of, besides itself."""
+        kind = self.spec.root.kind
+        return [branch for branch in self.around.branches if kind == "host" or (kind == "system" and branch.in_system)]
+
+    def place(self, path: str) -> tuple[str, str]:
+        """(overlay, path in it) of a path of the container, for what has to be there before anything is mounted."""
+        if self.spec.workspace is not None and path.startswith("/workspace/"):
+            return "workspace", path.removeprefix("/workspace")
+        if self.rootless:
+            for index, branch in reversed(list(enumerate(self.branches))):
+                if path == branch.path or path.startswith(branch.path + "/"):
+                    return f"branch-{index}", path.removeprefix(branch.path)
+        return "root", path
+
+
+def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], task_fds: int) -> Plan:
+    """The whole plan. ``views``: names below /sys/fs/cgroup of the container's own cgroups; ``task_fds``: how many of
+    them it has to enter by itself."""
+    draft = _Draft(spec, around)
+    own, first = spec.namespaces, draft.first
     keep = capabilities.choose(spec.cap_add, spec.cap_drop)
-    inside += [steps.SessionKeyring(), steps.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability)]
+    first += [inside.Identity("user" in own, draft.rootless), inside.JoinCgroup(task_fds), inside.OomScore(OOM_SCORE)]
+    if "user" in own and "SYS_ADMIN" not in keep:
+        # The setting belongs to the user namespace: a shared one is the host's.
+        first.append(inside.NoNestedUserNamespaces())
+    if "cgroup" in own:
+        first.append(inside.CgroupNamespace())
+    if "uts" in own:
+        first.append(inside.Hostname(spec.hostname))
+    if "net" in own and spec.network == "none":
+        first.append(inside.LoopbackUp())
+    if "mnt" in own:
+        first.append(inside.PrivateMounts())
+        if spec.root.kind == "none":
+            _host_tree(draft)
+        else:
+            _own_root(draft, views)
+    draft.after.append(inside.Descriptors())
+    if spec.ulimits:
+        draft.after.append(inside.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
+    bounds = inside.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability)
+    draft.after.append(inside.SessionKeyring())
+    if "user" in own or not draft.rootless:
+        draft.after.append(bounds)  # else it has no capability, and can get none after what follows
+    draft.after.append(inside.NoNewPrivileges())
+    if spec.security == "default":
+        draft.after.append(inside.SeccompFilter(seccomp.build(keep)))
     namespaces = tuple(name for name in syscalls.NAMESPACE_FLAGS if name in own)
-    return Plan(namespaces, id_map, tuple(host), tuple(inside), not spec.program, host_mounts="mnt" not in own)
+    return Plan(
+        namespaces,
+        tuple(draft.host),
+        (*first, *draft.before, *draft.after),
+        not spec.program,
+        host_mounts="mnt" not in own,
+        host_root=spec.root.kind == "host",
+        host_steps_after=len(first) if draft.rootless else None,
+    )
 
 
-def _proc() -> steps.FileSystem:
+def _proc() -> inside.FileSystem:
     attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-    return steps.FileSystem("proc", "proc", (), attributes, "the processes of the container's own pid namespace")
+    return inside.FileSystem("proc", "proc", (), attributes, "the processes of the container's own pid namespace")
 
 
-def _host_tree(spec: ContainerSpec, inside: list[Step], host: list[Step]) -> None:
+def _host_tree(draft: _Draft) -> None:
     """--root none: the host's tree as it is; only /proc must fit the pid namespace."""
-    if "pid" in spec.namespaces:
-        inside += [_proc(), steps.Attach("proc", "/proc", "the host's /proc would show the wrong processes")]
-    for index, mount in enumerate(spec.mounts):
+    if "pid" in draft.spec.namespaces:
+        draft.after += [_proc(), inside.Attach("proc", "/proc", "the host's /proc would show the wrong processes")]
+    for index, mount in enumerate(draft.spec.mounts):
         if not os.path.exists(mount.target):
             raise SpecError(f"--volume, --tmpfs: {mount.target} does not exist, and --root none makes nothing on the host")
-        _mount(mount, index, host, inside, spec)
+        _mount(draft, mount, index)
 
 
-def _own_root(
-    spec: ContainerSpec,
-    around: Surroundings,
-    views: Sequence[tuple[str, str]],
-    host: list[Step],
-    inside: list[Step],
-    hostname: str,
-) -> None:
-    attach: list[Step] = []
+def _own_root(draft: _Draft, views: Sequence[str]) -> None:
+    spec, host = draft.spec, draft.host
     host.append(steps.Scratch(spec.disk_bytes))
     if spec.root.writable:
         _check_mount_points(spec)
         host.append(steps.Tree("root", spec.root.path, "the root: the directory itself", spec.read_only, recursive=True))
     else:
         if not spec.bare:
-            _own_files(spec, host, hostname)
+            host.append(steps.IdentityFiles(*draft.place("/etc"), "uts" in spec.namespaces, spec.network))
         for mount in spec.mounts:
-            _mount_point(mount, host, spec)
-        _root_overlays(spec, around, host, attach)
+            _mount_point(draft, mount)
+        _root_overlays(draft)
     if spec.workspace is not None and not any(mount.target == "/workspace" for mount in spec.mounts) and not spec.root.writable:
         host += [
             steps.Layer("workspace", spec.workspace, "the notebook's directory"),
             steps.Overlay("workspace", ("workspace",), "/workspace, copy-on-write", spec.read_only),
         ]
-        attach.append(steps.Attach("workspace", "/workspace", "the notebook's directory, copy-on-write"))
+        draft.after.append(inside.Attach("workspace", "/workspace", "the notebook's directory, copy-on-write"))
     if not spec.bare:
-        _kernel_file_systems(spec, around, views, host, inside, attach)
+        _kernel_file_systems(draft, views)
     for index, mount in enumerate(spec.mounts):
-        _mount(mount, index, host, attach, spec)
+        _mount(draft, mount, index)
     host.append(steps.ReleaseScratch())
-    inside.append(steps.EnterRoot("root"))
-    inside += attach
+    draft.before.append(inside.EnterRoot("root"))
 
 
-def _root_overlays(spec: ContainerSpec, around: Surroundings, host: list[Step], attach: list[Step]) -> None:
-    kind = spec.root.kind
+def _root_overlays(draft: _Draft) -> None:
+    spec, host, kind = draft.spec, draft.host, draft.spec.root.kind
+    if draft.around.top_level is not None and not spec.bare:
+        devices, attach_devices = rootless.device_nodes()
+        host += devices
+        draft.after += attach_devices
+    if draft.around.top_level is not None and kind != "dir":
+        parts, attach = rootless.make_root(spec, draft.around.top_level, draft.branches)
+        host += parts
+        draft.after[:0] = attach
+        return
     lower = spec.root.path if kind == "dir" else "/"
     host.append(steps.Layer("base", lower, "the directory" if kind == "dir" else "the host's tree"))
     layers: tuple[str, ...] = ("base",)
@@ -134,101 +187,80 @@ def _root_overlays(spec: ContainerSpec, around: Surroundings, host: list[Step], 
     host.append(steps.Overlay("root", layers, f"the {spec.root} root, copy-on-write", spec.read_only))
     if kind == "dir":
         return
-    for index, branch in enumerate(branch for branch in around.branches if branch.in_system or kind == "host"):
+    for index, branch in enumerate(draft.branches):
         slot = f"branch-{index}"
         host += [
             steps.Layer(slot, branch.path, branch.why),
             steps.Layer(f"{slot}-skeleton", branch.key, "hides what others may not read", staged=True),
             steps.Overlay(slot, (f"{slot}-skeleton", slot), f"{branch.path}, copy-on-write", spec.read_only),
         ]
-        attach.append(steps.Attach(slot, branch.path, branch.why))
+        draft.after.append(inside.Attach(slot, branch.path, branch.why))
 
 
-def _own_files(spec: ContainerSpec, host: list[Step], hostname: str) -> None:
-    host_names = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    resolver = "# This container has no network.\n"
-    if spec.network == "host":
-        try:
-            with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
-                resolver = file.read()
-        except OSError:
-            resolver = ""
-    name = hostname if "uts" in spec.namespaces else socket.gethostname()
-    for path, text in (("/etc/hostname", f"{name}\n"), ("/etc/hosts", host_names), ("/etc/resolv.conf", resolver)):
-        host.append(steps.UpperFile("root", path, text))
-
-
-def _kernel_file_systems(
-    spec: ContainerSpec,
-    around: Surroundings,
-    views: Sequence[tuple[str, str]],
-    host: list[Step],
-    inside: list[Step],
-    attach: list[Step],
-) -> None:
+def _kernel_file_systems(draft: _Draft, views: Sequence[str]) -> None:
     """/proc, /sys, /dev/pts, /dev/shm and the own cgroup files."""
+    spec = draft.spec
     read_only = syscalls.MOUNT_ATTR_RDONLY
     safe = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
     if "pid" in spec.namespaces:
-        inside.append(_proc())
+        draft.before.append(_proc())
     else:
-        host.append(steps.Tree("proc", "/proc", "the pid namespace is shared, and so is /proc", idmapped=False))
+        draft.host.append(steps.Tree("proc", "/proc", "the pid namespace is shared, and so is /proc", idmapped=False, recursive=draft.rootless))
     if "net" in spec.namespaces:
-        inside.append(steps.FileSystem("sysfs", "sysfs", (), safe | read_only, "devices, read-only"))
+        draft.before.append(inside.FileSystem("sysfs", "sysfs", (), safe | read_only, "devices, read-only"))
     else:
-        host.append(steps.Tree("sysfs", "/sys", "the host's /sys, read-only", read_only=True, idmapped=False))
+        draft.host.append(steps.Tree("sysfs", "/sys", "the host's /sys, read-only", True, idmapped=False, recursive=draft.rootless))
     pts = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
     shm = (("size", str(min(SHM_BYTES, spec.disk_bytes))), ("mode", "1777"))
-    inside += [
-        steps.FileSystem("pts", "devpts", pts, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC, "terminals of its own"),
-        steps.FileSystem("shm", "tmpfs", shm, safe & ~syscalls.MOUNT_ATTR_NOEXEC, "shared memory of its own"),
+    draft.before += [
+        inside.FileSystem("pts", "devpts", pts, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC, "terminals of its own"),
+        inside.FileSystem("shm", "tmpfs", shm, safe & ~syscalls.MOUNT_ATTR_NOEXEC, "shared memory of its own"),
     ]
-    attach += [
-        steps.Attach("proc", "/proc", "a /proc of its own"),
-        steps.Attach("sysfs", "/sys", "read-only /sys"),
-        steps.Attach("pts", "/dev/pts", "terminals"),
-        steps.Attach("shm", "/dev/shm", "shared memory"),
+    draft.after += [
+        inside.Attach("proc", "/proc", "a /proc of its own"),
+        inside.Attach("sysfs", "/sys", "read-only /sys"),
+        inside.Attach("pts", "/dev/pts", "terminals"),
+        inside.Attach("shm", "/dev/shm", "shared memory"),
     ]
-    _cgroup_views(views, host, inside, attach)
-    attach.append(steps.ReadOnlyPaths(around.read_only, "as Docker protects them"))
-    attach.append(steps.MaskPaths(around.masked_files, around.masked_directories))
+    _cgroup_views(draft, views)
+    draft.after.append(inside.ReadOnlyPaths(draft.around.read_only, "as Docker protects them"))
+    draft.after.append(inside.MaskPaths(draft.around.masked_files, draft.around.masked_directories))
 
 
-def _cgroup_views(views: Sequence[tuple[str, str]], host: list[Step], inside: list[Step], attach: list[Step]) -> None:
-    where = "/sys/fs/cgroup"
-    for index, (_, path) in enumerate(views):
-        host.append(steps.Tree(f"cgroup-{index}", path, "the container's own cgroup, read-only", read_only=True, idmapped=False))
-    if any(name for name, _ in views):
+def _cgroup_views(draft: _Draft, views: Sequence[str]) -> None:
+    """One directory at /sys/fs/cgroup itself (v2), or one for each name below it (v1)."""
+    draft.host += [steps.CgroupView(index, view) for index, view in enumerate(views)]
+    several = any(views)
+    if several:
         options = (("size", "64k"), ("mode", "755"))
-        inside.append(steps.FileSystem("cgroups", "tmpfs", options, syscalls.MOUNT_ATTR_NOSUID, "room for the v1 hierarchies"))
-        attach.append(steps.Attach("cgroups", where, "room for the v1 hierarchies"))
-        attach.append(steps.Directories(tuple(f"{where}/{name}" for name, _ in views)))
-    for index, (name, _) in enumerate(views):
-        attach.append(steps.Attach(f"cgroup-{index}", f"{where}/{name}".rstrip("/"), "its own limits and readings"))
-    if any(name for name, _ in views):
-        attach.append(steps.ReadOnlyPaths((where,), "readings, not settings", in_place=True))
+        room = inside.FileSystem("cgroups", "tmpfs", options, syscalls.MOUNT_ATTR_NOSUID, "room for the v1 hierarchies")
+        draft.before.append(room)
+        draft.after.append(inside.Attach("cgroups", CGROUP_ROOT, "room for the v1 hierarchies"))
+        draft.after.append(inside.Directories(tuple(f"{CGROUP_ROOT}/{view}" for view in views)))
+    for index, view in enumerate(views):
+        draft.after.append(inside.Attach(f"cgroup-{index}", f"{CGROUP_ROOT}/{view}".rstrip("/"), "its own limits and readings"))
+    if several:
+        draft.after.append(inside.ReadOnlyPaths((CGROUP_ROOT,), "readings, not settings", in_place=True))
 
 
-def _mount_point(mount: Mount, host: list[Step], spec: ContainerSpec) -> None:
-    """A place for ``mount`` in the writable layer that will lie there: the root's, or the workspace's."""
-    overlay, target = "root", mount.target
-    if target.startswith("/workspace/") and spec.workspace is not None:
-        overlay, target = "workspace", target.removeprefix("/workspace")
+def _mount_point(draft: _Draft, mount: Mount) -> None:
+    """A place for ``mount`` in the writable layer that will lie there."""
     if mount.kind == "bind" and not os.path.isdir(mount.source):
-        host.append(steps.UpperFile(overlay, target, ""))
+        draft.host.append(steps.UpperFile(*draft.place(mount.target)))
     elif mount.target != "/workspace":
-        host.append(steps.UpperDirectory(overlay, target))
+        draft.host.append(steps.UpperDirectory(*draft.place(mount.target)))
 
 
-def _mount(mount: Mount, index: int, host: list[Step], attach: list[Step], spec: ContainerSpec) -> None:
+def _mount(draft: _Draft, mount: Mount, index: int) -> None:
     slot = f"mount-{index}"
     if mount.kind == "bind":
-        host.append(steps.Tree(slot, mount.source, f"volume for {mount.target}", mount.read_only))
+        volume = steps.Tree(slot, mount.source, f"volume for {mount.target}", mount.read_only, recursive=draft.rootless)
+        draft.host.append(volume)
     else:
-        options = (("size", str(mount.size_bytes or spec.disk_bytes)), ("mode", "1777"))
+        options = (("size", str(mount.size_bytes or draft.spec.disk_bytes)), ("mode", "1777"))
         flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-        attach.append(steps.FileSystem(slot, "tmpfs", options, flags, f"memory at {mount.target}"))
-    attach.append(steps.Attach(slot, mount.target, "as asked for"))
+        draft.after.append(inside.FileSystem(slot, "tmpfs", options, flags, f"memory at {mount.target}"))
+    draft.after.append(inside.Attach(slot, mount.target, "as asked for"))
 
 
 def _check_mount_points(spec: ContainerSpec) -> None:

@@ -1,4 +1,4 @@
-"""The steps of a plan: each is data that explains itself and can be executed, in the zygote or in the new process.
+"""The host steps of a plan: each is data that explains itself and can be executed, in the zygote.
 
 A step that fails raises OSError; whoever executes it reports the step's name, the errno and the path. Host steps work
 below the *stage*, a tmpfs that only the zygote's private mount namespace has:
@@ -6,44 +6,38 @@ below the *stage*, a tmpfs that only the zygote's private mount namespace has:
     STAGE/base/KEY        what is laid over a root: device nodes, mount points, whiteouts (see runtime.skeleton)
     STAGE/scratch         one container's tmpfs while it is made: layers l-*, upper u-*, work w-*
     STAGE/root            where the new root is attached before pivot_root
-
-The dataclasses have no slots on purpose: frozen ones with slots are pickled field by field in Python, which made up a
-tenth of what a container costs.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import stat
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from nbcontainer.linux import capabilities, syscalls
-from nbcontainer.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE
-
-MOUNT_FLAGS_READ_ONLY = syscalls.MOUNT_ATTR_RDONLY
+from nbcontainer.linux import syscalls
+from nbcontainer.linux.syscalls import AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE
 
 
 @dataclass(slots=True)
 class Context:
-    """What steps share while they are executed: descriptors by slot name."""
+    """What one container's steps share: where, for whom, and the descriptors that they made, by slot."""
 
     stage: str
+    hostname: str
+    cgroup_directories: tuple[str, ...] = ()
     userns_fd: int = -1
     id_base: int = 0
+    rootless: bool = False
+    """In a user namespace, with one id: nothing can be given to another, and overlays mark deletions otherwise."""
     fds: dict[str, int] = field(default_factory=dict)
-    task_fds: tuple[int, ...] = ()
 
     def scratch(self, name: str) -> str:
         return f"{self.stage}/scratch/{name}"
 
-    def take(self, slot: str) -> int:
-        return self.fds.pop(slot)
-
 
 def write_file(path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
-    """One write(2). Not open(): its layers would write to 25 memory pages that a container then has for itself."""
+    """One write(2). Not open(), whose layers cost ten times as much."""
     fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, data)
@@ -107,6 +101,10 @@ class Layer:
 
     def execute(self, context: Context) -> None:
         source = f"{context.stage}/base/{self.source}" if self.staged else self.source
+        if self.staged and context.rootless:
+            # The stage may lie in a directory that is a layer too, and Linux refuses layers that contain each other.
+            _copy_skeleton(source, context.scratch(f"l-{self.slot}"))
+            return
         fd = _idmapped_clone(context, source, idmapped=True)
         try:
             target = context.scratch(f"l-{self.slot}")
@@ -115,6 +113,21 @@ class Layer:
             syscalls.move_mount(fd, target)
         finally:
             os.close(fd)
+
+
+def _copy_skeleton(source: str, target: str) -> None:
+    """Directories, empty files, links and whiteouts."""
+    os.mkdir(target)
+    os.chmod(target, stat.S_IMODE(os.stat(source).st_mode))
+    with os.scandir(source) as entries:
+        for entry in entries:
+            path = f"{target}/{entry.name}"
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), path)
+            elif entry.is_dir():
+                _copy_skeleton(entry.path, path)
+            else:
+                os.mknod(path, entry.stat().st_mode)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class UpperDirectory:
     def execute(self, context: Context) -> None:
         current = context.scratch(f"u-{self.overlay}")
         os.makedirs(current, exist_ok=True)
-        for part in self.path.strip("/").split("/"):
+        for part in filter(None, self.path.split("/")):
             current = f"{current}/{part}"
             if not os.path.isdir(current):
                 os.mkdir(current, self.mode)
@@ -142,25 +155,54 @@ class UpperDirectory:
 
 @dataclass(frozen=True)
 class UpperFile:
-    """A file of the container's own, such as /etc/hosts."""
+    """An empty file of the upper layer, for something to be mounted over it."""
 
     overlay: str
     path: str
-    text: str
+    name: ClassVar[str] = "prepare file"
+
+    def explain(self) -> str:
+        return f"create {self.path} in the writable layer"
+
+    def execute(self, context: Context) -> None:
+        UpperDirectory(self.overlay, os.path.dirname(self.path)).execute(context)
+        _own_file(context, context.scratch(f"u-{self.overlay}") + self.path, b"")
+
+
+@dataclass(frozen=True)
+class IdentityFiles:
+    """/etc/hostname, /etc/hosts and /etc/resolv.conf."""
+
+    overlay: str
+    etc: str
+    """Where /etc is in that overlay."""
+    own_hostname: bool
+    network: str
     name: ClassVar[str] = "own file"
 
     def explain(self) -> str:
-        return f"write {self.path}: the container's own"
+        return "write /etc/hostname, /etc/hosts, /etc/resolv.conf: the container's own"
 
     def execute(self, context: Context) -> None:
-        directory = os.path.dirname(self.path)
-        if directory != "/":
-            UpperDirectory(self.overlay, directory).execute(context)
-        os.makedirs(context.scratch(f"u-{self.overlay}"), exist_ok=True)
-        path = context.scratch(f"u-{self.overlay}") + self.path
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self.text)
-        os.chown(path, context.id_base, context.id_base)
+        UpperDirectory(self.overlay, self.etc).execute(context)
+        name = context.hostname if self.own_hostname else os.uname().nodename
+        resolver = b"# This container has no network.\n"
+        if self.network == "host":
+            try:
+                with open("/etc/resolv.conf", "rb") as file:
+                    resolver = file.read()
+            except FileNotFoundError:
+                resolver = b""
+        hosts = f"127.0.0.1\tlocalhost {context.hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        directory = context.scratch(f"u-{self.overlay}") + self.etc
+        _own_file(context, f"{directory}/hostname", f"{name}\n".encode())
+        _own_file(context, f"{directory}/hosts", hosts.encode())
+        _own_file(context, f"{directory}/resolv.conf", resolver)
+
+
+def _own_file(context: Context, path: str, data: bytes) -> None:
+    write_file(path, data, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.chown(path, context.id_base, context.id_base)
 
 
 @dataclass(frozen=True)
@@ -178,17 +220,51 @@ class Overlay:
         return f"fsopen(overlay), lowerdir={layers}, upperdir, workdir, fsmount: {self.why}"
 
     def execute(self, context: Context) -> None:
-        upper, work = context.scratch(f"u-{self.slot}"), context.scratch(f"w-{self.slot}")
+        # Relative names: fsconfig takes no text of more than 255 bytes.
+        os.chdir(f"{context.stage}/scratch")
+        upper, work = f"u-{self.slot}", f"w-{self.slot}"
         os.makedirs(upper, exist_ok=True)
         os.mkdir(work)
-        lowers = [context.scratch(f"l-{lower}") for lower in self.lowers]
+        lowers = [f"l-{lower}" for lower in self.lowers]
         # The merged root shows the upper directory's owner and mode: take the bottom layer's, already shifted.
         bottom = os.stat(lowers[-1])
-        os.chown(upper, bottom.st_uid, bottom.st_gid)
+        if not context.rootless:
+            os.chown(upper, bottom.st_uid, bottom.st_gid)
         os.chmod(upper, stat.S_IMODE(bottom.st_mode))
-        options = (("lowerdir", ":".join(lowers)), ("upperdir", upper), ("workdir", work), ("source", "nbcontainer"))
+        options: tuple[tuple[str, str | None], ...] = (
+            *(("lowerdir", ":".join(lowers)), ("upperdir", upper), ("workdir", work), ("source", "nbcontainer")),
+            *((("userxattr", None),) if context.rootless else ()),
+        )
         attributes = syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0
         context.fds[self.slot] = syscalls.new_filesystem("overlay", options, attributes)
+
+
+@dataclass(frozen=True)
+class PlainRoot:
+    """A root without a lower layer, as / itself cannot be one in a user namespace: directories and links to begin with."""
+
+    slot: str
+    directories: tuple[tuple[str, int], ...]
+    """(path, mode); parents first."""
+    files: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    read_only: bool = False
+    name: ClassVar[str] = "root directory"
+
+    def explain(self) -> str:
+        return f"mkdir, symlink in the writable layer: {' '.join(path for path, _ in self.directories)}; open_tree(CLONE): the root"
+
+    def execute(self, context: Context) -> None:
+        top = context.scratch(f"u-{self.slot}")
+        os.makedirs(top, exist_ok=True)
+        for path, mode in self.directories:
+            os.makedirs(top + path, exist_ok=True)
+            os.chmod(top + path, mode)
+        for path in self.files:
+            write_file(top + path, b"", os.O_WRONLY | os.O_CREAT)
+        for path, target in self.links:
+            os.symlink(target, top + path)
+        context.fds[self.slot] = _idmapped_clone(context, top, idmapped=False, read_only=self.read_only)
 
 
 @dataclass(frozen=True)
@@ -214,6 +290,22 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class CgroupView:
+    """One of the container's own cgroup directories, for it to read; kept as a descriptor until it is attached."""
+
+    index: int
+    view: str
+    name: ClassVar[str] = "cgroup view"
+
+    def explain(self) -> str:
+        return f"open_tree(the container's {self.view or 'cgroup'} directory, CLONE) read-only: its own limits and readings"
+
+    def execute(self, context: Context) -> None:
+        source = context.cgroup_directories[self.index]
+        context.fds[f"cgroup-{self.index}"] = _idmapped_clone(context, source, idmapped=False, read_only=True)
+
+
+@dataclass(frozen=True)
 class ReleaseScratch:
     """Detach the scratch directory: from here on only the overlays hold it, and it goes with them."""
 
@@ -223,269 +315,5 @@ class ReleaseScratch:
         return "umount2(scratch, MNT_DETACH): the writable layer now lives and dies with the container"
 
     def execute(self, context: Context) -> None:
-        syscalls.umount2(f"{context.stage}/scratch", syscalls.MNT_DETACH)
-
-
-# ---- inside the new process ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class JoinCgroup:
-    """cgroup v1: the process moves itself, by ``tasks`` (``cgroup.procs`` costs an RCU grace period of 8-16 ms)."""
-
-    name: ClassVar[str] = "join cgroup"
-
-    def explain(self) -> str:
-        return "write 0 to each v1 hierarchy's tasks file (v2: done by CLONE_INTO_CGROUP): limited from here on"
-
-    def execute(self, context: Context) -> None:
-        for fd in context.task_fds:
-            os.write(fd, b"0")
-
-
-@dataclass(frozen=True)
-class CgroupNamespace:
-    name: ClassVar[str] = "cgroup namespace"
-
-    def explain(self) -> str:
-        return "unshare(CLONE_NEWCGROUP): its own cgroup is / of what it sees"
-
-    def execute(self, context: Context) -> None:
-        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-
-
-@dataclass(frozen=True)
-class NoNestedUserNamespaces:
-    """In a user namespace of its own a cell would have every capability again, and with them most of Linux's code."""
-
-    name: ClassVar[str] = "no nested user namespaces"
-
-    def explain(self) -> str:
-        return "write 0 to /proc/sys/user/max_user_namespaces: the cell cannot make itself all-powerful in a namespace of its own"
-
-    def execute(self, context: Context) -> None:
-        write_file("/proc/sys/user/max_user_namespaces", b"0")
-
-
-@dataclass(frozen=True)
-class PrivateMounts:
-    name: ClassVar[str] = "private mounts"
-
-    def explain(self) -> str:
-        return "mount(/, MS_REC | MS_PRIVATE): no mount travels out of, or into, the container"
-
-    def execute(self, context: Context) -> None:
-        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-
-
-@dataclass(frozen=True)
-class FileSystem:
-    """A new file system as a descriptor; made before pivot_root, because Linux lets a user namespace mount proc and
-    sysfs only where it can still see a full one."""
-
-    slot: str
-    fstype: str
-    options: tuple[tuple[str, str | None], ...]
-    attributes: int
-    why: str
-
-    @property
-    def name(self) -> str:
-        return f"new {self.fstype}"
-
-    def explain(self) -> str:
-        return f"fsopen({self.fstype}), fsmount: {self.why}"
-
-    def execute(self, context: Context) -> None:
-        context.fds[self.slot] = syscalls.new_filesystem(self.fstype, self.options, self.attributes)
-
-
-@dataclass(frozen=True)
-class EnterRoot:
-    """Attach the new root and leave the old one behind."""
-
-    slot: str
-    name: ClassVar[str] = "pivot_root"
-
-    def explain(self) -> str:
-        return "move_mount, pivot_root('.', '.'), umount2('.', MNT_DETACH): the host's tree is out of reach"
-
-    def execute(self, context: Context) -> None:
-        root = f"{context.stage}/root"
-        fd = context.take(self.slot)
-        syscalls.move_mount(fd, root)
-        os.close(fd)
-        os.chdir(root)
-        # With both arguments the same, the old root lies on top of the new one and can be detached from there.
-        syscalls.pivot_root(".", ".")
-        syscalls.umount2(".", syscalls.MNT_DETACH)
         os.chdir("/")
-
-
-@dataclass(frozen=True)
-class Attach:
-    """Attach a descriptor's mount at a path of the container."""
-
-    slot: str
-    target: str
-    why: str
-
-    @property
-    def name(self) -> str:
-        return f"mount {self.target}"
-
-    def explain(self) -> str:
-        return f"move_mount({self.slot}, {self.target}): {self.why}"
-
-    def execute(self, context: Context) -> None:
-        fd = context.take(self.slot)
-        syscalls.move_mount(fd, self.target)
-        os.close(fd)
-
-
-@dataclass(frozen=True)
-class Directories:
-    """Mount points on a file system of the container's own."""
-
-    paths: tuple[str, ...]
-    name: ClassVar[str] = "mount points"
-
-    def explain(self) -> str:
-        return f"mkdir {' '.join(self.paths)}: mount points"
-
-    def execute(self, context: Context) -> None:
-        for path in self.paths:
-            os.mkdir(path)
-
-
-@dataclass(frozen=True)
-class ReadOnlyPaths:
-    """Make paths of the container read-only, each by a mount of itself."""
-
-    paths: tuple[str, ...]
-    why: str
-    in_place: bool = False
-    """The path is a mount point already: only change its attributes."""
-    name: ClassVar[str] = "read-only paths"
-
-    def explain(self) -> str:
-        return f"mount_setattr(RDONLY) {' '.join(self.paths)}: {self.why}"
-
-    def execute(self, context: Context) -> None:
-        for path in self.paths:
-            flags = AT_EMPTY_PATH if self.in_place else OPEN_TREE_CLONE | AT_RECURSIVE
-            fd = syscalls.open_tree(AT_FDCWD, path, 0 if self.in_place else flags)
-            try:
-                syscalls.mount_setattr(fd, attr_set=MOUNT_FLAGS_READ_ONLY)
-                if not self.in_place:
-                    syscalls.move_mount(fd, path)
-            finally:
-                os.close(fd)
-
-
-@dataclass(frozen=True)
-class MaskPaths:
-    """Cover what a container must not read: files by /dev/null, directories by one empty read-only tmpfs."""
-
-    files: tuple[str, ...]
-    directories: tuple[str, ...]
-    name: ClassVar[str] = "masked paths"
-
-    def explain(self) -> str:
-        return f"cover {' '.join(self.files + self.directories)}: as Docker masks them"
-
-    def execute(self, context: Context) -> None:
-        for path in self.files:
-            self._cover("/dev/null", path)
-        if self.directories:
-            options = (("size", "0"), ("mode", "555"))
-            fd = syscalls.new_filesystem("tmpfs", options, MOUNT_FLAGS_READ_ONLY)
-            syscalls.move_mount(fd, self.directories[0])
-            os.close(fd)
-        for path in self.directories[1:]:
-            self._cover(self.directories[0], path)
-
-    @staticmethod
-    def _cover(source: str, path: str) -> None:
-        fd = syscalls.open_tree(AT_FDCWD, source, OPEN_TREE_CLONE)
-        syscalls.move_mount(fd, path)
-        os.close(fd)
-
-
-@dataclass(frozen=True)
-class Hostname:
-    hostname: str
-    name: ClassVar[str] = "hostname"
-
-    def explain(self) -> str:
-        return f"sethostname({self.hostname!r})"
-
-    def execute(self, context: Context) -> None:
-        syscalls.sethostname(self.hostname)
-
-
-@dataclass(frozen=True)
-class LoopbackUp:
-    """A new network namespace has one interface, and it is down."""
-
-    name: ClassVar[str] = "loopback"
-
-    def explain(self) -> str:
-        return "ioctl(SIOCSIFFLAGS, lo, IFF_UP): 127.0.0.1 works, nothing else is there"
-
-    def execute(self, context: Context) -> None:
-        syscalls.loopback_up()
-
-
-@dataclass(frozen=True)
-class Ulimits:
-    limits: tuple[tuple[str, int, int], ...]
-    name: ClassVar[str] = "ulimits"
-
-    def explain(self) -> str:
-        return "setrlimit " + ", ".join(f"{name}={soft}:{hard}" for name, soft, hard in self.limits)
-
-    def execute(self, context: Context) -> None:
-        for name, soft, hard in self.limits:
-            number = getattr(resource, f"RLIMIT_{name.upper()}")
-            try:
-                resource.setrlimit(number, (soft, hard))
-            except ValueError as error:
-                raise OSError(1, str(error), f"RLIMIT_{name.upper()}") from None
-
-
-@dataclass(frozen=True)
-class OomScore:
-    score: int
-    name: ClassVar[str] = "oom score"
-
-    def explain(self) -> str:
-        return f"write {self.score} to /proc/self/oom_score_adj: where the whole host runs out of memory, this goes first"
-
-    def execute(self, context: Context) -> None:
-        write_file("/proc/self/oom_score_adj", b"%d" % self.score)
-
-
-@dataclass(frozen=True)
-class BoundCapabilities:
-    keep: tuple[str, ...]
-    keep_mask: int
-    last: int
-    name: ClassVar[str] = "capability bounds"
-
-    def explain(self) -> str:
-        return f"prctl(PR_CAPBSET_DROP): no program can ever regain more than {' '.join(self.keep) or 'nothing'}"
-
-    def execute(self, context: Context) -> None:
-        capabilities.drop_bounding(self.keep_mask, self.last)
-
-
-@dataclass(frozen=True)
-class SessionKeyring:
-    name: ClassVar[str] = "session keyring"
-
-    def explain(self) -> str:
-        return "keyctl(JOIN_SESSION_KEYRING): the kernel's keys stay outside"
-
-    def execute(self, context: Context) -> None:
-        syscalls.new_session_keyring()
+        syscalls.umount2(f"{context.stage}/scratch", syscalls.MNT_DETACH)

@@ -15,16 +15,18 @@ import os
 import pickle
 import random  # noqa: F401 (for cells: it takes a cell 400 page faults to import it)
 import select
+import shutil
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from nbcontainer.linux import syscalls
 from nbcontainer.runtime import skeleton
-from nbcontainer.runtime.init import StepFailed, become_container, walk
-from nbcontainer.runtime.plan import IdMap, Plan
+from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
+from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import LaunchRequest
 from nbcontainer.runtime.steps import Context, write_file
 
@@ -38,18 +40,29 @@ class ZygoteConfig:
 
     stage: str
     branches: tuple[skeleton.Branch, ...]
+    rootless: bool
+    kernel_pid: int
+    look_again_seconds: float
+    """While containers are made, what "other" may not read is looked for again this often, and hidden when that is done."""
+    wait_for_look_seconds: float
+    """After a longer pause, the next container waits for it."""
 
 
 @dataclass(slots=True)
 class Zygote:
     config: ZygoteConfig
     launch: socket.socket
+    kernel_pidfd: int
     null_fd: int
     own_mounts_fd: int
     kernel_mounts_fd: int
     shell: Any
+    stage_root: syscalls.Text
     image: syscalls.ForkImage = field(default_factory=syscalls.ForkImage)
-    user_namespaces: dict[IdMap, int] = field(default_factory=dict)
+    plans: dict[int, LaidOutPlan] = field(default_factory=dict)
+    user_namespaces: dict[tuple[int, int], int] = field(default_factory=dict)
+    search: skeleton.Search | None = None
+    looked_seconds: float = field(default_factory=time.monotonic)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     poller: select.poll = field(default_factory=select.poll)
     child_poller: select.poll = field(default_factory=select.poll)
@@ -57,8 +70,12 @@ class Zygote:
     def serve(self) -> None:
         """Until the kernel closes the socket."""
         self.poller.register(self.launch, select.POLLIN)
+        # Not only the end of file: whoever the kernel forked may hold the other end too.
+        self.poller.register(self.kernel_pidfd, select.POLLIN)
         while True:
             for fd, _ in self.poller.poll():
+                if fd == self.kernel_pidfd:
+                    return
                 if fd != self.launch.fileno():
                     self._reap(fd)
                 elif not self._accept():
@@ -86,7 +103,7 @@ class Zygote:
         data, fds, _, _ = socket.recv_fds(self.launch, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
         if not data:
             return False
-        request: LaunchRequest = pickle.loads(data)
+        request = LaunchRequest(*pickle.loads(data))
         control = socket.socket(fileno=fds[0])
         try:
             pid, pidfd = self._launch(request, fds)
@@ -103,50 +120,62 @@ class Zygote:
         return True
 
     def _launch(self, request: LaunchRequest, fds: list[int]) -> tuple[int, int]:
-        channel, out, err = fds[1:4]
-        cgroup_fd = fds[4] if request.has_cgroup_fd else -1
-        task_fds = tuple(fds[len(fds) - request.task_fds :]) if request.task_fds else ()
-        plan = request.plan
-        context = Context(self.config.stage, task_fds=task_fds)
+        if request.plan:
+            self.plans[request.plan_number] = LaidOutPlan(pickle.loads(request.plan))
+        laid_out = self.plans[request.plan_number]
+        rootless = self.config.rootless
+        context = Context(self.config.stage, request.hostname, request.cgroup_directories, rootless=rootless)
+        slots = {"null": self.null_fd, "channel": fds[1], "stdout": fds[2], "stderr": fds[3]}
+        first_task = 5 if request.has_cgroup_fd else 4
+        slots.update((f"task-{index}", fd) for index, fd in enumerate(fds[first_task:]))
         try:
-            # Container ids that are the host's own need no idmapped mounts, which 9p does not have.
-            if plan.id_map is not None and plan.id_map.base:
-                context.userns_fd = self._user_namespace(plan.id_map)
-                context.id_base = plan.id_map.base
-            self._skeletons(plan)
-            walk(plan.host, context, self._reap_ended)
-            return self._clone(plan, context, (self.null_fd, out, err, channel), cgroup_fd)
+            self._look_again()
+            self._skeletons(laid_out.plan)
+            if not rootless:
+                # Ids that are the host's own need no idmapped mounts, which the vm engine's guest has not: 9p has none.
+                if request.id_map is not None and request.id_map[0]:
+                    context.userns_fd = self._user_namespace(request.id_map)
+                    context.id_base = request.id_map[0]
+                walk(laid_out.plan.host, context, self._reap_ended)
+                slots.update(context.fds)
+            return self._clone(laid_out, context, request, slots, fds[4] if request.has_cgroup_fd else -1)
         finally:
             for fd in context.fds.values():
                 os.close(fd)
-            if os.path.ismount(f"{self.config.stage}/scratch"):
+            os.chdir("/")
+            if not rootless and os.path.ismount(f"{self.config.stage}/scratch"):
                 syscalls.umount2(f"{self.config.stage}/scratch", syscalls.MNT_DETACH)
 
-    def _clone(self, plan: Plan, context: Context, fds: tuple[int, int, int, int], cgroup_fd: int) -> tuple[int, int]:
+    def _clone(
+        self, laid_out: LaidOutPlan, context: Context, request: LaunchRequest, slots: dict[str, int], cgroup_fd: int
+    ) -> tuple[int, int]:
         flags = 0
-        for name in plan.namespaces:
+        host_mounts = laid_out.plan.host_mounts and not context.rootless
+        for name in laid_out.plan.namespaces:
             # The cgroup namespace is made by the process itself, once it is in its cgroup: that becomes its root.
             flags |= 0 if name == "cgroup" else syscalls.NAMESPACE_FLAGS[name]
         if _thread._count():  # it does not count the main thread
             raise StepFailed("clone", OSError(errno.EDEADLK, "the zygote has threads"))
-        read_end, write_end = os.pipe()
+        hostname = syscalls.Text(request.hostname)
+        slots |= {"stage-root": self.stage_root.address, "hostname": hostname.address, "hostname-size": hostname.size}
+        slots["release"], write_end = os.pipe()
         try:
-            if plan.host_mounts:
+            if host_mounts:
                 syscalls.setns(self.kernel_mounts_fd, syscalls.CLONE_NEWNS)
             pid, pidfd = self.image.clone(flags, cgroup_fd)
             if pid == 0:
                 os.close(write_end)
-                become_container(plan, context, fds, read_end, self._run_python, self._warm)
+                become_container(laid_out, context, slots, self._run_python, self._warm)
         except OSError as error:
             os.close(write_end)
             raise StepFailed("clone", error) from None
         finally:
-            os.close(read_end)
-            if plan.host_mounts:
+            os.close(slots["release"])
+            if host_mounts:
                 syscalls.setns(self.own_mounts_fd, syscalls.CLONE_NEWNS)
         try:
-            if plan.id_map is not None:
-                _write_maps(pid, plan.id_map)
+            if request.id_map is not None:
+                _write_maps(pid, request.id_map, context.rootless)
             os.write(write_end, b"m")
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
@@ -167,7 +196,7 @@ class Zygote:
 
         warm(self.shell)
 
-    def _user_namespace(self, id_map: IdMap) -> int:
+    def _user_namespace(self, id_map: tuple[int, int]) -> int:
         """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again."""
         if id_map in self.user_namespaces:
             return self.user_namespaces[id_map]
@@ -180,7 +209,7 @@ class Zygote:
                 os._exit(0)
             os.close(pidfd)
             try:
-                _write_maps(pid, id_map)
+                _write_maps(pid, id_map, False)
                 fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             finally:
                 os.close(write_end)
@@ -195,9 +224,37 @@ class Zygote:
         self.user_namespaces[id_map] = fd
         return fd
 
+    def _look_again(self) -> None:
+        """Files that somebody has made unreadable since the last look are hidden too, in all containers."""
+        age = time.monotonic() - self.looked_seconds
+        if self.search is None and age > self.config.look_again_seconds:
+            self.search = self._search()
+        if self.search is None or not (self.search.done or age > self.config.wait_for_look_seconds):
+            return
+        search, self.search = self.search, None
+        try:
+            hidden = search.result()
+            for branch in self.config.branches:
+                self._hide(branch.key, branch.path, hidden)
+            for key in ("system", "host"):
+                self._hide(key, "/", hidden)
+        except OSError as error:
+            raise StepFailed("hide unreadable files", error) from None
+        self.looked_seconds = time.monotonic()
+
+    def _hide(self, key: str, lower: str, hidden: skeleton.Hidden) -> None:
+        base, rootless = f"{self.config.stage}/base/{key}", self.config.rootless
+        if os.path.isdir(base) and not (rootless and lower == "/"):
+            skeleton.SkeletonBuilder(base, lower, rootless=rootless, exists=True).hide(hidden)
+
+    def _search(self) -> skeleton.Search:
+        if os.path.isdir(f"{self.config.stage}/base/host"):
+            return skeleton.Search(["/", *(branch.path for branch in self.config.branches)])
+        return _search_system(self.config)
+
     def _skeletons(self, plan: Plan) -> None:
         """The ``host`` root's skeleton needs a walk over everything; it is made when it is first asked for."""
-        if not any(getattr(step, "source", None) == "host" and getattr(step, "staged", False) for step in plan.host):
+        if not plan.host_root:
             return
         base = f"{self.config.stage}/base/host"
         if os.path.isdir(base):
@@ -205,14 +262,25 @@ class Zygote:
         try:
             hidden = skeleton.Search(["/", *(branch.path for branch in self.config.branches)]).result()
             _build_branches(self.config, hidden, in_system=False)
-            skeleton.build_host(base, hidden, [branch.path for branch in self.config.branches])
+            if self.config.rootless:
+                os.mkdir(base)  # its branches are all of it; this is the mark that they are made
+            else:
+                skeleton.build_host(base, hidden, [branch.path for branch in self.config.branches])
         except OSError as error:
+            for branch in self.config.branches:
+                if not branch.in_system:
+                    shutil.rmtree(f"{self.config.stage}/base/{branch.key}", ignore_errors=True)  # else the next try finds half of it
+            shutil.rmtree(base, ignore_errors=True)
             raise StepFailed("hide unreadable files", error) from None
 
 
-def _write_maps(pid: int, id_map: IdMap) -> None:
-    data = b"0 %d %d\n" % (id_map.base, id_map.count)
+def _write_maps(pid: int, id_map: tuple[int, int], rootless: bool) -> None:
+    data = b"0 %d %d\n" % id_map
     write_file(f"/proc/{pid}/uid_map", data)
+    if rootless:
+        # One's own two ids need no privilege, the group's once setgroups is given up.
+        write_file(f"/proc/{pid}/setgroups", b"deny")
+        data = b"0 %d 1\n" % os.getegid()
     write_file(f"/proc/{pid}/gid_map", data)
 
 
@@ -227,14 +295,19 @@ def _send(control: socket.socket, data: bytes) -> None:
         pass  # the kernel has given this container up
 
 
-def _prepare_stage(stage: str) -> tuple[int, int]:
-    """A private mount namespace with a tmpfs at ``stage``; returns descriptors of (own, kernel's) mount namespace."""
+def _prepare_stage(stage: str, rootless: bool) -> tuple[int, int]:
+    """A private mount namespace with a tmpfs at ``stage``; returns descriptors of (own, kernel's) mount namespace.
+
+    Rootless, there is only one, and the stage is a plain directory.
+    """
     kernel_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    # Slave: file systems that the host mounts later are seen, and nothing of ours goes back.
-    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
-    syscalls.mount("nbcontainer", stage, "tmpfs", syscalls.MS_NOSUID, "mode=755")
+    if not rootless:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        # Slave: file systems that the host mounts later are seen, and nothing of ours goes back.
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+        syscalls.mount("nbcontainer", stage, "tmpfs", syscalls.MS_NOSUID, "mode=755")
     for name in ("base", "scratch", "root", "ipython"):
+        shutil.rmtree(f"{stage}/{name}", ignore_errors=True)  # of this kernel's last zygote
         os.mkdir(f"{stage}/{name}")
     return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), kernel_mounts
 
@@ -243,29 +316,39 @@ def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system:
     paths = [branch.path for branch in config.branches]
     for branch in config.branches:
         if branch.in_system == in_system:
-            skeleton.build_branch(f"{config.stage}/base/{branch.key}", branch.path, hidden, paths)
+            skeleton.build_branch(f"{config.stage}/base/{branch.key}", branch.path, hidden, paths, rootless=config.rootless)
+
+
+def _search_system(config: ZygoteConfig) -> skeleton.Search:
+    """Below everything that a ``system`` root shows."""
+    shown = [branch.path for branch in config.branches if branch.in_system]
+    return skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *shown])
 
 
 def _start(launch: socket.socket) -> Zygote:
     config: ZygoteConfig = pickle.loads(launch.recv(MAX_REQUEST_BYTES))
+    kernel_pidfd = os.pidfd_open(config.kernel_pid)
+    if os.getppid() != config.kernel_pid:
+        sys.exit("the kernel ended before its zygote began")
     try:
-        own_mounts, kernel_mounts = _prepare_stage(config.stage)
+        own_mounts, kernel_mounts = _prepare_stage(config.stage, config.rootless)
         shown = [branch.path for branch in config.branches if branch.in_system]
-        search = skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *shown])
+        search = _search_system(config)
         from nbcontainer.runtime.cell import build_shell  # 0.3 s, while find(1) works beside us
 
         shell = build_shell(f"{config.stage}/ipython")
         sys.path[:] = [path for path in sys.path if path]
         hidden = search.result()
         base = f"{config.stage}/base"
-        skeleton.build_system(f"{base}/system", hidden, shown)
-        skeleton.build_directory(f"{base}/dir")
+        if not config.rootless:
+            skeleton.build_system(f"{base}/system", hidden, shown)
+        skeleton.build_directory(f"{base}/dir", rootless=config.rootless)
         _build_branches(config, hidden, in_system=True)
     except OSError as error:
         _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
         raise
     null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell)
+    return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"))
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def report_crowd(count: int) -> None:
 def report_overhead(smoke: bool) -> None:
     load, pyplot = measures.load_times(3 if smoke else 15)
     ratio = statistics.median(load) / statistics.median(pyplot)
-    cpu = measures.cpu_bound(3, 200_000) if smoke else measures.cpu_bound(60, 1_500_000)
+    cpu = measures.cpu_bound(3, 200_000) if smoke else measures.cpu_bound(100, 1_500_000)
     share = measures.sampling_share(1.0 if smoke else 15.0)
     print("### Overhead\n")
     table(

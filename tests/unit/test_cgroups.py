@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcontainer import cgroups
-from nbcontainer.cgroups import CgroupWrite, Driver, OwnCgroups, open_driver, v1, v2
+from nbcontainer.cgroups import CgroupWrite, Driver, OwnCgroups, devices, open_driver, v1, v2
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.spec import Limits
 
@@ -179,7 +179,7 @@ def driver(request: pytest.FixtureRequest, tmp_path: Path, own: Path, monkeypatc
     root = tmp_path / "cgroup"
     make_v1_root(root) if request.param == "v1" else make_v2_root(root)
     FakeLinux(root, monkeypatch)
-    monkeypatch.setattr(v2, "block_device", lambda directory: "8:0")
+    monkeypatch.setattr(devices, "block_device", lambda directory: "8:0")
     yield opened(root, own, parent="/nbcontainer")
     assert not list(root.rglob("nbc-1")), "a container's or the kernel's directory was left behind"
     assert not list(root.rglob("nbcontainer"))
@@ -574,9 +574,9 @@ def test_block_device_is_the_whole_disk(tmp_path: Path) -> None:
     links = tmp_path / "block"
     links.mkdir()
     (links / f"{os.major(device)}:{os.minor(device)}").symlink_to(disk / "sda1")
-    assert v2.block_device(str(tmp_path), str(links)) == "8:0"
+    assert devices.block_device(str(tmp_path), str(links)) == "8:0"
     with pytest.raises(HostError, match="not on a block device"):
-        v2.block_device("/proc", str(links))
+        devices.block_device("/proc", str(links))
 
 
 @pytest.mark.parametrize(

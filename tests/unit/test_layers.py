@@ -38,7 +38,7 @@ RUNTIME_MAY_NOT_IMPORT = ("nbcontainer.notebook", "nbcontainer.jupyter", "nbcont
 
 LONG_MODULES = {
     "spec.py": "all validation is in one place, so that one file answers what is allowed",
-    "runtime/steps.py": "a catalogue of small step classes; they are read one at a time",
+    "linux/syscalls.py": "all of ctypes in one file, so that one file is to be audited",
     "cgroups/__init__.py": "the protocol and what both drivers share",
 }
 """Modules that may be longer than LONGEST lines, and why."""
@@ -155,6 +155,7 @@ def test_nothing_forks_outside_the_zygote(module: str) -> None:
 
 UNPICKLES = {
     "runtime/zygote.py": "reads the configuration and the requests that the kernel wrote; a cell has no end of that socket",
+    "runtime/init.py": "reads in the container what the kernel wrote, before there is user code in it",
 }
 
 

@@ -19,7 +19,7 @@ from nbcontainer.engine.vm.kernelimage import find as find_kernel
 from nbcontainer.engine.vm.template import Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_size
-from nbcontainer.state import ContainerRecord, KernelState
+from nbcontainer.state import VM_KIND, ContainerRecord, KernelState
 
 MEMORY_VARIABLE = "NBCONTAINER_VM_MEMORY"
 DEFAULT_MEMORY_MIB = 512
@@ -58,7 +58,7 @@ class VmEngine:
         self.template = make_template()
         self._lock = threading.RLock()
         self._guests: OrderedDict[frozenset[tuple[str, bool]], Guest] = OrderedDict()
-        self.state = KernelState("vm")
+        self.state = KernelState(VM_KIND)
 
     # ---- guests
 
@@ -121,7 +121,7 @@ class VmEngine:
     def start(self, spec: ContainerSpec, code: str) -> VmRun:
         spec = self.fit(spec)
         guest, shares = self._guest_for(spec)
-        run = guest.start(layout.translate(spec, shares), code, layout.stamp(), self._ended)
+        run = guest.start(spec, layout.translate(spec, shares), code, self._ended)
         record = ContainerRecord(
             os.getpid(), run.container_id, spec.name or run.container_id, guest.process.pid, "running", time.time(),
             " ".join(spec.program) or "python", spec.limits.memory_bytes,

@@ -42,16 +42,25 @@ ALL_IDS = IdMap(0, 0xFFFFFFFF)
 """9p has no idmapped mounts, so container ids are the guest's: it is the guest that keeps them from the host's files."""
 
 
-class GuestIds:
-    """The one id map of the guest; stands in for state.IdRanges."""
+class GuestEngine(LocalEngine):
+    """The local engine, in a machine of its own."""
 
-    def take(self) -> IdMap:
+    look_again_seconds = (float("inf"), float("inf"))
+    """The host's side looks at the host's files; over 9p it would take minutes."""
+
+    def __init__(self, branches: Sequence[str]) -> None:
+        self._shared = branches
+        super().__init__()
+
+    def _look_around(self) -> rootfs.Surroundings:
+        """Shared directories are part of every root; they are mounted after the snapshot, and empty until then."""
+        found = tuple(Branch(path, f"share-{index}", "shared by the host", True) for index, path in enumerate(sorted(self._shared)))
+        return replace(super()._look_around(), branches=found)
+
+    def _take_ids(self) -> IdMap:
         return ALL_IDS
 
-    def give_back(self, id_map: IdMap) -> None:
-        pass
-
-    def close(self) -> None:
+    def _give_back_ids(self, id_map: IdMap | None) -> None:
         pass
 
 
@@ -221,13 +230,6 @@ def _open_port() -> int:
             time.sleep(NO_HOST_SECONDS)  # udev is not here to tell when the driver has found its device
 
 
-def open_engine(branches: Sequence[str]) -> LocalEngine:
-    """The guest's local engine; ``branches`` are the shared directories that are part of every root."""
-    around = rootfs.look_around()
-    found = tuple(Branch(path, f"share-{index}", "shared by the host", True) for index, path in enumerate(sorted(branches)))
-    return LocalEngine(around=replace(around, branches=found), ids=GuestIds())
-
-
 def main() -> None:
     with open(CONFIG_PATH, encoding="utf-8") as file:
         config = json.load(file)
@@ -235,7 +237,7 @@ def main() -> None:
     for path in config["branches"]:
         os.makedirs(path, exist_ok=True)
     port = Port(_open_port())
-    engine = open_engine(config["branches"])
+    engine = GuestEngine(config["branches"])
     agent = Agent(port, engine)
     # Code that has run once before the snapshot is in memory afterwards.
     for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nbcontainer.engine.vm import wire
-from nbcontainer.engine.vm.layout import Share
+from nbcontainer.engine.vm.layout import Share, stamp
 from nbcontainer.engine.vm.qemu import Process
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import Event, Finished, Started
@@ -167,11 +167,14 @@ class Guest:
         if message["t"] != "settled":
             raise InternalError(self._failure)
 
-    def start(self, spec: ContainerSpec, code: str, stamp: str, ended: Callable[[VmRun], None]) -> VmRun:
-        """Returns when the container runs. Raises what the guest's engine raised, or InternalError."""
+    def start(self, spec: ContainerSpec, inside: ContainerSpec, code: str, ended: Callable[[VmRun], None]) -> VmRun:
+        """Returns when the container runs; ``inside`` is ``spec`` with the guest's paths.
+
+        Raises what the guest's engine raised, or InternalError.
+        """
         number = next(self._numbers)
         try:
-            data = encode({"t": "start", "run": number, "spec": wire.spec_to_json(spec), "code": code, "stamp": stamp})
+            data = encode({"t": "start", "run": number, "spec": wire.spec_to_json(inside), "code": code, "stamp": stamp()})
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
@@ -201,7 +204,8 @@ class VmRun:
         self.number = number
         self.container_id = ""
         self.started: Started | None = None
-        self._guest, self._spec, self._on_end = guest, spec, ended
+        self.spec = spec
+        self._guest, self._on_end = guest, ended
         self._said: queue.Queue[Said] = queue.Queue(QUEUED_EVENTS)
         self._give_up_at: float | None = None
         self._interrupts = 0
@@ -235,8 +239,8 @@ class VmRun:
             self._guest.fail("the virtual machine said events out of order")
             raise InternalError(self._guest.failure)
         self.started, self.container_id = said, said.container_id
-        if self._spec.timeout_seconds is not None:
-            self._give_up_at = time.monotonic() + self._spec.timeout_seconds + GRACE_SECONDS
+        if self.spec.timeout_seconds is not None:
+            self._give_up_at = time.monotonic() + self.spec.timeout_seconds + GRACE_SECONDS
 
     # ---- from anywhere
 

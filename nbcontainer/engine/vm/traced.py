@@ -38,7 +38,7 @@ def main() -> None:
     from nbcontainer.runtime import cell, rootfs
     from nbcontainer.spec import make_spec
 
-    rootfs.make_plan(make_spec({"mem": "64M"}), rootfs.look_around(), (), None, "name")
+    rootfs.make_plan(make_spec({"mem": "64M"}), rootfs.look_around(False), (), 0)
     with tempfile.TemporaryDirectory() as directory:
         shell = cell.build_shell(directory)
         cell.warm(shell)
