@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator
 from typing import Protocol
 
@@ -48,7 +49,17 @@ def open_engine(name: str | None = None) -> Engine:
     opener: Callable[[], Engine]
     if name == "vm":
         from nbcontainer.engine.vm import open_vm as opener
-    else:
+    elif name == "local":
         from nbcontainer.engine.local import open_local as opener
+    else:
+        from nbcontainer.engine.auto import open_auto as opener
 
     return opener()
+
+
+def shutdown() -> None:
+    """End all containers of this process, wherever they run, and whatever serves them."""
+    for name in ("local", "vm"):
+        module = sys.modules.get(f"nbcontainer.engine.{name}")
+        if module is not None:
+            module.shutdown()

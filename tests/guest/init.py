@@ -90,7 +90,7 @@ def main() -> None:
         job = json.load(file)
     enter_root(job["source"])
     guestinit.mount_the_rest()
-    syscalls.loopback_up()
+    guestinit.loopback_up()
     await_path(PORT_PATH)
     port = os.open(PORT_PATH, os.O_WRONLY | os.O_CLOEXEC)
     status = run_tests(job, port)

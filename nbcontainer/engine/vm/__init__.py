@@ -16,7 +16,7 @@ from dataclasses import replace
 from nbcontainer.engine.vm import layout, qemu
 from nbcontainer.engine.vm.guest import Guest, VmRun
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
-from nbcontainer.engine.vm.template import Template, cache_directory
+from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_size
 from nbcontainer.state import VM_KIND, ContainerRecord, KernelState
@@ -102,7 +102,7 @@ class VmEngine:
             template.build_boot_files(_silent)
         return template.boot(shares)
 
-    def _new_snapshot(self, *, force: bool) -> object | None:
+    def _new_snapshot(self, *, force: bool) -> Snapshot | None:
         """None where there is no room for one: guests boot then, which is slower and otherwise the same."""
         template = self.template
         with template.locked():

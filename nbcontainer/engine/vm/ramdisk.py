@@ -83,7 +83,8 @@ class Packer:
         self.add(path)
         directory = os.path.dirname(path)
         if directory not in self._names:
-            self._names[directory] = names = {}
+            names: dict[str, list[str]] = {}
+            self._names[directory] = names
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if ".so" in entry.name and entry.is_symlink():

@@ -44,7 +44,7 @@ def spec_to_json(spec: ContainerSpec) -> dict[str, Any]:
 
 def spec_from_json(plain: dict[str, Any]) -> ContainerSpec:
     """The other end of :func:`spec_to_json`; only the agent calls it, which trusts the kernel's side."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     values["limits"] = Limits(**plain["limits"])
     values["namespaces"] = frozenset(plain["namespaces"])
     values["root"] = Root(**plain["root"])
