@@ -133,7 +133,8 @@ def _add_libraries_of_extensions(packer: ramdisk.Packer, directories: list[str])
 
 def image_path(cache: Path) -> Path:
     stamp = (ROOT / ".venv/nbcontainer-stamp").read_text() if (ROOT / ".venv/nbcontainer-stamp").exists() else layout.stamp()
-    key = hashlib.sha256(f"{stamp} {sys.executable} {PROGRAMS} {Path(__file__).stat().st_size}".encode()).hexdigest()[:12]
+    libraries = ramdisk.trace()["libraries"]
+    key = hashlib.sha256(f"{stamp} {sys.executable} {PROGRAMS} {libraries} {Path(__file__).stat().st_size}".encode()).hexdigest()[:12]
     return cache / f"root-{key}.ext4"
 
 
@@ -200,6 +201,7 @@ def main() -> int:
         build_image(image)
         print(f"made the guest's disk in {time.monotonic() - began:.0f} s")
     environment = {key: value for key, value in os.environ.items() if key in ("CI", "NBCONTAINER_REQUIRE", "NBCONTAINER_FULL")}
+    environment["NBCONTAINER_REQUIRE"] = "all"
     environment["NBCONTAINER_IN_GUEST"] = "user" if ordinary else "root"
     job = {"python": sys.executable, "arguments": words or ["-q", "tests/system"], "environment": environment, "source": str(ROOT), "ordinary": ordinary}
     return _boot(kernel, program, image, cache, job)

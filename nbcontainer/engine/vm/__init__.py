@@ -89,32 +89,31 @@ class VmEngine:
         for share in shares:
             if not os.path.isdir(share.source):
                 raise SpecError(f"--volume: {share.source} does not exist on this host any more")
-        template = self.template
-        for attempt in range(2):
-            snapshot = template.snapshot() or self._new_snapshot(force=attempt > 0)
+        for _ in range(2):
+            snapshot = self.template.snapshot() or self._new_snapshot()
             if snapshot is None:
                 break
             try:
-                return template.restore(snapshot, shares)
+                return self.template.restore(snapshot, shares)
             except InternalError:
-                template.discard_snapshot()
-        with template.locked():
-            template.build_boot_files(_silent)
-        return template.boot(shares)
+                self.template.discard_snapshot()
+        if not self.template.bootable:
+            with self.template.locked():
+                self.template.build_boot_files(_silent)
+        return self.template.boot(shares)
 
-    def _new_snapshot(self, *, force: bool) -> Snapshot | None:
-        """None where there is no room for one: guests boot then, which is slower and otherwise the same."""
-        template = self.template
-        with template.locked():
-            found = template.snapshot()
-            if found is None:
-                template.build_boot_files(_silent, force=force)
-                try:
-                    template.build_snapshot(_silent)
-                except (HostError, InternalError):
-                    return None
-                found = template.snapshot()
-            return found
+    def _new_snapshot(self) -> Snapshot | None:
+        """None where none can be written: guests boot then, which is slower and otherwise the same."""
+        try:
+            with self.template.locked():
+                found = self.template.snapshot()
+                if found is None:
+                    self.template.build_boot_files(_silent)
+                    self.template.build_snapshot(_silent)
+                    found = self.template.snapshot()
+                return found
+        except (HostError, InternalError):
+            return None
 
     # ---- the Engine protocol
 

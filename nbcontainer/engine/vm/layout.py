@@ -17,7 +17,7 @@ CONFIG_PATH = f"{HOME}/config.json"
 MODULES_DIRECTORY = f"{HOME}/modules"
 SHARES_DIRECTORY = "/run/nbcontainer-shares"
 PORT_PATH = "/dev/vport0p1"
-SLOTS = 12
+SLOTS = 8
 """9p devices of a guest; what is in a snapshot cannot be changed, so unused ones show an empty directory."""
 PROGRAMS = "/usr"
 _PROGRAM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
