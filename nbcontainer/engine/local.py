@@ -20,7 +20,7 @@ import time
 from collections import deque
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
-from nbcontainer.engine.box import Box, has_ended, make_go, shape_of, sources_of
+from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
 from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
@@ -73,10 +73,11 @@ class LocalEngine:
 
     def _make_box(self, shape: ContainerSpec) -> Box:
         container_id = secrets.token_hex(6)
-        sources = sources_of(shape)
-        id_map = self._take_ids() if "user" in shape.namespaces else None
+        sources = Sources(shape)
+        id_map: IdMap | None = None
         cgroup: Cgroup | None = None
         try:
+            id_map = self._take_ids() if "user" in shape.namespaces else None
             cgroup = self._driver.create(container_id, shape.limits)
             if shape.limits.cpuset is not None:
                 # cgroup v1 lets nobody into a cpuset that has no CPUs yet.
@@ -90,6 +91,7 @@ class LocalEngine:
             if cgroup is not None:
                 cgroup.remove()
             self._give_back_ids(id_map)
+            sources.close()
             raise
         box = Box(container_id, shape, cgroup, process, id_map, sources)
         self._live[container_id] = box
@@ -164,6 +166,7 @@ class LocalEngine:
             box.cgroup.remove()
         finally:
             box.process.close()
+            box.sources.close()
             self.state.discard(box.container_id)
         # Only now: ids of processes that cannot be killed are not for others.
         self._give_back_ids(box.id_map)
@@ -176,12 +179,12 @@ class LocalEngine:
             while self._spares:
                 spare = self._spares.popleft()
                 try:
-                    if spare.shape == shape and spare.sources == sources_of(shape):
+                    if spare.shape == shape and spare.sources.are_those_of(shape):
                         self._wait_ready(spare)
                         if not has_ended(spare):
                             return spare
-                except InternalError:
-                    pass  # it was killed while it waited: another takes its place
+                except (InternalError, SetupError):
+                    pass  # it was killed while it waited, or made of what was just being replaced: another takes its place
                 except BaseException:
                     self.discard(spare)
                     raise
@@ -285,6 +288,7 @@ class LocalEngine:
         self._ids.close()
         for box in self._live.values():
             box.process.close()
+            box.sources.close()
 
     def close(self) -> None:
         """End every container, the zygote, and this kernel's cgroups."""
