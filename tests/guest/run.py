@@ -97,7 +97,8 @@ def build_image(image: Path) -> None:
         for name in ("/bin", "/sbin", "/lib", "/lib64"):
             if os.path.islink(name):
                 tree.link(name, os.readlink(name))
-        tree.directory("/usr/local/bin")
+        for name in ("/usr/local/bin", "/usr/local/share", "/etc/ssl/private"):
+            tree.directory(name)
         for name in PROGRAMS:
             found = shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin")
             if found is not None:

@@ -310,7 +310,7 @@ def test_what_becomes_unreadable_later_is_hidden_too(monkeypatch: pytest.MonkeyP
     from nbcontainer.engine import local
 
     local.shutdown()
-    monkeypatch.setattr(local, "LOOK_AGAIN_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(local.LocalEngine, "look_again_seconds", (0.0, 0.0))
     secret = Path(f"/usr/local/share/nbcontainer-test-{os.getpid()}")
     code = f"import os; print(os.path.exists({str(secret)!r}))"
     try:
