@@ -94,12 +94,22 @@ def has_ended(box: Box) -> bool:
     return bool(poller.poll(0))
 
 
+def _current_directory() -> tuple[str, ...]:
+    """Nothing where it has been deleted."""
+    try:
+        return (os.getcwd(),)
+    except OSError:
+        return ()
+
+
 def make_go(spec: ContainerSpec, code: str, mask: int) -> Go:
     """Message 6 of the handshake; ``mask``: the capabilities that it may have."""
     own_root = spec.root.kind != "none"
     path = PATH
     if spec.root.kind in ("system", "host", "none"):
-        path = f"{sys.prefix}/bin:{PATH}" if f"{sys.prefix}/bin" not in PATH.split(":") else PATH
+        programs = f"{sys.prefix}/bin"
+        # PATH knows no escapes: a directory with a colon in its name would become two others.
+        path = PATH if programs in PATH.split(":") or ":" in programs else f"{programs}:{PATH}"
     environment = {"PATH": path, "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
     if not spec.program:
         environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
@@ -107,5 +117,5 @@ def make_go(spec: ContainerSpec, code: str, mask: int) -> Go:
     if spec.workdir is not None:
         directories: tuple[str, ...] = (spec.workdir,)
     else:
-        directories = ("/workspace", "/") if own_root else (os.getcwd(), "/")
+        directories = ("/workspace", "/") if own_root else (*_current_directory(), "/")
     return Go(code, spec.program, environment, directories, spec.user, mask, spec.init)

@@ -56,6 +56,7 @@ class LocalEngine:
         self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
+            self.state.nests_in(self._driver.directories)
             self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *self.look_again_seconds)
             self._client = ZygoteClient(self._config)
         except BaseException:
@@ -63,6 +64,7 @@ class LocalEngine:
             self._ids.close()
             raise
         self._live: dict[str, Box] = {}
+        self._unremoved: list[Cgroup] = []
         self._plans: dict[ContainerSpec, Plan] = {}
         self._last_end = 0.0
         self._closed = False
@@ -88,10 +90,11 @@ class LocalEngine:
                 self._client = ZygoteClient(self._config)
             process = self._client.launch(Launch(plan, shape.hostname or container_id, id_map), cgroup)
         except BaseException:
-            if cgroup is not None:
-                cgroup.remove()
-            self._give_back_ids(id_map)
             sources.close()
+            self._give_back_ids(id_map)
+            if cgroup is not None:
+                with contextlib.suppress(SetupError, OSError):  # the first error tells more
+                    self._remove(cgroup)
             raise
         box = Box(container_id, shape, cgroup, process, id_map, sources)
         self._live[container_id] = box
@@ -163,13 +166,21 @@ class LocalEngine:
         except (SetupError, InternalError, ProcessLookupError):
             pass  # there is no such process, or no more
         try:
-            box.cgroup.remove()
+            self._remove(box.cgroup)
         finally:
             box.process.close()
             box.sources.close()
             self.state.discard(box.container_id)
         # Only now: ids of processes that cannot be killed are not for others.
         self._give_back_ids(box.id_map)
+
+    def _remove(self, cgroup: Cgroup) -> None:
+        """What cannot be removed now, because descriptors have run out, say, is tried again later."""
+        try:
+            cgroup.remove()
+        except BaseException:
+            self._unremoved.append(cgroup)
+            raise
 
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
@@ -300,6 +311,8 @@ class LocalEngine:
         for box in list(self._live.values()):
             self.discard(box)
         self._client.close()
+        for cgroup in self._unremoved:
+            cgroup.remove()
         self._driver.remove_place()
         self.state.close()
         self._ids.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
@@ -162,7 +161,7 @@ class ContainerMagics(Magics):
         if front.get("help"):
             print(help_text())
             return
-        options = {"base": os.getcwd(), **parsed.container}
+        options = dict(parsed.container)
         engine = options.pop("engine", None)
         quiet = bool(front.get("quiet"))
         if front.get("explain") or front.get("dry_run"):

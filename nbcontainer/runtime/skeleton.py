@@ -34,6 +34,8 @@ DEVICE_LINKS = {
 }
 _NOT_OF_DISKS = ("proc", "sys", "dev", "run")
 _MOUNT_POINTS = ("proc", "sys", "dev", "dev/pts", "dev/shm", "workspace")
+DIRECTORIES_OF_A_DIR = ("proc", "sys", "dev", "workspace", "etc", "tmp")
+"""Directories that a ``DIR`` root always has."""
 
 
 @dataclass(frozen=True, slots=True)

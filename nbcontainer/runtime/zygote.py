@@ -358,6 +358,7 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
+    os.umask(0o022)  # whatever the kernel's is: /etc/hosts is for everybody in a container
     signal.signal(signal.SIGINT, _ignore_interrupt)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -63,6 +63,7 @@ def run_tests(job: dict[str, object], port: int) -> int:
     command = [str(job["python"]), "-m", "pytest", *words]
     if job["ordinary"]:
         session = delegate()
+        os.chown(str(job["source"]), ORDINARY_USER, ORDINARY_USER)  # pytest and hypothesis keep files there
         environment["HOME"] = "/tmp"
         join = f"echo $$ > {session}/cgroup.procs && exec setpriv --reuid {ORDINARY_USER} --regid {ORDINARY_USER} --clear-groups \"$@\""
         command = ["/bin/sh", "-c", join, "sh", *command]

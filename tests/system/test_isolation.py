@@ -140,8 +140,26 @@ def test_system_root_shows_nobody_s_data() -> None:
 
 @pytest.mark.parametrize("root", ["system", "host"])
 def test_what_others_may_not_read_is_hidden(root: str) -> None:
-    code = "import os; print([os.path.exists(p) for p in ('/etc/shadow', '/etc/gshadow', '/etc/shadow-', '/etc/ssl/private/x')])"
-    assert nbc.run(code, root=root).stdout == "[False, False, False, False]\n"
+    secret = [
+        os.path.join(directory, name)
+        for directory, _, names in os.walk("/etc")
+        for name in names
+        if not os.path.islink(os.path.join(directory, name)) and not os.stat(os.path.join(directory, name)).st_mode & 0o004
+    ]
+    assert "/etc/shadow" in secret
+    assert nbc.run(f"import os; print([path for path in {secret!r} if os.path.lexists(path)])", root=root).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("root", ["system", "host"])
+def test_directories_of_keys_are_empty(root: str) -> None:
+    require(os.path.isdir("/etc/ssl/private") and not rootless(), "root, and /etc/ssl/private: apt-get install ssl-cert")
+    key = Path(f"/etc/ssl/private/nbcontainer-{os.getpid()}.key")
+    key.touch(0o644)
+    try:
+        # Readable for everybody, but in a directory that is not: only whoever hides all of it hides this.
+        assert nbc.run("ls -A /etc/ssl/private; ls /etc/ssl/certs | wc -l", program=["sh"], root=root).stdout.splitlines()[0].isdigit()
+    finally:
+        key.unlink()
 
 
 def test_every_file_of_the_system_root_that_others_may_not_read() -> None:
@@ -229,6 +247,19 @@ def test_directory_root_with_its_file_systems(chroot: Path) -> None:
     assert sorted(os.listdir(chroot)) == ["a", "b", "bin", "c"]
 
 
+def test_a_program_without_its_loader_or_interpreter_says_so(chroot: Path) -> None:
+    """The classic mistake: a dynamic program copied into an empty root."""
+    shutil.copy("/bin/bash", chroot / "bin" / "bash")
+    (chroot / "bin" / "script").write_text("#!/usr/bin/env python3\n")
+    (chroot / "bin" / "script").chmod(0o755)
+    for program in ("/bin/bash", "bash", "/bin/script"):
+        with pytest.raises(nbc.SpecError, match=r"'/bin/(bash|script)' is in the container, but the loader .* is not; try a static program"):
+            nbc.run("", program=[program], root=str(chroot), bare=True)
+    for program in ("/bin/nothing", "nothing"):
+        with pytest.raises(nbc.SpecError, match="is not in the container"):
+            nbc.run("", program=[program], root=str(chroot), bare=True)
+
+
 def test_writable_directory_root(chroot: Path) -> None:
     result = nbc.run("echo changed > /a", program=["sh"], root=f"{chroot}:rw", bare=True)
     assert result.ok, result.stderr
@@ -237,8 +268,14 @@ def test_writable_directory_root(chroot: Path) -> None:
         nbc.run("true", program=["sh"], root=f"{chroot}:rw")
 
 
-def test_host_files_that_others_may_not_read_stay_hidden_through_proc() -> None:
-    assert nbc.run("cat /proc/1/root/etc/shadow || echo hidden", program=["sh"]).stdout == "hidden\n"
+def test_host_files_stay_hidden_through_proc(tmp_path: Path) -> None:
+    """With the host's processes in sight, their roots are not."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    process = f"/proc/{os.getpid()}"
+    assert Path(f"{process}/root{secret}").read_text() == "secret"  # it is there, for whom may look
+    code = f"test -d {process} && echo seen; cat {process}/root{secret} {process}/cwd/pyproject.toml || echo hidden"
+    assert nbc.run(code, program=["sh"], share="pid").stdout == "seen\nhidden\n"
 
 
 def test_no_nested_user_namespaces() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -226,3 +228,35 @@ def test_tracebacks_of_what_is_not_plain_python_are_the_cell_s_own(code: str) ->
     text = "".join(error.traceback)
     assert "nbcontainer" not in text
     assert "During handling" not in text
+
+
+def test_code_that_is_no_text_is_refused_and_bytes_go_to_programs() -> None:
+    with pytest.raises(nbc.SpecError, match=r"code: .* is not valid text"):
+        nbc.run("print('\udcff')")
+    with pytest.raises(nbc.SpecError, match=r"code: .* is not valid text"):
+        nbc.run("echo \ud800", program=["sh"])
+    with pytest.raises(nbc.SpecError, match="code: bytes"):
+        nbc.run(b"print(1)")
+    assert nbc.run(b"\xff\x00\n", program=["od", "-An", "-tx1"]).stdout.split() == ["ff", "00", "0a"]
+
+
+def test_a_deleted_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(nbc.SpecError, match="the current directory does not exist any more"):
+        nbc.run("print(1)")
+    assert nbc.run("import os; print(os.getcwd())", base=str(tmp_path), root="none").stdout == "/\n"
+
+
+def test_a_python_prefix_with_a_colon_is_not_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/opt/a:b")
+    assert "b/bin" not in nbc.run("echo $PATH", program=["sh"]).stdout
+    monkeypatch.setattr(sys, "prefix", "/opt/ab")
+    assert nbc.run("echo $PATH", program=["sh"]).stdout.startswith("/opt/ab/bin:")
+
+
+def test_the_smallest_number_of_descriptors_and_of_processes() -> None:
+    assert nbc.run("print('starts')", ulimit=["nofile=16"]).stdout == "starts\n"
+    assert nbc.run("print('starts')", pids=2, init=True).stdout == "starts\n"

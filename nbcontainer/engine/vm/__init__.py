@@ -19,7 +19,7 @@ from nbcontainer.engine.vm.kernelimage import find as find_kernel
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_size
-from nbcontainer.state import VM_KIND, ContainerRecord, KernelState
+from nbcontainer.state import ContainerRecord, KernelState
 
 MEMORY_VARIABLE = "NBCONTAINER_VM_MEMORY"
 DEFAULT_MEMORY_MIB = 512
@@ -58,7 +58,7 @@ class VmEngine:
         self.template = make_template()
         self._lock = threading.RLock()
         self._guests: OrderedDict[frozenset[tuple[str, bool]], Guest] = OrderedDict()
-        self.state = KernelState(VM_KIND)
+        self.state = KernelState()
 
     # ---- guests
 
