@@ -1,6 +1,6 @@
-"""Runs system tests in a QEMU guest with control groups version 2: ``python tests/guest/run.py [--user] PYTEST-ARGUMENT...``.
+"""Runs system tests in a QEMU guest with control groups version 2: ``python tests/guest/run.py [--root | --user] PYTEST-ARGUMENT...``.
 
-One boot for all tests. The guest's root is an ext4 image (its mounts can be idmapped; 9p's cannot) with this Python, the
+As root and as an ordinary user with a cgroup of its own; one boot for all tests. The guest's root is an ext4 image (its mounts can be idmapped; 9p's cannot) with this Python, the
 virtual environment, and the programs that tests use; it is made once for each state of the virtual environment.
 """
 
@@ -17,6 +17,7 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
@@ -112,7 +113,7 @@ def build_image(image: Path) -> None:
         stdlib = sysconfig.get_path("stdlib")
         base_packages = os.path.join(os.path.dirname(os.__file__), "site-packages")
         tree.copy(stdlib, LEFT_OUT | {os.path.basename(base_packages)})
-        tree.copy(sys.prefix, {"__pycache__"} if sys.prefix == sys.base_prefix else {"share"})
+        tree.copy(sys.prefix, {"__pycache__"} if sys.prefix == sys.base_prefix else {"share", kernelimage.PACKAGE})
         _add_libraries_of_extensions(packer, [stdlib, sys.prefix])
         partial = image.with_suffix(".tmp")
         partial.unlink(missing_ok=True)
@@ -181,8 +182,9 @@ def follow(stream: socket.socket, process: subprocess.Popen[bytes]) -> int:
 
 def main() -> int:
     words = sys.argv[1:]
-    ordinary = "--user" in words
-    words = [word for word in words if word != "--user"]
+    chosen = [word for word in words if word in ("--root", "--user")]
+    users = [word == "--user" for word in chosen or ["--root", "--user"]]
+    words = [word for word in words if word not in chosen]
     cache = ROOT / ".guest"
     cache.mkdir(exist_ok=True)
     try:
@@ -203,12 +205,12 @@ def main() -> int:
         print(f"made the guest's disk in {time.monotonic() - began:.0f} s")
     environment = {key: value for key, value in os.environ.items() if key in ("CI", "NBCONTAINER_REQUIRE", "NBCONTAINER_FULL")}
     environment["NBCONTAINER_REQUIRE"] = "all"
-    environment["NBCONTAINER_IN_GUEST"] = "user" if ordinary else "root"
-    job = {"python": sys.executable, "arguments": words or ["-q", "tests/system"], "environment": environment, "source": str(ROOT), "ordinary": ordinary}
+    job: dict[str, Any] = {"python": sys.executable, "arguments": words or ["-q", "tests/system"], "selected": "-k" in words}
+    job |= {"environment": environment, "source": str(ROOT), "ordinary": users}
     return _boot(kernel, program, image, cache, job)
 
 
-def _boot(kernel: kernelimage.KernelImage, program: qemu.Qemu, image: Path, cache: Path, job: dict[str, object]) -> int:
+def _boot(kernel: kernelimage.KernelImage, program: qemu.Qemu, image: Path, cache: Path, job: dict[str, Any]) -> int:
     import json
 
     start = f"import sys\nsys.path[:0] = [{layout.HOME!r}, '/source/tests']\nfrom guest.init import main\nmain()\n"

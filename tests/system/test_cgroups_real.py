@@ -16,6 +16,7 @@ from nbcontainer.cgroups.sampler import Sampler, SampleSeries
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.spec import Limits
 
+pytestmark = pytest.mark.essential
 MIB = 1 << 20
 WAIT_SECONDS = 10.0
 LIMITS = Limits(memory_bytes=64 * MIB, cpus=0.5, pids=20)
