@@ -1,4 +1,4 @@
-"""The ``nbcontainer`` command: run, doctor, ps, prune, demo, lab."""
+"""The ``nbcontainer`` command: run, doctor, ps, prune, demo, lab, vm."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ USAGE = """usage: nbcontainer COMMAND
   prune                                 remove what killed kernels left behind
   demo [--output FILE.png]              a cell that runs out of memory at 128 MiB, with its chart
   lab [ARG...]                          open JupyterLab on the course
+  vm setup [--kernel PATH] [--force]    make the virtual machine of --engine vm ready
   --version, --help"""
 
 DEMO_CELL = """\
@@ -227,6 +228,24 @@ def _lab(words: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *words, str(target)])
 
 
+def _vm(words: list[str]) -> int:
+    from nbcontainer.engine.vm.setup import set_up
+
+    if not words or words[0] != "setup":
+        raise SpecError("vm: there is setup, such as: nbcontainer vm setup")
+    kernel, force, rest = None, False, words[1:]
+    while rest:
+        word = rest.pop(0)
+        if word == "--force":
+            force = True
+        elif word == "--kernel" and rest:
+            kernel = rest.pop(0)
+        else:
+            raise SpecError(f"vm setup: {word!r} is not understood; there are --kernel PATH and --force")
+    set_up(kernel, force, lambda text: print(text, flush=True))
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "doctor": _doctor,
@@ -234,6 +253,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prune": _prune,
     "demo": _demo,
     "lab": _lab,
+    "vm": _vm,
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import html
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, format_size, ho
 
 PROBE_SECONDS = 60.0
 REQUIRED_GROUP = "needed"
+VIRTUAL_MACHINE = "virtual machine"
 AS_ROOT = "sudo nbcontainer run ..., or run Jupyter as root in a virtual machine of your own"
 OUTER_CONTAINER = "docker run --privileged --cgroupns=private ... (on Kubernetes: securityContext.privileged: true)"
 
@@ -52,6 +52,8 @@ class HostReport:
             if not check.ok and check.remedy:
                 lines.append(f"     {'':<{width}}  -> {check.remedy}")
         verdict = "%%container works on this host." if self.ready else "%%container cannot run here yet: see the lines with no."
+        if not self.ready and any(check.name == VIRTUAL_MACHINE and check.ok for check in self.checks):
+            verdict = "%%container runs in a virtual machine here (--engine vm); for this host itself, see the lines with no."
         return "\n".join([*lines, "", verdict])
 
     def to_json(self) -> str:
@@ -217,7 +219,7 @@ def _other_checks() -> list[Check]:
     return [
         Check("seccomp", "optional", bool(actions and library), seccomp, mend),
         _kvm_check(),
-        _qemu_check(platform.machine()),
+        *_vm_checks(),
         Check("machine", "info", True, f"{os.cpu_count()} CPUs, {format_size(total)} of memory, {format_size(available)} available"),
         Check("Python", "info", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer"),
     ]
@@ -232,8 +234,7 @@ def _kvm_check() -> Check:
     return Check("KVM", "optional", False, "there is no /dev/kvm", remedy)
 
 
-def _qemu_check(machine: str) -> Check:
-    program = f"qemu-system-{machine}"
-    package = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}.get(machine, "qemu-system")
-    found = shutil.which(program)
-    return Check("QEMU", "optional", found is not None, found or f"no {program} on PATH", f"sudo apt-get install {package}")
+def _vm_checks() -> list[Check]:
+    from nbcontainer.engine.vm.setup import findings
+
+    return [Check(found.name, "optional", found.ok, found.detail, found.remedy) for found in findings()]

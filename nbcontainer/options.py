@@ -74,7 +74,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--env -e", "NAME=VALUE", "isolation", "environment variable", repeat=True),
     _option("--workdir -w", "DIR", "isolation", "directory to start in (/workspace)"),
     _option("--workspace", "none", "isolation", "none: an empty /workspace", choices=("none",)),
-    _option("--engine", "ENGINE", "isolation", "auto or local", choices=("auto", "local")),
+    _option("--engine", "ENGINE", "isolation", "auto, local or vm: where it runs (auto: this host if it can, else a virtual machine)", choices=("auto", "local", "vm")),
     _option("--name", "NAME", "life", "name of the container (its id)"),
     _option("--detach -d", "", "life", "run in the background", later=True),
     _option("--keep", "", "life", "keep the container when it ends", later=True),

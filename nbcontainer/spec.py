@@ -307,6 +307,8 @@ class ContainerSpec:
     cap_drop: tuple[str, ...] = ()
     security: str = "default"
     """``default``: with a seccomp filter; ``unconfined``: without."""
+    memory_by_default: bool = False
+    """``--mem`` was not given: an engine with less memory may lower the limit."""
     notes: tuple[str, ...] = ()
     """Sentences for the reader about what was chosen, such as an empty /workspace."""
 
@@ -391,6 +393,7 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
         cap_add=tuple(_capability(name, "--cap-add") for name in _words(get("cap_add", ()), "--cap-add")),
         cap_drop=tuple(_capability(name, "--cap-drop") for name in _words(get("cap_drop", ()), "--cap-drop")),
         security=_security(get("security", "default")),
+        memory_by_default="mem" not in given,
         notes=tuple(notes),
     )
     _check_together(spec, given)

@@ -37,6 +37,7 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
         name=None,
         program=("program",) if spec.program else (),
         interval_seconds=None,
+        memory_by_default=False,
         notes=(),
     )
 

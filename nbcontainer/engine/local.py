@@ -36,13 +36,13 @@ READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
 """Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
 BURST_SPARES = 2
-LOOK_AGAIN_SECONDS = (60.0, 600.0)
-"""See ZygoteConfig."""
 
 class LocalEngine:
-    """One per kernel process."""
+    """One per kernel process; the guest of the vm engine has one of its own kind."""
 
     name = "local"
+    look_again_seconds = (60.0, 600.0)
+    """See ZygoteConfig."""
 
     def __init__(self) -> None:
         self._rootless = not capabilities.may_administer()
@@ -51,13 +51,13 @@ class LocalEngine:
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._spares: deque[Box] = deque()
-        self.around = rootfs.look_around(self._rootless)
+        self.around = self._look_around()
         self.state = KernelState()
         self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
             self.state.nests_in(self._driver.directories)
-            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *LOOK_AGAIN_SECONDS)
+            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *self.look_again_seconds)
             self._client = ZygoteClient(self._config)
         except BaseException:
             self.state.close()
@@ -99,6 +99,9 @@ class LocalEngine:
         box = Box(container_id, shape, cgroup, process, id_map, sources)
         self._live[container_id] = box
         return box
+
+    def _look_around(self) -> rootfs.Surroundings:
+        return rootfs.look_around(self._rootless)
 
     def _take_ids(self) -> IdMap:
         return IdMap(os.geteuid(), 1) if self._rootless else self._ids.take()

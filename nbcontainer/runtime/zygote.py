@@ -132,7 +132,8 @@ class Zygote:
             self._look_again()
             self._skeletons(laid_out.plan)
             if not rootless:
-                if request.id_map is not None:
+                # Ids that are the host's own need no idmapped mounts, which the vm engine's guest has not: 9p has none.
+                if request.id_map is not None and request.id_map[0]:
                     context.userns_fd = self._user_namespace(request.id_map)
                     context.id_base = request.id_map[0]
                 walk(laid_out.plan.host, context, self._reap_ended)

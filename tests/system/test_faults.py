@@ -34,6 +34,7 @@ def test_many_runs_in_a_row() -> None:
         assert result.stdout == f"{number}\n"
 
 
+@pytest.mark.essential
 def test_the_zygote_killed_at_random_moments() -> None:
     randomness = random.Random(1)
     for _ in range(KILLS // 3):
@@ -68,6 +69,7 @@ def test_the_cell_process_killed_at_random_moments() -> None:
         assert (result.outcome, result.signal) == ("signalled", signal.SIGKILL)
 
 
+@pytest.mark.essential
 def test_kernels_killed_at_random_moments_leave_nothing() -> None:
     """A process of its own plays the kernel; what it leaves must be gone after the next start."""
     code = (

@@ -30,12 +30,14 @@ def _own() -> dict[str, str]:
     return {name: os.readlink(f"/proc/self/ns/{name}") for name in (*NAMES, "time")}
 
 
+@pytest.mark.essential
 def test_all_seven_namespaces_by_default() -> None:
     inside, outside = _links(), _own()
     assert [name for name in NAMES if inside[name] == outside[name]] == []
     assert inside["time"] == outside["time"]
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("name", [*NAMES, "time"])
 def test_each_namespace_alone(name: str) -> None:
     inside, outside = _links(unshare=name, root="none"), _own()
@@ -46,6 +48,7 @@ def test_share_keeps_the_host_s() -> None:
     assert _links(share="net")["net"] == _own()["net"]
 
 
+@pytest.mark.essential
 def test_just_a_limited_process() -> None:
     assert _links(unshare="", root="none") == _own()
     result = nbc.run("x = bytearray(200_000_000)", unshare="", root="none", mem="64M")
@@ -89,6 +92,7 @@ def test_a_host_that_is_deleted_inside_is_untouched_outside(tmp_path: Path) -> N
     assert sorted(os.listdir("/etc")) == before
 
 
+@pytest.mark.essential
 def test_workspace_is_copy_on_write(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("old")
     code = "print(open('data.txt').read()); open('data.txt', 'w').write('new'); open('more', 'w').close()"
@@ -99,6 +103,7 @@ def test_workspace_is_copy_on_write(tmp_path: Path) -> None:
     assert empty.stdout == "/workspace []\n"
 
 
+@pytest.mark.essential
 def test_volumes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "file").write_text("text")
@@ -129,6 +134,7 @@ def test_read_only() -> None:
     assert result.stdout == "all refused\n"
 
 
+@pytest.mark.essential
 def test_system_root_shows_nobody_s_data() -> None:
     """But for the way to the directories that Python itself runs from."""
     python = {path for path in (os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix))}
@@ -168,6 +174,7 @@ def test_every_file_of_the_system_root_that_others_may_not_read() -> None:
     assert nbc.run(code, program=["sh"]).stdout == "end\n"
 
 
+@pytest.mark.essential
 def test_kernel_file_systems() -> None:
     code = (
         "import os\nprint(sorted(os.listdir('/dev')))\n"
@@ -184,6 +191,7 @@ def test_kernel_file_systems() -> None:
     assert lines[-1] == "True"
 
 
+@pytest.mark.essential
 def test_own_cgroup_files() -> None:
     code = (
         "import os\nfor p in ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory.max'):\n"
@@ -193,6 +201,7 @@ def test_own_cgroup_files() -> None:
     assert nbc.run(code, mem="64M").stdout == f"{64 << 20}\nTrue\n"
 
 
+@pytest.mark.essential
 def test_ids_are_not_the_host_s() -> None:
     result = nbc.run("import time; print(open('/proc/self/uid_map').read().split()); time.sleep(0)")
     inside, outside, count = map(int, eval(result.stdout))
@@ -203,6 +212,7 @@ def test_ids_are_not_the_host_s() -> None:
         assert outside >= 0x70000000
 
 
+@pytest.mark.essential
 def test_capabilities_and_no_new_privileges() -> None:
     code = "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status"
     lines = dict(line.split(":\t") for line in nbc.run(code, program=["sh"]).stdout.splitlines())
@@ -261,6 +271,7 @@ def test_a_program_without_its_loader_or_interpreter_says_so(chroot: Path) -> No
             nbc.run("", program=[program], root=str(chroot), bare=True)
 
 
+@pytest.mark.essential
 def test_writable_directory_root(chroot: Path) -> None:
     result = nbc.run("echo changed > /a", program=["sh"], root=f"{chroot}:rw", bare=True)
     assert result.ok, result.stderr
@@ -348,7 +359,7 @@ def test_what_becomes_unreadable_later_is_hidden_too(monkeypatch: pytest.MonkeyP
     from nbcontainer.engine import local
 
     local.shutdown()
-    monkeypatch.setattr(local, "LOOK_AGAIN_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(local.LocalEngine, "look_again_seconds", (0.0, 0.0))
     secret = Path(f"/usr/local/share/nbcontainer-test-{os.getpid()}")
     code = f"import os; print(os.path.exists({str(secret)!r}))"
     try:

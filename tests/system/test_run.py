@@ -15,6 +15,7 @@ import nbcontainer as nbc
 from nbcontainer.events import Display, Event, Finished, Output, Started
 
 
+@pytest.mark.essential
 def test_a_python_cell_is_pid_1_and_prints() -> None:
     result = nbc.run("import os\nprint('I am pid', os.getpid())", mem="128M")
     assert (result.outcome, result.exit_code, result.signal) == ("exited", 0, None)
@@ -26,11 +27,13 @@ def test_the_kernel_s_packages_are_there() -> None:
     assert nbc.run("import psutil; print(psutil.__name__)").stdout == "psutil\n"
 
 
+@pytest.mark.essential
 def test_program_gets_the_body_on_standard_input() -> None:
     result = nbc.run("echo out; echo err >&2; exit 3", program=["bash"])
     assert (result.outcome, result.exit_code, result.stdout, result.stderr) == ("exited", 3, "out\n", "err\n")
 
 
+@pytest.mark.essential
 def test_last_expression_and_displays_keep_their_order_with_prints() -> None:
     events: list[Event] = []
     code = "from IPython.display import HTML, display\nprint('one'); display(HTML('<b>two</b>')); print('three')\n40 + 2"
@@ -78,6 +81,7 @@ def test_output_of_subprocesses_comes_too() -> None:
     assert nbc.run("!echo shell").stdout.strip() == "shell"
 
 
+@pytest.mark.essential
 def test_an_exception_is_rendered_by_ipython() -> None:
     result = nbc.run("def f():\n    return 1 / 0\nf()")
     assert result.outcome == "exited"
@@ -98,6 +102,7 @@ def test_top_level_await() -> None:
     assert nbc.run("import asyncio\nawait asyncio.sleep(0)\nprint('awaited')").stdout == "awaited\n"
 
 
+@pytest.mark.essential
 def test_signalled() -> None:
     result = nbc.run("kill -TERM $$; sleep 5", program=["bash"], init=True)
     assert (result.outcome, result.signal, result.exit_code) == ("signalled", signal.SIGTERM, None)
@@ -114,12 +119,14 @@ def test_init_reaps_orphans() -> None:
     assert nbc.run(code, program=["sh"], init=True).stdout.strip() == "0"
 
 
+@pytest.mark.essential
 def test_timeout() -> None:
     result = nbc.run("import time; time.sleep(60)", timeout=0.2)
     assert result.outcome == "timeout"
     assert 0.2 <= result.usage.wall_seconds < 30
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     "code",
     [
@@ -183,6 +190,7 @@ def test_two_runs_share_no_random_numbers() -> None:
     assert nbc.run(code).stdout != nbc.run(code).stdout
 
 
+@pytest.mark.essential
 def test_parallel_runs() -> None:
     results: list[nbc.Result] = []
     threads = [
@@ -196,6 +204,7 @@ def test_parallel_runs() -> None:
     assert sorted(result.stdout for result in results) == [f"{number}\n" for number in range(8)]
 
 
+@pytest.mark.essential
 def test_environment_is_clean_and_yours() -> None:
     os.environ["NBC_TEST_SECRET"] = "token"
     try:
