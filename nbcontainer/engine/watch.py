@@ -12,15 +12,30 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbcontainer.cgroups.sampler import SAMPLER
+from nbcontainer.engine.controls import Controls
+from nbcontainer.engine.kernel_log import killed_processes
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import CellError, Display, Event, Finished, OutcomeName, Output, Sample, Started
+from nbcontainer.events import (
+    CellError,
+    Changed,
+    Display,
+    Event,
+    Finished,
+    OutcomeName,
+    Output,
+    Paused,
+    Readings,
+    Resumed,
+    Sample,
+    Started,
+)
 from nbcontainer.runtime.client import setup_error
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError
-from nbcontainer.spec import ContainerSpec
+from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ContainerRecord
 
 if TYPE_CHECKING:
@@ -28,6 +43,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 1.0
 SAMPLE_AFTER_SECONDS = 0.005
+TICK_SECONDS = 0.1
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
 PIECE_BYTES = 1 << 16
@@ -54,6 +70,10 @@ class LocalRun:
         self._engine, self._box, self._spec = engine, box, spec
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
+        self._said: deque[Paused | Resumed | Changed] = deque()
+        self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say)
+        self._attendants: list[tuple[Callable[[], None], int]] = []
+        self._attend_at = 0.0
         self._pipes = {box.process.stdout_fd: _Pipe(box.process.stdout_fd, "stdout")}
         self._pipes[box.process.stderr_fd] = _Pipe(box.process.stderr_fd, "stderr")
         self._reader = FrameReader()
@@ -77,8 +97,29 @@ class LocalRun:
         self._wake()
 
     def kill(self) -> None:
-        self._reason = self._reason or "killed"
-        self._kill_at = 0.0
+        with self._controls.while_it_runs() as runs:
+            if runs:
+                self._reason = self._reason or "killed"
+                self._kill_at = 0.0
+                self._wake()
+
+    def pause(self) -> None:
+        self._controls.pause()
+
+    def resume(self) -> None:
+        self._controls.resume()
+
+    def update(self, **changes: Any) -> Limits:
+        return self._controls.update(changes)
+
+    def readings(self) -> Readings:
+        return self._controls.readings("net" in self._spec.namespaces)
+
+    def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
+        self._attendants.append((callback, fd))
+
+    def _say(self, event: Paused | Resumed | Changed) -> None:
+        self._said.append(event)
         self._wake()
 
     def _wake(self) -> None:
@@ -91,19 +132,20 @@ class LocalRun:
         name = self._spec.name or self.container_id
         try:
             yield Started(self.container_id, name, self._box.process.pid, self._started)
-            yield from self._new_samples()
+            yield from self._new()
             yield from self._watch()
             status = self._exit_status()
             self._box.cgroup.kill()
             yield from self._drain(final=True)
             finished = self._finish(status)
         finally:
+            self._controls.close()
             self._ended = True
             os.close(self._wake_fd)
             if self._token is not None:
                 SAMPLER.remove(self._token)
             self._engine.ended(self._box)
-        yield from self._new_samples()
+        yield from self._new()
         if self._failure is not None:
             raise self._failure
         yield finished
@@ -114,6 +156,9 @@ class LocalRun:
         process = self._box.process
         for fd in (process.stdout_fd, process.stderr_fd, process.channel.fileno(), process.pidfd, self._wake_fd):
             poller.register(fd, select.POLLIN)
+        for _, fd in self._attendants:
+            if fd >= 0:
+                poller.register(fd, select.POLLIN)
         interrupts_seen = 0
         while True:
             ready = dict(poller.poll(self._poll_milliseconds()))
@@ -137,19 +182,28 @@ class LocalRun:
             self._enforce(now)
             if self._token is None and now - self._started >= SAMPLE_AFTER_SECONDS:
                 self._begin_sampling()
-            yield from self._new_samples()
+            yield from self._new()
+            self._call_attendants(ready, now)
+
+    def _call_attendants(self, ready: dict[int, int], now: float) -> None:
+        all_of_them = now >= self._attend_at
+        if all_of_them:
+            self._attend_at = now + TICK_SECONDS
+        for callback, fd in self._attendants:
+            if all_of_them or fd in ready:
+                callback()
 
     def _poll_milliseconds(self) -> float:
         now = time.monotonic()
         if self._token is None:
             return max(1.0, (self._started + SAMPLE_AFTER_SECONDS - now) * 1000)
-        waits = [0.1] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
+        waits = [TICK_SECONDS] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
         return max(0.0, min(waits)) * 1000 + 0.5
 
     def _begin_sampling(self) -> None:
         """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
         spec = self._spec
-        self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._samples.append)
+        self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._take_sample)
         command = " ".join(spec.program) or "python"
         self._engine.state.add(
             ContainerRecord(
@@ -164,7 +218,13 @@ class LocalRun:
             )
         )
 
-    def _new_samples(self) -> Iterator[Sample]:
+    def _take_sample(self, sample: Sample) -> None:
+        self._samples.append(sample)
+        self._controls.note_memory(sample)
+
+    def _new(self) -> Iterator[Sample | Paused | Resumed | Changed]:
+        while self._said:
+            yield self._said.popleft()
         while self._samples:
             yield self._samples.popleft()
 
@@ -173,6 +233,7 @@ class LocalRun:
         if self._kill_at is None:
             self._kill_at = now + GRACE_SECONDS
             self._box.cgroup.signal_all(signal.SIGINT)
+            self._controls.release()
         else:
             self._kill_at = 0.0
 
@@ -296,7 +357,9 @@ class LocalRun:
         elif usage.oom_kills:
             children = "a child process was" if usage.oom_kills == 1 else f"{usage.oom_kills} child processes were"
             note = f"{children} killed for memory; the cell itself went on"
-        return Finished(outcome, code, number, self._error, usage, note)
+        killed = killed_processes(self.container_id, self._box.process.pid) if usage.oom_kills else ()
+        by_kind = self._controls.memory_by_kind if usage.oom_kills else {}
+        return Finished(outcome, code, number, self._error, usage, note, by_kind, killed)
 
 
 def _failure(message: dict[str, Any], spec: ContainerSpec) -> NbcontainerError:
