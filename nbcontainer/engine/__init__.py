@@ -18,6 +18,7 @@ class Run(Protocol):
     """
 
     container_id: str
+    spec: ContainerSpec
 
     def events(self) -> Generator[Event, None, None]:
         """Everything that happens, ending with Finished; by then nothing of the container is left.
@@ -48,7 +49,10 @@ class Run(Protocol):
         """What is too slow for every sample."""
 
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
-        """Have the thread that iterates :meth:`events` call ``callback`` ten times a second, and when ``fd`` can be read."""
+        """Have the thread that iterates :meth:`events` call ``callback`` ten times a second, and when ``fd`` can be read.
+
+        To be called in that thread, from the first event on; a callback may do so too.
+        """
 
 
 

@@ -67,13 +67,15 @@ class LocalRun:
 
     def __init__(self, engine: LocalEngine, box: Box, spec: ContainerSpec, first: Sample) -> None:
         self.container_id = box.container_id
-        self._engine, self._box, self._spec = engine, box, spec
+        self.spec = spec
+        self._engine, self._box = engine, box
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
         self._said: deque[Paused | Resumed | Changed] = deque()
         self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say)
         self._attendants: list[tuple[Callable[[], None], int]] = []
         self._attend_at = 0.0
+        self._poller: select.poll | None = None
         self._pipes = {box.process.stdout_fd: _Pipe(box.process.stdout_fd, "stdout")}
         self._pipes[box.process.stderr_fd] = _Pipe(box.process.stderr_fd, "stderr")
         self._reader = FrameReader()
@@ -113,10 +115,12 @@ class LocalRun:
         return self._controls.update(changes)
 
     def readings(self) -> Readings:
-        return self._controls.readings("net" in self._spec.namespaces)
+        return self._controls.readings("net" in self.spec.namespaces)
 
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
         self._attendants.append((callback, fd))
+        if fd >= 0 and self._poller is not None:
+            self._poller.register(fd, select.POLLIN)
 
     def _say(self, event: Paused | Resumed | Changed) -> None:
         self._said.append(event)
@@ -129,7 +133,7 @@ class LocalRun:
     # ---- the loop
 
     def events(self) -> Generator[Event, None, None]:
-        name = self._spec.name or self.container_id
+        name = self.spec.name or self.container_id
         try:
             yield Started(self.container_id, name, self._box.process.pid, self._started)
             yield from self._new()
@@ -152,7 +156,7 @@ class LocalRun:
 
     def _watch(self) -> Iterator[Event]:
         """Until the cell process has ended (its pidfd says so, not end of file: children may keep the pipes)."""
-        poller = select.poll()
+        poller = self._poller = select.poll()
         process = self._box.process
         for fd in (process.stdout_fd, process.stderr_fd, process.channel.fileno(), process.pidfd, self._wake_fd):
             poller.register(fd, select.POLLIN)
@@ -202,7 +206,7 @@ class LocalRun:
 
     def _begin_sampling(self) -> None:
         """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
-        spec = self._spec
+        spec = self.spec
         self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._take_sample)
         command = " ".join(spec.program) or "python"
         self._engine.state.add(
@@ -319,7 +323,7 @@ class LocalRun:
         elif kind == "status" and isinstance(message.get("status"), int):
             self._inner_status = message["status"]
         elif kind == "failed":
-            self._failure = _failure(message, self._spec)
+            self._failure = _failure(message, self.spec)
 
     # ---- the end
 
