@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import secrets
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -73,19 +76,20 @@ class Live:
     def close(self, result: Result | None, worth_a_figure: bool) -> None:
         """Replace the live view by the figure that stays; ``result`` is None when the run failed for reasons of ours."""
         front, self._front = self._front, None
-        is_kernel = _is_kernel(self._shell)
-        bundle, metadata = _figure(result) if result is not None and is_kernel and (front or worth_a_figure) else ({}, {})
+        wanted = result is not None and (front is not None or worth_a_figure) and is_kernel(self._shell)
+        bundle, metadata = _figure(result) if result is not None and wanted else ({}, {})
         if front is not None:
             front.close(bundle, metadata)
         elif bundle:
-            _show(bundle, metadata)
+            show(bundle, metadata)
 
 
-def _is_kernel(shell: Any) -> bool:
+def is_kernel(shell: Any) -> bool:
+    """Whether the shell belongs to a Jupyter kernel, and not to a terminal."""
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def _show(bundle: dict[str, Any], metadata: dict[str, Any] | None = None, **how: Any) -> None:
+def show(bundle: dict[str, Any], metadata: dict[str, Any] | None = None, **how: Any) -> None:
     import IPython.display
 
     display: Any = IPython.display.display
@@ -134,13 +138,11 @@ class _KernelFront(_Front):
     """One display, whose content changes: the panel, else an image; text where neither can be shown; at last the figure."""
 
     def __init__(self, view: View, link: PanelLink, pump: MessagePump | None) -> None:
-        import secrets
-
         self._view, self._link, self._pump = view, link, pump
         self._image: Any = None
         self._display_id = f"nbcontainer-{secrets.token_hex(8)}"
         self._begin = self._text_at = time.monotonic()
-        _show(self._bundle(), display_id=self._display_id)
+        show(self._bundle(), display_id=self._display_id)
 
     def _bundle(self) -> dict[str, Any]:
         widget = self._image.widget if self._image is not None else self._link.widget
@@ -159,23 +161,23 @@ class _KernelFront(_Front):
             self._image.draw()
         if now >= self._text_at:
             self._text_at = now + TEXT_SECONDS
-            _show(self._bundle(), display_id=self._display_id, update=True)
+            show(self._bundle(), display_id=self._display_id, update=True)
 
     def show_again(self) -> None:
-        _show(self._bundle(), display_id=self._display_id)
+        show(self._bundle(), display_id=self._display_id)
 
     def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
         if self._pump is not None:
             self._pump.close()
         self._link.tick()
-        _show(bundle or {"text/plain": ""}, metadata, display_id=self._display_id, update=True)
+        show(bundle or {"text/plain": ""}, metadata, display_id=self._display_id, update=True)
         self._link.close()
         if self._image is not None:
             self._image.close()
 
 
 def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
-    if not _is_kernel(shell):
+    if not is_kernel(shell):
         return _TerminalFront(view)
     from nbcontainer.notebook.panel import PanelLink
     from nbcontainer.notebook.pump import PumpUnavailable, open_pump
@@ -185,6 +187,8 @@ def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
         pump = open_pump(shell.kernel)
     except PumpUnavailable:
         pump = None  # the panel says so, and the stop button works
+    # The figure at the end needs it, and the cell's process does not wait for this thread.
+    threading.Thread(target=importlib.import_module, args=("matplotlib.backends.backend_agg",), daemon=True).start()
     front = _KernelFront(view, PanelLink(view, run, title, controls=pump is not None), pump)
     if pump is not None:
         run.attend(pump, pump.fileno())

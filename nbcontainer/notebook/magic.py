@@ -178,10 +178,20 @@ class ContainerMagics(Magics):
         finally:
             long_enough = result is not None and result.usage.wall_seconds > SHOW_AFTER_SECONDS
             live.close(result, long_enough or (result is not None and result.outcome == "oom"))
+        self._explain_memory(result, cell)
         for note in (*result.spec.notes, result.note):
             if note and (note is not result.note or result.ok):
                 print(f"\x1b[2m{note}\x1b[0m", file=sys.stderr)
         return result
+
+    def _explain_memory(self, result: Any, cell: str) -> None:
+        from nbcontainer.notebook.card import PEAKS, card
+        from nbcontainer.notebook.live import is_kernel, show
+
+        program = result.spec.program
+        if result.outcome == "oom" and is_kernel(self.shell):
+            show(card(result, PEAKS.of(cell, program)))
+        PEAKS.note(cell, program, result)
 
 
 def live_choice(front: dict[str, Any]) -> bool | None:

@@ -13,6 +13,7 @@ const SMALLEST_BYTES = 8 * MIB;
 // ---- numbers and words (pure: tested without a browser)
 
 export function formatBytes(bytes) {
+  if (!Number.isFinite(bytes)) return "–";
   const units = [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", MIB], ["KiB", 1024]];
   for (const [unit, factor] of units) {
     if (bytes >= factor) return `${trim(bytes / factor)} ${unit}`;
@@ -25,10 +26,11 @@ function trim(number) {
 }
 
 export function formatRate(bytes) {
-  return `${formatBytes(bytes)}/s`;
+  return Number.isFinite(bytes) ? `${formatBytes(bytes)}/s` : "–";
 }
 
 export function formatPercent(percent) {
+  if (!Number.isFinite(percent)) return "–";
   return `${percent >= 10 || percent === 0 ? Math.round(percent) : Math.round(percent * 10) / 10} %`;
 }
 
@@ -255,7 +257,7 @@ class Chart {
     const g = this.canvas.getContext("2d");
     g.setTransform(this.scale, 0, 0, this.scale, 0, 0);
     g.clearRect(0, 0, this.width, definition.height);
-    const highest = Math.max(...definition.curves.map((curve) => rows.most(curve.field)));
+    const highest = Math.max(...definition.curves.filter((curve) => !curve.shade).map((curve) => rows.most(curve.field)));
     const limits = definition.lines.map((line) => this.limitOf(line));
     this.top = axisTop(highest, limits, definition.least);
     this.axes(g, colours);
@@ -307,15 +309,17 @@ class Chart {
     g.rect(this.plot.x, this.plot.y - 4, this.plot.w + 1, this.plot.h + 5);
     g.clip();
     g.beginPath();
-    rows.forEach((row, i) => g[i ? "lineTo" : "moveTo"](this.x(row.seconds), this.y(row[curve.field], top)));
+    const known = rows.filter((row) => Number.isFinite(row[curve.field]));
+    if (!known.length) return g.restore();
+    known.forEach((row, i) => g[i ? "lineTo" : "moveTo"](this.x(row.seconds), this.y(row[curve.field], top)));
     g.strokeStyle = g.fillStyle = colours[curve.colour];
     g.lineWidth = curve.width || 1;
     g.lineJoin = "round";
     g.setLineDash(curve.dash || []);
     if (!curve.shade) g.stroke();
     if (curve.fill || curve.shade) {
-      g.lineTo(this.x(rows[rows.length - 1].seconds), this.y(0));
-      g.lineTo(this.x(rows[0].seconds), this.y(0));
+      g.lineTo(this.x(known[known.length - 1].seconds), this.y(0));
+      g.lineTo(this.x(known[0].seconds), this.y(0));
       g.globalAlpha = curve.shade ? 0.28 : 0.13;
       g.fill();
     }
@@ -377,6 +381,7 @@ class Chart {
     g.stroke();
     g.globalAlpha = 1;
     for (const curve of this.definition.curves) {
+      if (!Number.isFinite(row[curve.field])) continue;
       g.fillStyle = colours[curve.colour];
       g.beginPath();
       g.arc(x, this.y(row[curve.field]), 3, 0, 7);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -27,9 +28,11 @@ class Surroundings:
             if now - self._read_at >= FRESH_SECONDS:
                 times = psutil.cpu_times()
                 busy = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-                percent = 100 * (busy - self._busy_seconds) / (now - self._read_at) if self._read_at else 0.0
+                percent = math.nan
+                if self._read_at:
+                    percent = min(100.0 * cores(), max(0.0, 100 * (busy - self._busy_seconds) / (now - self._read_at)))
                 memory = psutil.virtual_memory()
-                self._host = Host(min(max(0.0, percent), 100.0 * cores()), memory.total - memory.available)
+                self._host = Host(percent, memory.total - memory.available)
                 self._read_at, self._busy_seconds = now, busy
             return self._host
 

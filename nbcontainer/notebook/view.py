@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ HIGH_SHARE = 0.9
 
 
 class Row(NamedTuple):
-    """One point of all curves; rates are over the time since the row before. In the browser: float32, in this order."""
+    """One point of all curves; rates are over the time since the row before, NaN is not known (yet).
+
+    In the browser: float32, in this order.
+    """
 
     seconds: float
     memory_bytes: float
@@ -57,18 +61,18 @@ class Marker:
 class Host:
     """The machine as a whole: CPU in percent of one core, memory in use in bytes."""
 
-    cpu_percent: float = 0.0
-    memory_bytes: float = 0.0
+    cpu_percent: float = math.nan
+    memory_bytes: float = math.nan
 
 
 class Rates(NamedTuple):
     """Of two readings, in the order of :class:`Row`."""
 
-    net_rx_bytes_per_second: float = 0.0
-    net_tx_bytes_per_second: float = 0.0
-    cpu_pressure_percent: float = 0.0
-    memory_pressure_percent: float = 0.0
-    io_pressure_percent: float = 0.0
+    net_rx_bytes_per_second: float = math.nan
+    net_tx_bytes_per_second: float = math.nan
+    cpu_pressure_percent: float = math.nan
+    memory_pressure_percent: float = math.nan
+    io_pressure_percent: float = math.nan
 
 
 class View:
@@ -216,6 +220,8 @@ def _reading_rates(before: Readings, now: Readings) -> Rates:
     width = (now.monotonic_seconds - before.monotonic_seconds) or 1.0
 
     def waited(resource: str) -> float:
+        if resource not in now.pressure_seconds:
+            return math.nan
         seconds = now.pressure_seconds.get(resource, 0.0) - before.pressure_seconds.get(resource, 0.0)
         return min(100.0, max(0.0, 100 * seconds / width))
 
