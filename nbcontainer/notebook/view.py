@@ -78,7 +78,8 @@ class Rates(NamedTuple):
 class View:
     """Fold events into it; take rows and markers from it. The first row has the number 0."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, capacity: int = CAPACITY_ROWS) -> None:
+        self._capacity = capacity
         self.limits = limits
         self.status = "starting"
         self.markers: list[Marker] = []
@@ -142,7 +143,7 @@ class View:
             return
         self._rows.append(self._row(base or sample, sample))
         self._base, self._most_bytes = sample, 0
-        if len(self._rows) > CAPACITY_ROWS:
+        if len(self._rows) > self._capacity:
             self._halve()
 
     def _row(self, before: Sample, now: Sample) -> Row:
@@ -171,7 +172,7 @@ class View:
 
     def _halve(self) -> None:
         """Of every two older rows, the one with more memory stays; the newest quarter stays as it is."""
-        old = self._rows[: CAPACITY_ROWS * 3 // 4]
+        old = self._rows[: self._capacity * 3 // 4]
         kept = [max(old[i : i + 2], key=lambda row: row.memory_bytes) for i in range(0, len(old), 2)]
         self._dropped += len(old) - len(kept)
         self._rows = kept + self._rows[len(old) :]
