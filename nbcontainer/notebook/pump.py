@@ -13,6 +13,7 @@ import inspect
 from typing import Any
 
 import zmq
+from zmq.eventloop.zmqstream import ZMQStream
 
 COMMS = ("comm_open", "comm_msg", "comm_close")
 QUESTIONS = ("comm_info_request", "kernel_info_request")
@@ -77,8 +78,11 @@ class MessagePump:
             try:
                 answer.send(None)  # these two are coroutines by form only: they never wait
             except StopIteration:
-                return
-            answer.close()
+                pass
+            else:
+                answer.close()
+        if isinstance(self._replies, ZMQStream):
+            self._replies.flush(zmq.POLLOUT)  # ipykernel 6: else it is sent by the loop that this cell blocks
 
     def close(self) -> None:
         """Give what was kept to the kernel's own loop, before it can see anything that came later."""
