@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 IN_MEMORY_BYTES = 1 << 20
 READ_BYTES = 1 << 24
 SMALLEST_USEFUL_MIB = 16
+MAX_KEPT_DISPLAY_BYTES = 64 << 20
 OnEvent = Callable[[Event], None]
 OnStart = Callable[[Run], None]
 
@@ -215,7 +216,8 @@ class _Collector:
                 self._take_output(event)
                 return
             case Display():
-                self._keep_display(event)
+                self._take_display(event)
+                return
             case Sample():
                 self._samples.append(event)
             case CellError():
@@ -232,10 +234,16 @@ class _Collector:
         if self._on_event is not None:
             self._on_event(event)
 
-    def _keep_display(self, event: Display) -> None:
-        self._display_bytes += sum(len(value) for value in event.data.values() if isinstance(value, str))
-        if event.kind in ("display", "result") and self._display_bytes <= 10 * self._spec.max_output_bytes:
+    def _take_display(self, event: Display) -> None:
+        """Displays and text share the room of ``--max-output``; what is kept is bounded too, as it stays in memory."""
+        self._display_bytes += event.size_bytes
+        if event.kind in ("display", "result") and self._display_bytes <= MAX_KEPT_DISPLAY_BYTES:
             self._outputs.append(dict(event.data))
+        self._shown_bytes += event.size_bytes
+        if self._shown_bytes <= self._spec.max_output_bytes:
+            self._emit(event)
+        else:
+            self._say_cut()
 
     def _take_output(self, event: Output) -> None:
         (self._stdout if event.stream == "stdout" else self._stderr).write(event.text)
@@ -244,10 +252,14 @@ class _Collector:
         if room >= len(event.text):
             self._emit(event)
         elif not self._cut:
+            self._emit(Output(event.stream, event.text[: max(room, 0)]))
+            self._say_cut()
+
+    def _say_cut(self) -> None:
+        if not self._cut:
             self._cut = True
             limit = format_size(self._spec.max_output_bytes)
-            self._emit(Output(event.stream, event.text[: max(room, 0)]))
-            notice = f"\n[the rest of the output is not shown (--max-output {limit}); it is complete in the result's stdout and stderr]\n"
+            notice = f"\n[the rest of the output is not shown (--max-output {limit}); it is in the result's stdout, stderr and outputs]\n"
             self._emit(Output("stderr", notice))
 
     def result(self) -> Result:
@@ -313,9 +325,9 @@ def run(
     if not isinstance(code, str):
         raise SpecError(f"code: {type(code).__name__} is not a str")
     spec = make_spec(options, program=program)
-    collector = _Collector(spec, on_event)
     with _Interrupts() as interrupts:
         current = open_engine(engine).start(spec, code)
+        collector = _Collector(current.spec, on_event)
         interrupts.goes_to(current)
         # Closing ends the container at once, also when on_event raises.
         with closing(current.events()) as events:

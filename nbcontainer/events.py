@@ -38,6 +38,8 @@ class Display:
     data: Mapping[str, Any]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     display_id: str | None = None
+    size_bytes: int = 0
+    """How much it was on its way here; for limits."""
 
 
 @dataclass(frozen=True, slots=True)

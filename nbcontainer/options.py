@@ -68,7 +68,9 @@ OPTIONS: tuple[Option, ...] = (
     _option("--user -u", "USER", "isolation", "NAME, UID or UID:GID (root of the container)"),
     _option("--cap-add", "CAP", "isolation", "add a capability", repeat=True),
     _option("--cap-drop", "CAP", "isolation", "take a capability away", repeat=True, choices=("ALL",)),
-    _option("--security", "NAME", "isolation", "security profile", later=True),
+    _option(
+        "--security", "NAME", "isolation", "unconfined: without the seccomp filter (default)", choices=("default", "unconfined")
+    ),
     _option("--env -e", "NAME=VALUE", "isolation", "environment variable", repeat=True),
     _option("--workdir -w", "DIR", "isolation", "directory to start in (/workspace)"),
     _option("--workspace", "none", "isolation", "none: an empty /workspace", choices=("none",)),

@@ -18,6 +18,7 @@ from nbcontainer.errors import SpecError
 NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
 """The namespaces of a container by default; ``time`` exists too and is only made when it is asked for."""
 ALL_NAMESPACES = (*NAMESPACES, "time")
+SECURITY_PROFILES = ("default", "unconfined")
 SIZE_HELP = "a size such as 64K, 128M, 1.5G, 64KiB or a number of bytes (powers of 1024)"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DEFAULT_PIDS = 256
@@ -236,6 +237,8 @@ class ContainerSpec:
     """None: every 5 ms in the first second, then every 0.1 s."""
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
+    security: str = "default"
+    """``default``: with a seccomp filter; ``unconfined``: without."""
     notes: tuple[str, ...] = ()
     """Sentences for the reader about what was chosen, such as an empty /workspace."""
 
@@ -319,6 +322,7 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
         interval_seconds=parse_number(given["interval"], "--interval", minimum=0.005, maximum=3600) if "interval" in given else None,
         cap_add=tuple(_capability(name, "--cap-add") for name in _strings(get("cap_add", ()))),
         cap_drop=tuple(_capability(name, "--cap-drop") for name in _strings(get("cap_drop", ()))),
+        security=_security(get("security", "default")),
         notes=tuple(notes),
     )
     _check_together(spec, given)
@@ -327,7 +331,7 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
 
 OPTION_NAMES = frozenset(
     "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk timeout max_output ulimit unshare share root bare "
-    "net hostname volume volumes tmpfs read_only user cap_add cap_drop env workdir workspace name init program interval base".split()
+    "net hostname volume volumes tmpfs read_only user cap_add cap_drop security env workdir workspace name init program interval base".split()
 )
 
 
@@ -489,6 +493,12 @@ def _capability(name: str, option: str) -> str:
     return plain
 
 
+def _security(value: Any) -> str:
+    if value not in SECURITY_PROFILES:
+        raise SpecError(f"--security: {value!r} is not one of {', '.join(SECURITY_PROFILES)}")
+    return str(value)
+
+
 def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
     """What single options cannot say: combinations that would do nothing, or something to the host."""
     if spec.bare and spec.root.kind != "dir":
@@ -507,6 +517,8 @@ def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
         )
     if spec.root.kind == "dir" and not spec.program:
         raise SpecError(f"--root: a Python cell needs the kernel's own Python; run the directory's: --root {spec.root} python3 -")
+    if "MKNOD" in spec.cap_add and "user" not in spec.namespaces:
+        raise SpecError("--cap-add: MKNOD with the host's user namespace would open every disk; leave user in --unshare")
     seen: set[str] = set()
     for mount in spec.mounts:
         if mount.target in seen:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -71,6 +72,14 @@ class KernelState:
         self._containers: dict[str, ContainerRecord] = {}
         self._write()
 
+    def stage(self, rootless: bool) -> str:
+        """A directory for the zygote: a mount point that all kernels share, or, rootless, one of this kernel's own."""
+        path = state_directory() / "stage"
+        if rootless:
+            path = path / self.place
+            path.mkdir(mode=0o711)
+        return str(path)
+
     def add(self, record: ContainerRecord) -> None:
         self._containers[record.id] = record
         self._write()
@@ -85,10 +94,19 @@ class KernelState:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, data, 0)
 
+    def leave_to_parent(self) -> None:
+        """Let go of the lock in a forked process, without ending it in this one's parent."""
+        os.close(self._fd)
+
     def close(self) -> None:
+        _remove_stage(self.place)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         os.close(self._fd)
+
+
+def _remove_stage(place: str) -> None:
+    shutil.rmtree(state_directory() / "stage" / place, ignore_errors=True)
 
 
 class IdRanges:
@@ -170,6 +188,7 @@ def prune() -> list[str]:
             driver.adopt(name).remove()
             removed.append(f"container {name} of {place}")
         driver.remove_place()
+        _remove_stage(place)
         path.unlink(missing_ok=True)
         removed.append(f"kernel state {place}")
     return removed

@@ -16,6 +16,11 @@ def require(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
+def rootless() -> bool:
+    """Whether containers here are an ordinary user's, who has one user id."""
+    return os.geteuid() != 0
+
+
 def full_run() -> bool:
     """Whether this is ``tests/run --full``, where long tests run at full length."""
     return os.environ.get("NBCONTAINER_FULL") == "1"

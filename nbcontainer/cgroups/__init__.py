@@ -202,6 +202,14 @@ def read_text(path: str) -> str:
         return file.read()
 
 
+def text_or_nothing(path: str) -> str:
+    """The file's content without white space around it; "" where it is not there."""
+    try:
+        return read_text(path).strip()
+    except FileNotFoundError:
+        return ""
+
+
 def write_text(path: str, value: str) -> None:
     """One write(2), as cgroup files want it; raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)

@@ -42,6 +42,8 @@ class V1Driver:
                 continue
             path = own.path("" if controller == UNIFIED else controller, hierarchy) if parent is None else parent
             directory = (hierarchy + path).rstrip("/")
+            if controller == UNIFIED and not v2.may_enter(hierarchy, own.paths.get("", "/"), v2.existing(directory)):
+                continue  # it limits nothing, and all that it offers here can be had otherwise
             if os.access(v2.existing(directory), os.W_OK):
                 self._parents[controller] = directory
             else:
@@ -169,10 +171,10 @@ class V1Driver:
         writes = []
         for file in files:
             value, above = "", os.path.dirname(directory)
-            if _words(f"{directory}/cpuset.{file}"):
+            if cgroups.text_or_nothing(f"{directory}/cpuset.{file}"):
                 continue
             while not value and above.startswith(self._hierarchies["cpuset"]):
-                value, above = _words(f"{above}/cpuset.{file}"), os.path.dirname(above)
+                value, above = cgroups.text_or_nothing(f"{above}/cpuset.{file}"), os.path.dirname(above)
             writes.append(CgroupWrite(f"{directory}/cpuset.{file}", value, f"a new v1 cpuset has no {file} at all"))
         return writes
 
@@ -180,13 +182,6 @@ class V1Driver:
         directories = self._directories(name, limits)
         writes = [CgroupWrite(path, "", MAKE) for path in dict.fromkeys(directories.values())]
         return writes + (self._fill(directories["cpuset"], ("mems",)) if "cpuset" in directories else [])
-
-
-def _words(path: str) -> str:
-    try:
-        return cgroups.read_text(path).strip()
-    except FileNotFoundError:
-        return ""
 
 
 class V1Cgroup(CgroupBase):
@@ -292,13 +287,13 @@ class V1Cgroup(CgroupBase):
     def kill(self) -> None:
         inside: list[str] = []
         if self._unified and os.path.exists(f"{self._unified}/cgroup.kill"):
-            inside = _words(f"{self._unified}/cgroup.procs").split()
+            inside = cgroups.text_or_nothing(f"{self._unified}/cgroup.procs").split()
         if inside:
             cgroups.write_text(f"{self._unified}/cgroup.kill", "1")
         if set(self.pids()) - set(map(int, inside)):
             self._kill_one_by_one()
         # A task that the v1 freezer holds dies of SIGKILL only when it is thawed.
-        if self._freezer and _words(f"{self._freezer}/freezer.state") not in ("THAWED", ""):
+        if self._freezer and cgroups.text_or_nothing(f"{self._freezer}/freezer.state") not in ("THAWED", ""):
             self.thaw()
 
     def _kill_one_by_one(self) -> None:
@@ -357,7 +352,7 @@ def limit_writes(
         put("cpu", "cpu.shares", str(shares), "--cpu-weight: the share when CPUs are short (1024 is everybody's)")
     if limits.cpuset != old.cpuset:
         directory = directories["cpuset"]
-        cpus = limits.cpuset or _words(f"{os.path.dirname(directory)}/cpuset.cpus")
+        cpus = limits.cpuset or cgroups.text_or_nothing(f"{os.path.dirname(directory)}/cpuset.cpus")
         put("cpuset", "cpuset.cpus", cpus, "--cpuset: the CPUs it may run on")
     if limits.pids != old.pids:
         put("pids", "pids.max", "max" if limits.pids is None else str(limits.pids), "--pids: processes and threads")

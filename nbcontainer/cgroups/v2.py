@@ -100,9 +100,8 @@ class V2Driver:
         files = [top, f"{top}/cgroup.procs", f"{top}/cgroup.subtree_control"]
         if not self._chosen:
             files.append(f"{self._root}{self._own}/cgroup.procs")
-        elif os.geteuid():
-            # Linux lets a process enter a cgroup only if its owner may also write to the common ancestor's cgroup.procs.
-            files.append(os.path.join(os.path.commonpath([self._root + self._own, top]), "cgroup.procs"))
+        elif not may_enter(self._root, self._own, top):
+            files.append(common_procs(self._root, self._own, top))
         for file in files:
             if not os.access(file, os.W_OK):
                 raise HostError(f"no permission to make cgroups: {file} cannot be written", DELEGATE)
@@ -365,6 +364,16 @@ def parse_list(text: str) -> frozenset[int]:
     return frozenset(cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1))
 
 
+def common_procs(root: str, own: str, target: str) -> str:
+    """The cgroup.procs that has to be writable for a process of the cgroup ``own`` to enter ``target``."""
+    return os.path.join(os.path.commonpath([root + own, target]), "cgroup.procs")
+
+
+def may_enter(root: str, own: str, target: str) -> bool:
+    """Linux lets a process enter a cgroup only if its owner may also write to the common ancestor's cgroup.procs."""
+    return not os.geteuid() or os.access(common_procs(root, own, target), os.W_OK)
+
+
 def existing(path: str) -> str:
     """``path`` or the nearest directory above it that exists."""
     while not os.path.isdir(path):
@@ -373,7 +382,4 @@ def existing(path: str) -> str:
 
 
 def _words(path: str) -> frozenset[str]:
-    try:
-        return frozenset(cgroups.read_text(path).split())
-    except FileNotFoundError:
-        return frozenset()
+    return frozenset(cgroups.text_or_nothing(path).split())

@@ -19,6 +19,7 @@ class Run(Protocol):
 
     container_id: str
     spec: ContainerSpec
+    """As it is in force: what the engine had to add is in it, with a note."""
 
     def events(self) -> Generator[Event, None, None]:
         """Everything that happens, ending with Finished; by then nothing of the container is left.

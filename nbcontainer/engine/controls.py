@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from nbcontainer.cgroups import Cgroup
@@ -84,12 +83,6 @@ class Controls:
         if limit and sample.memory_bytes > max(self._highest_bytes, NEAR_THE_LIMIT * limit):
             self._highest_bytes = sample.memory_bytes
             self.memory_by_kind = self._cgroup.memory_by_kind()
-
-    @contextmanager
-    def while_it_runs(self) -> Iterator[bool]:
-        """Whether it does; it will not be gone before this ends."""
-        with self._lock:
-            yield not self._ended
 
     def close(self) -> None:
         """The container has ended; waits for a control that is at it."""

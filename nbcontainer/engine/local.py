@@ -15,64 +15,27 @@ import secrets
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
+from nbcontainer.engine.box import Box, has_ended, make_go, shape_of, sources_of
 from nbcontainer.engine.watch import LocalRun
-from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
+from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
-from nbcontainer.runtime.client import KEPT_PLANS, PATH, Cloned, Launch, ZygoteClient, setup_error
+from nbcontainer.runtime.client import KEPT_PLANS, Launch, ZygoteClient, setup_error
 from nbcontainer.runtime.plan import IdMap, Plan
 from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError, encode_go
 from nbcontainer.runtime.zygote import ZygoteConfig
-from nbcontainer.spec import ContainerSpec, Limits
-from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune, state_directory
+from nbcontainer.spec import ContainerSpec
+from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune
 
 READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
 """Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
 BURST_SPARES = 2
-
-def shape_of(spec: ContainerSpec) -> ContainerSpec:
-    """The part of a spec that decides how a box is made; equal shapes can share a box made in advance."""
-    limits = Limits(
-        cpuset=spec.limits.cpuset,
-        pids=None,
-        io_read_bytes_per_second=spec.limits.io_read_bytes_per_second,
-        io_write_bytes_per_second=spec.limits.io_write_bytes_per_second,
-    )
-    return replace(
-        spec,
-        limits=limits,
-        environment=(),
-        workdir=None,
-        user="root",
-        timeout_seconds=None,
-        max_output_bytes=1,
-        init=False,
-        name=None,
-        program=("program",) if spec.program else (),
-        interval_seconds=None,
-        notes=(),
-    )
-
-
-@dataclass(slots=True, eq=False)
-class Box:
-    """A container without limits and code. Its owner ends it with :meth:`LocalEngine.discard`."""
-
-    container_id: str
-    shape: ContainerSpec
-    cgroup: Cgroup
-    process: Cloned
-    id_map: IdMap | None
-    ready: bool = False
-
 
 class LocalEngine:
     """One per kernel process."""
@@ -80,21 +43,18 @@ class LocalEngine:
     name = "local"
 
     def __init__(self) -> None:
-        if os.geteuid() != 0:
-            raise HostError(
-                "the local engine needs root for now", "run Jupyter as root in a virtual machine of your own, or: sudo nbcontainer run"
-            )
+        self._rootless = not capabilities.may_administer()
         with contextlib.suppress(SetupError):
             prune()  # what cannot be removed now harms no new container, and `nbcontainer prune` says what it is
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._spares: deque[Box] = deque()
-        self.around = rootfs.look_around()
+        self.around = rootfs.look_around(self._rootless)
         self.state = KernelState()
         self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
-            self._config = ZygoteConfig(str(state_directory() / "stage"), self.around.branches)
+            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid())
             self._client = ZygoteClient(self._config)
         except BaseException:
             self.state.close()
@@ -111,7 +71,8 @@ class LocalEngine:
 
     def _make_box(self, shape: ContainerSpec) -> Box:
         container_id = secrets.token_hex(6)
-        id_map = self._ids.take() if "user" in shape.namespaces else None
+        sources = sources_of(shape)
+        id_map = self._take_ids() if "user" in shape.namespaces else None
         cgroup: Cgroup | None = None
         try:
             cgroup = self._driver.create(container_id, shape.limits)
@@ -126,12 +87,18 @@ class LocalEngine:
         except BaseException:
             if cgroup is not None:
                 cgroup.remove()
-            if id_map is not None:
-                self._ids.give_back(id_map)
+            self._give_back_ids(id_map)
             raise
-        box = Box(container_id, shape, cgroup, process, id_map)
+        box = Box(container_id, shape, cgroup, process, id_map, sources)
         self._live[container_id] = box
         return box
+
+    def _take_ids(self) -> IdMap:
+        return IdMap(os.geteuid(), 1) if self._rootless else self._ids.take()
+
+    def _give_back_ids(self, id_map: IdMap | None) -> None:
+        if id_map is not None and not self._rootless:
+            self._ids.give_back(id_map)
 
     def _plan(self, shape: ContainerSpec, cgroup: Cgroup) -> Plan:
         """Equal shapes have one plan. What has mounts of the user's is looked at anew, as they may have changed."""
@@ -194,8 +161,7 @@ class LocalEngine:
             box.process.close()
             self.state.discard(box.container_id)
         # Only now: ids of processes that cannot be killed are not for others.
-        if box.id_map is not None:
-            self._ids.give_back(box.id_map)
+        self._give_back_ids(box.id_map)
 
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
@@ -205,9 +171,9 @@ class LocalEngine:
             while self._spares:
                 spare = self._spares.popleft()
                 try:
-                    if spare.shape == shape:
+                    if spare.shape == shape and spare.sources == sources_of(shape):
                         self._wait_ready(spare)
-                        if not _has_ended(spare):
+                        if not has_ended(spare):
                             return spare
                 except InternalError:
                     pass  # it was killed while it waited: another takes its place
@@ -229,7 +195,7 @@ class LocalEngine:
             while len(self._spares) < count and not self._closed:
                 try:
                     self._spares.append(self._make_box(shape))
-                except (HostError, InternalError, SetupError, OSError):
+                except (NbcontainerError, OSError):
                     return
 
     def drop_spares(self) -> None:
@@ -252,9 +218,10 @@ class LocalEngine:
     # ---- the Engine protocol
 
     def start(self, spec: ContainerSpec, code: str) -> LocalRun:
+        spec = self._adapted(spec)
         shape = shape_of(spec)
         try:
-            go = encode_go(_go(spec, code))
+            go = encode_go(self._go(spec, code))
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
@@ -273,17 +240,46 @@ class LocalEngine:
             self.make_spares(shape, BURST_SPARES)
         return LocalRun(self, box, spec, first)
 
+    def _adapted(self, spec: ContainerSpec) -> ContainerSpec:
+        """What an ordinary user has to have besides, with a note; what such a user cannot have is a HostError."""
+        if not self._rootless:
+            return spec
+        if spec.user not in ("root", "0"):
+            raise HostError(
+                f"--user: {spec.user!r} needs a second user id, and an ordinary user has one: in the container, root is you",
+                "leave --user out, or run Jupyter as root in a virtual machine of your own",
+            )
+        if spec.namespaces and "user" not in spec.namespaces:
+            note = "A user namespace is made too: without root, Linux makes the others only inside one."
+            return spec.replace(namespaces=spec.namespaces | {"user"}, notes=(*spec.notes, note))
+        return spec
+
+    def _go(self, spec: ContainerSpec, code: str) -> Go:
+        # An ordinary user has capabilities in a user namespace only.
+        keep = () if self._rootless and "user" not in spec.namespaces else capabilities.choose(spec.cap_add, spec.cap_drop)
+        return make_go(spec, code, capabilities.mask(keep))
+
     def explain(self, spec: ContainerSpec) -> list[str]:
+        spec = self._adapted(spec)
         lines = [
             f"[host]   {'mkdir' if not write.value else 'write ' + write.value + ' to'} {write.path}: {write.why}"
             for write in self._driver.plan("CONTAINER", spec.limits)
         ]
-        id_map = IdMap(ID_RANGE_START, ID_RANGE_COUNT) if "user" in spec.namespaces else None
+        ids = IdMap(os.geteuid(), 1) if self._rootless else IdMap(ID_RANGE_START, ID_RANGE_COUNT)
+        id_map = ids if "user" in spec.namespaces else None
         plan = rootfs.make_plan(spec, self.around, self._driver.views(spec.limits), len(self._driver.views(spec.limits)))
         keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
         what = " ".join(spec.program) or "the cell, by IPython"
         last = [f"[inside] capset({keep}), prctl(NO_NEW_PRIVS): no more rights than these", f"[inside] run {what}"]
         return lines + plan.explain(id_map) + last
+
+    def _leave_to_parent(self) -> None:
+        """In a process that the kernel forks: its copies of our descriptors must not keep anything alive."""
+        self._client.leave_to_parent()
+        self.state.leave_to_parent()
+        self._ids.close()
+        for box in self._live.values():
+            box.process.close()
 
     def close(self) -> None:
         """End every container, the zygote, and this kernel's cgroups."""
@@ -300,32 +296,16 @@ class LocalEngine:
         self._ids.close()
 
 
-def _has_ended(box: Box) -> bool:
-    poller = select.poll()
-    poller.register(box.process.pidfd, select.POLLIN)
-    return bool(poller.poll(0))
-
-
-def _go(spec: ContainerSpec, code: str) -> Go:
-    """Message 6 of the handshake."""
-    own_root = spec.root.kind != "none"
-    path = PATH
-    if spec.root.kind in ("system", "host", "none"):
-        path = f"{sys.prefix}/bin:{PATH}" if f"{sys.prefix}/bin" not in PATH.split(":") else PATH
-    environment = {"PATH": path, "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
-    if not spec.program:
-        environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    environment.update(spec.environment)
-    if spec.workdir is not None:
-        directories: tuple[str, ...] = (spec.workdir,)
-    else:
-        directories = ("/workspace", "/") if own_root else (os.getcwd(), "/")
-    mask = capabilities.mask(capabilities.choose(spec.cap_add, spec.cap_drop))
-    return Go(code, spec.program, environment, directories, spec.user, mask, spec.init)
-
-
 _engine: LocalEngine | None = None
 _engine_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    if _engine is not None:
+        _engine._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_local() -> LocalEngine:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import json
 import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine.controls import Controls
 from nbcontainer.engine.kernel_log import killed_processes
-from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.engine.messages import read_display, read_error, read_failure
+from nbcontainer.errors import InternalError, NbcontainerError
 from nbcontainer.events import (
     CellError,
     Changed,
-    Display,
     Event,
     Finished,
     OutcomeName,
@@ -32,14 +33,15 @@ from nbcontainer.events import (
     Resumed,
     Sample,
     Started,
+    Usage,
 )
-from nbcontainer.runtime.client import setup_error
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ContainerRecord
 
 if TYPE_CHECKING:
-    from nbcontainer.engine.local import Box, LocalEngine
+    from nbcontainer.engine.box import Box
+    from nbcontainer.engine.local import LocalEngine
 
 GRACE_SECONDS = 1.0
 SAMPLE_AFTER_SECONDS = 0.005
@@ -47,6 +49,8 @@ TICK_SECONDS = 0.1
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
 PIECE_BYTES = 1 << 16
+MAX_JSON_BYTES = 1 << 16
+"""The part of a frame that is parsed at once; everything large comes as text."""
 PIPE_BYTES = 1 << 20
 """The most that a pipe can hold for a process without privileges (fs.pipe-max-size)."""
 
@@ -69,6 +73,7 @@ class LocalRun:
         self.container_id = box.container_id
         self.spec = spec
         self._engine, self._box = engine, box
+        self._first = first
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
         self._said: deque[Paused | Resumed | Changed] = deque()
@@ -78,9 +83,13 @@ class LocalRun:
         self._poller: select.poll | None = None
         self._pipes = {box.process.stdout_fd: _Pipe(box.process.stdout_fd, "stdout")}
         self._pipes[box.process.stderr_fd] = _Pipe(box.process.stderr_fd, "stderr")
-        self._reader = FrameReader()
+        self._reader = FrameReader(MAX_JSON_BYTES)
+        self._may_fail = True
+        """The cell's process can still say that its set-up failed: there is no user code that could forge it."""
         self._channel_open = True
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Reentrant: a signal handler may interrupt the very thread that holds it.
+        self._wake_lock = threading.RLock()
         self._interrupts = 0
         self._reason: Literal["", "timeout", "output-limit", "killed", "interrupted"] = ""
         self._kill_at: float | None = None
@@ -99,11 +108,9 @@ class LocalRun:
         self._wake()
 
     def kill(self) -> None:
-        with self._controls.while_it_runs() as runs:
-            if runs:
-                self._reason = self._reason or "killed"
-                self._kill_at = 0.0
-                self._wake()
+        self._reason = self._reason or "killed"
+        self._kill_at = 0.0
+        self._wake()
 
     def pause(self) -> None:
         self._controls.pause()
@@ -127,8 +134,9 @@ class LocalRun:
         self._wake()
 
     def _wake(self) -> None:
-        if not self._ended:
-            os.eventfd_write(self._wake_fd, 1)
+        with self._wake_lock:
+            if not self._ended:
+                os.eventfd_write(self._wake_fd, 1)
 
     # ---- the loop
 
@@ -144,11 +152,14 @@ class LocalRun:
             finished = self._finish(status)
         finally:
             self._controls.close()
-            self._ended = True
-            os.close(self._wake_fd)
-            if self._token is not None:
-                SAMPLER.remove(self._token)
-            self._engine.ended(self._box)
+            try:
+                if self._token is not None:
+                    SAMPLER.remove(self._token)
+            finally:
+                with self._wake_lock:
+                    self._ended = True
+                    os.close(self._wake_fd)
+                self._engine.ended(self._box)
         yield from self._new()
         if self._failure is not None:
             raise self._failure
@@ -206,6 +217,7 @@ class LocalRun:
 
     def _begin_sampling(self) -> None:
         """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
+        spec = self.spec
         spec = self.spec
         self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._take_sample)
         command = " ".join(spec.program) or "python"
@@ -310,20 +322,19 @@ class LocalRun:
 
     def _on_message(self, message: dict[str, Any]) -> Iterator[Event]:
         kind = message["t"]
-        if kind == "display" and message.get("kind") in ("display", "update", "result", "clear"):
-            data, metadata, display_id = message.get("data"), message.get("metadata"), message.get("id")
-            if isinstance(data, dict):
-                identity = display_id if isinstance(display_id, str) else None
-                yield Display(message["kind"], data, metadata if isinstance(metadata, dict) else {}, identity)
+        if kind == "display":
+            display = read_display(message)
+            if display is not None:
+                yield display
         elif kind == "error":
-            lines = message.get("traceback")
-            traceback = tuple(str(line) for line in lines) if isinstance(lines, list) else ()
-            self._error = CellError(str(message.get("ename")), str(message.get("evalue")), traceback)
+            self._error = read_error(message)
             yield self._error
-        elif kind == "status" and isinstance(message.get("status"), int):
+        elif kind == "status" and self.spec.init and isinstance(message.get("status"), int):
             self._inner_status = message["status"]
-        elif kind == "failed":
-            self._failure = _failure(message, self.spec)
+        elif kind == "started":
+            self._may_fail = False
+        elif kind == "failed" and self._may_fail:
+            self._failure = read_failure(message)
 
     # ---- the end
 
@@ -343,21 +354,19 @@ class LocalRun:
             self._token = None
         else:
             self._samples.append(self._box.cgroup.sample())
-        usage = self._box.cgroup.usage(time.monotonic() - self._started)
+        usage = _since(self._first, self._box.cgroup.usage(time.monotonic() - self._started))
         if self._inner_status is not None and 0 <= self._inner_status <= 0xFFFF:
             status = self._inner_status
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-        failed = code != 0
         outcome: OutcomeName = "exited" if number is None else "signalled"
         note = ""
-        if self._reason == "interrupted" and failed:
+        if self._reason == "interrupted" and code != 0:
             outcome = "interrupted"
         elif self._reason in ("timeout", "output-limit", "killed") and number is not None:
             outcome = self._reason
-        elif usage.oom_kills and failed and number in (None, signal.SIGKILL):
+        elif usage.oom_kills and (number == signal.SIGKILL or (number is None and _failed_for_a_child(code, self._error))):
             outcome = "oom"
-            note = "" if number else "a child process was killed for memory, and the cell failed after that"
         elif usage.oom_kills:
             children = "a child process was" if usage.oom_kills == 1 else f"{usage.oom_kills} child processes were"
             note = f"{children} killed for memory; the cell itself went on"
@@ -366,16 +375,23 @@ class LocalRun:
         return Finished(outcome, code, number, self._error, usage, note, by_kind, killed)
 
 
-def _failure(message: dict[str, Any], spec: ContainerSpec) -> NbcontainerError:
-    """A step that failed after the code was handed over: mostly the user's line."""
-    step, number, path = message.get("step"), message.get("errno"), message.get("path")
-    if step == "exec":
-        if number == errno.ENOENT:
-            return SpecError(f"PROGRAM: {path!r} is not in the container (PATH is searched unless it has a /)")
-        reason = os.strerror(number) if isinstance(number, int) else "failed"
-        return SpecError(f"PROGRAM: {path!r} cannot be executed: {reason}")
-    if step == "user":
-        return SpecError(f"--user: {path!r} is not a user of the container; give a name from its /etc/passwd, or UID:GID")
-    if step == "workdir":
-        return SpecError(f"--workdir: {path!r} is not a directory in the container")
-    return setup_error(message)
+def _failed_for_a_child(exit_code: int | None, error: CellError | None) -> bool:
+    """A cell that went on after one of its processes was killed for memory, and failed: because of that, as far as it says so."""
+    if error is None:
+        return exit_code == 128 + signal.SIGKILL  # as shells end that pass on what killed their last command
+    if error.ename == "CalledProcessError":
+        return "SIGKILL" in error.evalue or "137" in error.evalue
+    return error.ename in ("MemoryError", "BrokenProcessPool", "BrokenPipeError", "EOFError", "ConnectionResetError")
+
+
+def _since(first: Sample, usage: Usage) -> Usage:
+    """Without what making the container has used: the counters run since then."""
+    return replace(
+        usage,
+        cpu_seconds=usage.cpu_seconds - first.cpu_seconds,
+        user_seconds=max(0.0, usage.user_seconds - first.user_seconds),
+        system_seconds=max(0.0, usage.system_seconds - first.system_seconds),
+        throttled_seconds=usage.throttled_seconds - first.throttled_seconds,
+        io_read_bytes=usage.io_read_bytes - first.io_read_bytes,
+        io_write_bytes=usage.io_write_bytes - first.io_write_bytes,
+    )

@@ -19,11 +19,19 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Pointing:
+    """A structure whose last member points to ``target``; ``head`` is what comes before."""
+
+    head: bytes
+    target: bytes
+
+
+@dataclass(frozen=True)
 class Call:
     """One system call. Text and bytes are passed as pointers, ``None`` as a null pointer."""
 
     name: str
-    arguments: tuple[int | str | bytes | Slot | None, ...]
+    arguments: tuple[int | str | bytes | Slot | Pointing | None, ...]
     gives: str = ""
     """The slot that keeps the result."""
     expects: int | None = None
@@ -44,7 +52,7 @@ def _show(argument: Any) -> str:
         return argument.name
     if isinstance(argument, bytes) and argument.isascii() and argument.decode().isprintable():
         return repr(argument.decode())
-    return "NULL" if argument is None else "..." if isinstance(argument, bytes) else repr(argument)
+    return "NULL" if argument is None else "..." if isinstance(argument, bytes | Pointing) else repr(argument)
 
 
 def write_file(path: str, data: bytes) -> tuple[Call, ...]:

@@ -32,6 +32,13 @@ def mask(names: Iterable[str]) -> int:
     return sum(1 << CAPABILITIES.index(name) for name in names)
 
 
+def may_administer() -> bool:
+    """This process has CAP_SYS_ADMIN, so that it can mount and make namespaces without one for users."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(line for line in status if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> CAPABILITIES.index("SYS_ADMIN") & 1)
+
+
 def last_capability() -> int:
     """The highest capability number of the running Linux."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:

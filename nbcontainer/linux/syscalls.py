@@ -12,9 +12,10 @@ import os
 import platform
 import struct
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from nbcontainer.linux.calls import Call, Slot
+from nbcontainer.linux.calls import Call, Pointing, Slot
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -93,13 +94,13 @@ _NUMBERS = {
         **{"read": 0, "write": 1, "close": 3, "ioctl": 16, "socket": 41, "fcntl": 72, "chdir": 80, "umask": 95, "setsid": 112},
         **{"setgroups": 116, "setresuid": 117, "setresgid": 119, "capset": 126, "pivot_root": 155, "prctl": 157, "mount": 165},
         **{"umount2": 166, "sethostname": 170, "keyctl": 250, "openat": 257, "mkdirat": 258, "unshare": 272, "dup3": 292},
-        **{"prlimit64": 302, **_NEW},
+        **{"prlimit64": 302, "seccomp": 317, **_NEW},
     },
     "aarch64": {
         **{"read": 63, "write": 64, "close": 57, "ioctl": 29, "socket": 198, "fcntl": 25, "chdir": 49, "umask": 166, "setsid": 157},
         **{"setgroups": 159, "setresuid": 147, "setresgid": 149, "capset": 91, "pivot_root": 41, "prctl": 167, "mount": 40},
         **{"umount2": 39, "sethostname": 161, "keyctl": 219, "openat": 56, "mkdirat": 34, "unshare": 97, "dup3": 24},
-        **{"prlimit64": 261, **_NEW},
+        **{"prlimit64": 261, "seccomp": 277, **_NEW},
     },
 }.get(platform.machine(), {})
 _CLONE3, _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 435, 428, 429, 430, 431, 432, 442
@@ -313,16 +314,18 @@ class Program:
         places = tuple((index, argument.name) for index, argument in enumerate(call.arguments) if isinstance(argument, Slot))
         return _number(call.name), values, places, call.gives, call.expects
 
-    def _value(self, argument: int | str | bytes | None) -> int:
+    def _value(self, argument: int | str | bytes | Pointing | None) -> int:
         if argument is None or isinstance(argument, int):
             return argument or 0
+        if isinstance(argument, Pointing):
+            return self.address(argument.head + struct.pack("=Q", self.address(argument.target)))
         return self.address(argument)
 
     def address(self, text: str | bytes) -> int:
         """Where ``text`` lies, for as long as this program does."""
         data = os.fsencode(text) if isinstance(text, str) else text
         if data not in self._texts:
-            self._texts[data] = ctypes.create_string_buffer(data)
+            self._texts[data] = ctypes.create_string_buffer(data)  # with a zero byte at its end
         return ctypes.addressof(self._texts[data])
 
 
@@ -354,3 +357,78 @@ def make_calls(program: Program, slots: dict[str, int]) -> None:
             raise CallFailed(index, ctypes.get_errno() if result < 0 else errno.EIO)
         if gives:
             slots[gives] = result
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of one argument of a system call with a number; ``masked``: after the argument was masked with ``mask``."""
+
+    argument: int
+    operation: Literal["==", ">", "masked"]
+    value: int
+    mask: int = 0
+
+
+@dataclass(frozen=True)
+class FilterRule:
+    """What a seccomp filter says to a system call (where ``comparison`` holds): 0 allows it, else it answers ``errno``."""
+
+    name: str
+    errno: int = 0
+    comparison: Comparison | None = None
+
+
+class _ArgumentComparison(ctypes.Structure):
+    """libseccomp's struct scmp_arg_cmp."""
+
+    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("datum_a", ctypes.c_uint64), ("datum_b", ctypes.c_uint64))
+
+
+_SCMP_ALLOW, _SCMP_ERRNO = 0x7FFF0000, 0x00050000
+_SCMP_BAD_ARCHITECTURE, _SCMP_OPTIMIZE, _SCMP_BINARY_TREE = 2, 8, 2
+_SCMP_OPERATIONS = {"==": 4, ">": 6, "masked": 7}
+
+
+def _seccomp_library() -> ctypes.CDLL:
+    library = ctypes.CDLL("libseccomp.so.2")  # OSError where it is missing
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_init.argtypes = [ctypes.c_uint32]
+    library.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
+    library.seccomp_syscall_resolve_name.argtypes = [ctypes.c_char_p]
+    library.seccomp_rule_add_array.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
+    library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.seccomp_release.argtypes = [ctypes.c_void_p]
+    return library
+
+
+def build_filter(rules: Iterable[FilterRule], default_errno: int) -> bytes:
+    """libseccomp's program for ``rules``, in a binary tree; calls in no rule, and of other machine types, answer
+    ``default_errno``. Names that this machine does not have are left out. Raises OSError."""
+    library = _seccomp_library()
+    refuse = _SCMP_ERRNO | default_errno
+    context = library.seccomp_init(refuse)
+
+    def check(result: int, what: str) -> None:
+        if result < 0:
+            raise OSError(-result, f"libseccomp: {what}: {os.strerror(-result)}")
+
+    try:
+        check(library.seccomp_attr_set(context, _SCMP_BAD_ARCHITECTURE, refuse), "other architectures")
+        check(library.seccomp_attr_set(context, _SCMP_OPTIMIZE, _SCMP_BINARY_TREE), "binary tree")
+        for rule in rules:
+            number = library.seccomp_syscall_resolve_name(rule.name.encode())
+            action = _SCMP_ERRNO | rule.errno if rule.errno else _SCMP_ALLOW
+            if number < 0 or action == refuse:
+                continue
+            if (test := rule.comparison) is None:
+                check(library.seccomp_rule_add_array(context, action, number, 0, None), rule.name)
+                continue
+            values = (test.mask, test.value) if test.operation == "masked" else (test.value, 0)
+            compared = _ArgumentComparison(test.argument, _SCMP_OPERATIONS[test.operation], *values)
+            check(library.seccomp_rule_add_array(context, action, number, 1, ctypes.byref(compared)), rule.name)
+        with os.fdopen(os.memfd_create("filter"), "rb") as file:
+            check(library.seccomp_export_bpf(context, file.fileno()), "export")
+            file.seek(0)
+            return file.read()
+    finally:
+        library.seccomp_release(context)

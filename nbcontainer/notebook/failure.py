@@ -23,6 +23,7 @@ class ContainerFailed(Exception):
 def render(result: Result) -> list[str]:
     """The lines that say how the cell failed."""
     error = result.error
+    lines = [] if error is None else list(error.traceback) or [f"{error.ename}: {error.evalue}"]
     if error is not None and result.outcome == "exited":
-        return list(error.traceback) or [f"{error.ename}: {error.evalue}"]
-    return [f"\x1b[31mContainer: {result.outcome}\x1b[0m", result.describe()]
+        return [*lines, *([result.note] if result.note else [])]
+    return [*lines, f"\x1b[31mContainer: {result.outcome}\x1b[0m", result.describe()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import atexit
 import base64
+import json
 import os
 import select
 import sys
@@ -23,7 +24,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from nbcontainer.runtime.protocol import ProtocolError, encode
+from nbcontainer.runtime.protocol import ProtocolError, encode, is_json
 
 ANSWER_SECONDS = 10.0
 
@@ -44,14 +45,15 @@ class Channel:
         self.fd = -1
         """-1 while there is nobody to talk to: in the zygote, and while a box warms itself up."""
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any], parts: dict[str, str]) -> None:
+        """Raises OSError where the cell has closed its channel."""
         if self.fd < 0:
             return
         _flush()
         try:
-            data = memoryview(encode(message))
-        except (TypeError, ValueError, ProtocolError) as error:
-            data = memoryview(encode({"t": "display", "kind": "display", "data": {"text/plain": f"[not shown: {error}]"}}))
+            data = memoryview(encode(message, parts))
+        except ProtocolError as error:
+            data = memoryview(encode({"t": "display", "kind": "display"}, {"text/plain": f"[not shown: {error}]"}))
         while data:
             data = data[os.write(self.fd, data) :]
         # Bounded, because a cell that writes half a frame to its own channel gets no answer any more.
@@ -62,9 +64,21 @@ class Channel:
 CHANNEL = Channel()
 
 
-def _portable(data: dict[str, Any]) -> dict[str, Any]:
-    """Binary values (PNG) as base64, as Jupyter messages carry them."""
-    return {key: base64.b64encode(value).decode() if isinstance(value, bytes) else value for key, value in data.items()}
+def _send_display(kind: str, data: dict[str, Any], metadata: dict[str, Any] | None, display_id: str | None) -> None:
+    message = {"t": "display", "kind": kind, "id": display_id}
+    try:
+        parts = {f"data {name}": _portable(name, value) for name, value in data.items()}
+        parts["metadata"] = json.dumps(metadata or {})
+    except (TypeError, ValueError) as error:
+        parts = {"data text/plain": f"[not shown: {error}]"}
+    CHANNEL.send(message, parts)
+
+
+def _portable(name: str, value: Any) -> str:
+    """A value of a MIME bundle as text: bytes (PNG) in base64, as Jupyter messages carry them, JSON types as JSON."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value if isinstance(value, str) and not is_json(name) else json.dumps(value)
 
 
 class FramePublisher(DisplayPublisher):
@@ -80,12 +94,10 @@ class FramePublisher(DisplayPublisher):
         **unused: Any,
     ) -> None:
         kind = "update" if update else "display"
-        display_id = (transient or {}).get("display_id")
-        message = {"t": "display", "kind": kind, "data": _portable(data), "metadata": metadata or {}, "id": display_id}
-        CHANNEL.send(message)
+        _send_display(kind, data, metadata, (transient or {}).get("display_id"))
 
     def clear_output(self, wait: bool = False) -> None:
-        CHANNEL.send({"t": "display", "kind": "clear", "data": {}, "metadata": {"wait": wait}, "id": None})
+        _send_display("clear", {}, {"wait": wait}, None)
 
 
 class FrameDisplayHook(DisplayHook):
@@ -110,7 +122,14 @@ class FrameDisplayHook(DisplayHook):
         if self._bundle is not None:
             data, metadata = self._bundle
             self._bundle = None
-            CHANNEL.send({"t": "display", "kind": "result", "data": _portable(data), "metadata": metadata, "id": None})
+            _send_display("result", data, metadata, None)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception of the cell's own class may do anything
+        return "<its text cannot be had>"
 
 
 class CellShell(InteractiveShell):
@@ -119,8 +138,11 @@ class CellShell(InteractiveShell):
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str] | str) -> None:
         if issubclass(etype, SystemExit):
             return
-        lines = [stb] if isinstance(stb, str) else list(stb)
-        CHANNEL.send({"t": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": lines})
+        lines = stb if isinstance(stb, str) else "\n".join(stb)
+        try:
+            CHANNEL.send({"t": "error"}, {"ename": etype.__name__, "evalue": _text_of(evalue), "traceback": lines})
+        except OSError:
+            print(lines, file=sys.stderr)  # the cell closed the channel; its error must not get lost with it
 
     def ask_exit(self) -> None:
         raise SystemExit(0)

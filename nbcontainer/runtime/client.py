@@ -203,6 +203,11 @@ class ZygoteClient:
         cloned.pid, cloned.pidfd = message["pid"], received[0]
         os.set_inheritable(cloned.pidfd, False)
 
+    def leave_to_parent(self) -> None:
+        """In a forked process: let go, without ending anything."""
+        self._launch.close()
+        self._log.close()
+
     def close(self) -> None:
         """End the zygote and all its containers; returns when it is gone."""
         self._launch.close()

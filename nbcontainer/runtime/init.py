@@ -18,7 +18,7 @@ from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import forkhooks
 from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.protocol import HEADER, READY, Go, encode, send_failure
+from nbcontainer.runtime.protocol import LENGTH, READY, STARTED, Go, encode, send_failure
 from nbcontainer.runtime.steps import Context
 
 EXIT_SETUP_FAILED = 125
@@ -52,43 +52,62 @@ class LaidOutPlan:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._steps: list[InsideStep] = [step for step in plan.inside for _ in step.calls()]
-        self.program = syscalls.Program(call for step in plan.inside for call in step.calls())
-
-    def failure(self, failed: syscalls.CallFailed) -> StepFailed:
-        """Which step it was."""
-        path = self.program.calls[failed.index].path
-        return StepFailed(self._steps[failed.index].name, OSError(failed.errno, failed.strerror, path))
+        cut = plan.host_steps_after or 0
+        self.first = InsideProgram(plan.inside[:cut])
+        self.rest = InsideProgram(plan.inside[cut:])
 
 
-def become_container(laid_out: LaidOutPlan, slots: dict[str, int], run_python: RunPython, warm: Callable[[], None]) -> NoReturn:
+class InsideProgram:
+    """Some inside steps, one after the other."""
+
+    def __init__(self, steps: tuple[InsideStep, ...]) -> None:
+        self._steps = [step for step in steps for _ in step.calls()]
+        self._program = syscalls.Program(call for step in steps for call in step.calls())
+
+    def run(self, slots: dict[str, int]) -> None:
+        """Raises StepFailed."""
+        try:
+            syscalls.make_calls(self._program, slots)
+        except syscalls.CallFailed as failed:
+            path = self._program.calls[failed.index].path
+            raise StepFailed(self._steps[failed.index].name, OSError(failed.errno, failed.strerror, path)) from None
+
+
+def become_container(
+    laid_out: LaidOutPlan, context: Context, slots: dict[str, int], run_python: RunPython, warm: Callable[[], None]
+) -> NoReturn:
     """Never returns. ``slots``: see :mod:`nbcontainer.runtime.inside`."""
     channel_fd = slots["channel"]
     status = EXIT_SETUP_FAILED
     try:
-        syscalls.make_calls(laid_out.program, slots)
+        if laid_out.plan.host_steps_after is not None:
+            laid_out.first.run(slots)
+            walk(laid_out.plan.host, context)
+            slots |= context.fds
+        laid_out.rest.run(slots)
         channel_fd = CHANNEL_FD
         if laid_out.plan.python:
             forkhooks.renew()
             warm()
         os.write(channel_fd, READY)
         status = _run(run_python)
-    except syscalls.CallFailed as error:
-        failure = laid_out.failure(error)
-        _report(failure, channel_fd, CHANNEL_FD)
     except StepFailed as failure:
-        _report(failure, channel_fd)
+        _report(failure, channel_fd, CHANNEL_FD)
     except BrokenPipeError:
         pass  # the kernel is gone: so are we
+    except BaseException as error:
+        # Nothing above us could show it: what is not expected must not look like a cell that just ended.
+        why = f"{type(error).__name__}: {error}"
+        _report(StepFailed("start the cell", OSError(errno.EIO, why)), CHANNEL_FD, why=why)
     finally:
         os._exit(status)
 
 
-def _report(failure: StepFailed, *channel_fds: int) -> None:
+def _report(failure: StepFailed, *channel_fds: int, why: str = "") -> None:
     """On the first of ``channel_fds`` that is the channel: during the set-up it moves from the one to the other."""
     for fd in channel_fds:
         try:
-            send_failure(fd, failure.step, failure.number, failure.path)
+            send_failure(fd, failure.step, failure.number, failure.path, why)
             return
         except OSError:
             continue
@@ -96,8 +115,8 @@ def _report(failure: StepFailed, *channel_fds: int) -> None:
 
 def receive_go(channel_fd: int) -> Go | None:
     """Block for message 6; None at end of file."""
-    header = _read(channel_fd, HEADER.size)
-    body = _read(channel_fd, HEADER.unpack(header)[0]) if header else b""
+    header = _read(channel_fd, LENGTH.size)
+    body = _read(channel_fd, LENGTH.unpack(header)[0]) if header else b""
     return Go(*pickle.loads(body)) if body else None
 
 
@@ -123,6 +142,7 @@ def _run(run_python: RunPython) -> int:
     if go.program:
         return _execute(go.program, go.code)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.write(CHANNEL_FD, STARTED)
     return run_python(go.code, CHANNEL_FD)
 
 
@@ -143,7 +163,6 @@ def _start_as(go: Go) -> None:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
             capabilities.limit_to(go.capability_mask)
-        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise StepFailed("privileges", error) from None
     for number, directory in enumerate(go.directories):

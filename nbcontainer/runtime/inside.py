@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from nbcontainer.linux import syscalls
-from nbcontainer.linux.calls import Call, Slot, close, write_file
+from nbcontainer.linux.calls import Call, Pointing, Slot, close, write_file
 from nbcontainer.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE
 
 CHANNEL_FD = 3
@@ -24,6 +24,8 @@ HIGH_FD = 64
 _AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _F_DUPFD_CLOEXEC = 1030
+_SECCOMP_SET_MODE_FILTER = 1
+_FILTER_INSTRUCTION_BYTES = 8
 
 
 class InsideStep(Protocol):
@@ -45,20 +47,26 @@ def _move_mount(slot: str, target: str | Slot) -> Call:
 
 @dataclass(frozen=True)
 class Identity:
-    """``mapped``: the process has a user namespace of its own, whose maps are in place when ``release`` gives a byte."""
+    """``mapped``: the process has a user namespace of its own, whose maps are in place when ``release`` gives a byte.
+
+    ``rootless``: it keeps the user's groups, because Linux lets nobody drop groups that may have been used to deny.
+    """
 
     mapped: bool
+    rootless: bool = False
     name: ClassVar[str] = "identity"
 
     def explain(self) -> str:
-        ids = ", setgroups, setresgid, setresuid: root of the container" if self.mapped else ""
+        groups = "" if self.rootless else ", setgroups"
+        ids = f"{groups}, setresgid, setresuid: root of the container" if self.mapped else ""
         return f"prctl(PDEATHSIG), setsid{ids}; it dies with the kernel and has no terminal"
 
     def calls(self) -> tuple[Call, ...]:
         dies_with_zygote = _prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         calls = [dies_with_zygote, Call("setsid", ()), Call("read", (Slot("release"), bytes(1), 1), expects=1)]
         if self.mapped:
-            calls += [Call("setgroups", (0, None)), Call("setresgid", (0, 0, 0)), Call("setresuid", (0, 0, 0))]
+            calls += [] if self.rootless else [Call("setgroups", (0, None))]
+            calls += [Call("setresgid", (0, 0, 0)), Call("setresuid", (0, 0, 0))]
             # Changing ids clears both: /proc/self would belong to the host's root, and nobody would end us.
             calls += [_prctl(syscalls.PR_SET_DUMPABLE, 1), dies_with_zygote]
         return tuple(calls)
@@ -326,6 +334,32 @@ class BoundCapabilities:
     def calls(self) -> tuple[Call, ...]:
         numbers = [number for number in range(self.last + 1) if not self.keep_mask >> number & 1]
         return tuple(_prctl(syscalls.PR_CAPBSET_DROP, number) for number in numbers)
+
+
+@dataclass(frozen=True)
+class NoNewPrivileges:
+    name: ClassVar[str] = "no new privileges"
+
+    def explain(self) -> str:
+        return "prctl(PR_SET_NO_NEW_PRIVS): a set-uid program gives nothing"
+
+    def calls(self) -> tuple[Call, ...]:
+        return (_prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1),)
+
+
+@dataclass(frozen=True)
+class SeccompFilter:
+    """``program``: instructions as :func:`nbcontainer.linux.seccomp.build` gives them."""
+
+    program: bytes
+    name: ClassVar[str] = "seccomp filter"
+
+    def explain(self) -> str:
+        return f"seccomp(SET_MODE_FILTER, {len(self.program) // _FILTER_INSTRUCTION_BYTES} instructions): only usual system calls"
+
+    def calls(self) -> tuple[Call, ...]:
+        head = struct.pack("=H6x", len(self.program) // _FILTER_INSTRUCTION_BYTES)
+        return (Call("seccomp", (_SECCOMP_SET_MODE_FILTER, 0, Pointing(head, self.program))),)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A plan: what makes containers of one kind, as data. It can be printed (``--explain``), sent to the zygote, and executed there.
 
 ``host`` steps (:mod:`nbcontainer.runtime.steps`) run in the zygote, with the kernel's privileges, before the container
-exists; ``inside`` steps (:mod:`nbcontainer.runtime.inside`) are calls that the new process makes in its namespaces, before
+exists (rootless: in the new process, which has privileges in its user namespace); ``inside`` steps (:mod:`nbcontainer.runtime.inside`) are calls that the new process makes in its namespaces, before
 any user code. What differs from one container to the next (its id, its range of ids, its cgroup) comes with each launch.
 """
 
@@ -34,17 +34,25 @@ class Plan:
     """The cell is Python: the process gets ready for it while it waits."""
     host_mounts: bool = False
     """The mount namespace is shared: clone from the kernel's own, not from the zygote's private one."""
+    host_root: bool = False
+    """Of the ``host`` kind: what it hides is looked for when the first is made."""
+    host_steps_after: int | None = None
+    """Rootless: the new process itself executes the host steps, after so many inside steps, as it alone has the rights."""
 
     def explain(self, id_map: IdMap | None) -> list[str]:
         """One line a step: what is called, and what it is for; ``id_map`` is None where ids are the host's."""
-        lines = [f"[host]   {step.explain()}" for step in self.host]
+        host = [step.explain() for step in self.host]
+        rootless = self.host_steps_after is not None
+        lines = [] if rootless else [f"[host]   {line}" for line in host]
         flags = " | ".join(f"CLONE_NEW{_FLAG_SUFFIX[name]}" for name in self.namespaces if name != "cgroup") or "0"
         lines.append(f"[clone]  clone3({flags}): the cell process, with namespaces of its own")
         if id_map is not None:
             last = id_map.base + id_map.count - 1
             lines.append(f"[host]   write uid_map, gid_map: container ids 0-{id_map.count - 1} are host ids {id_map.base}-{last}")
-        lines += [f"[inside] {step.explain()}" for step in self.inside]
-        return lines
+        inside = [step.explain() for step in self.inside]
+        if self.host_steps_after is not None:
+            inside[self.host_steps_after : self.host_steps_after] = host
+        return lines + [f"[inside] {line}" for line in inside]
 
 
 _FLAG_SUFFIX = {"pid": "PID", "net": "NET", "mnt": "NS", "ipc": "IPC", "uts": "UTS", "user": "USER", "time": "TIME"}

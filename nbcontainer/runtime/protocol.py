@@ -9,8 +9,10 @@ The handshake of one container, K the kernel, Z the zygote, C the cell process (
 4. C → K  ``{"t": "ready"}`` on the channel after the plan's inside steps, or ``{"t": "failed", step, errno, path}``
 5. K      writes the limits; only now may user code exist
 6. K → C  Go: code or program, environment, user (pickled, behind its length: C trusts K)
-7. C → K  displays, errors, results, each answered by one byte (see cell.Channel); ``{"t": "failed"}`` where the program cannot be executed
-8. Z → K  ``{"t": "exited", "status"}`` on the control socket, from waitid
+7. C → K  ``{"t": "started"}``: a Python cell's code begins. Before it, ``failed`` (no such user, directory or program) is
+   still true; whatever says so later is forged. A program has no channel, so that nothing can be forged
+8. C → K  displays, errors, results, each answered by one byte (see cell.Channel)
+9. Z → K  ``{"t": "exited", "status"}`` on the control socket, from waitid
 
 K never unpickles and accepts no descriptor from C. What C sends is JSON in bounded frames, and a cell can forge it: it
 describes that cell's output and nothing else.
@@ -22,12 +24,17 @@ import json
 import os
 import pickle
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-HEADER = struct.Struct("<I")
+LENGTH, FRAME = struct.Struct("<I"), struct.Struct("<II")
 MAX_FRAME_BYTES = 64 << 20
 """One display: a larger one is refused in the cell, and ends the channel in the kernel."""
+
+
+def is_json(mime_type: str) -> bool:
+    """Values of this type are not texts."""
+    return mime_type == "application/json" or mime_type.endswith("+json")
 
 
 class ProtocolError(Exception):
@@ -67,46 +74,75 @@ def encode_go(go: Go) -> bytes:
     body = pickle.dumps(tuple(go))
     if len(body) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a message of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
-    return HEADER.pack(len(body)) + body
+    return LENGTH.pack(len(body)) + body
 
 
-def encode(message: dict[str, Any]) -> bytes:
-    """One frame: length, then JSON in UTF-8 (lone surrogates become question marks)."""
-    body = json.dumps(message, separators=(",", ":")).encode("utf-8", "replace")
-    if len(body) > MAX_FRAME_BYTES:
-        raise ProtocolError(f"a message of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
-    return HEADER.pack(len(body)) + body
+def encode(message: dict[str, Any], parts: Mapping[str, str] | None = None) -> bytes:
+    """One frame: two lengths, the message as JSON, and ``parts``, texts of any size, in UTF-8 behind it."""
+    encoded = {name: text.encode("utf-8", "replace") for name, text in (parts or {}).items()}
+    if encoded:
+        message = {**message, "parts": [[name, len(data)] for name, data in encoded.items()]}
+    body, tail = json.dumps(message, separators=(",", ":")).encode(), b"".join(encoded.values())
+    if len(body) + len(tail) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a message of {len(body) + len(tail)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return FRAME.pack(len(body), len(tail)) + body + tail
 
 
 class FrameReader:
-    """Takes bytes as they come and gives whole messages; anything malformed raises ProtocolError."""
+    """Takes bytes as they come and gives whole messages; anything malformed raises ProtocolError.
 
-    def __init__(self) -> None:
+    A message's ``parts`` are then a dict of texts. JSON can take fifty times its size in memory: who does not trust the
+    sender sets ``max_json_bytes``, and takes what is large from the parts.
+    """
+
+    def __init__(self, max_json_bytes: int = MAX_FRAME_BYTES) -> None:
         self._buffer = bytearray()
+        self._max_json_bytes = max_json_bytes
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         self._buffer += data
-        while len(self._buffer) >= HEADER.size:
-            (length,) = HEADER.unpack_from(self._buffer)
-            if length > MAX_FRAME_BYTES:
-                raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-            end = HEADER.size + length
+        while len(self._buffer) >= FRAME.size:
+            json_bytes, part_bytes = FRAME.unpack_from(self._buffer)
+            if json_bytes > self._max_json_bytes or json_bytes + part_bytes > MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame of {json_bytes} and {part_bytes} bytes is over the limit")
+            middle = FRAME.size + json_bytes
+            end = middle + part_bytes
             if len(self._buffer) < end:
                 return
-            body = bytes(self._buffer[HEADER.size : end])
+            body, tail = bytes(self._buffer[FRAME.size : middle]), bytes(self._buffer[middle:end])
             del self._buffer[:end]
-            try:
-                message = json.loads(body)
-            except (ValueError, RecursionError) as error:
-                raise ProtocolError(f"a frame that is not JSON: {error}") from None
-            if not isinstance(message, dict) or not isinstance(message.get("t"), str):
-                raise ProtocolError("a frame that is not a message")
-            yield message
+            yield _decode(body, tail)
 
 
-READY = encode({"t": "ready"})
+def _decode(body: bytes, tail: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a frame that is not JSON: {error}") from None
+    if not isinstance(message, dict) or not isinstance(message.get("t"), str):
+        raise ProtocolError("a frame that is not a message")
+    if tail or "parts" in message:
+        message["parts"] = _divide(message.get("parts"), tail)
+    return message
 
 
-def send_failure(channel_fd: int, step: str, number: int, path: str) -> None:
+def _divide(lengths: Any, tail: bytes) -> dict[str, str]:
+    parts: dict[str, str] = {}
+    begin = 0
+    try:
+        for name, length in lengths:
+            if not isinstance(name, str) or not 0 <= length <= len(tail) - begin:
+                raise ProtocolError("parts of a frame that do not fit")
+            parts[name] = tail[begin : begin + length].decode("utf-8", "replace")
+            begin += length
+    except (TypeError, ValueError):
+        raise ProtocolError("parts of a frame that are no list of names and lengths") from None
+    return parts
+
+
+READY, STARTED = encode({"t": "ready"}), encode({"t": "started"})
+
+
+def send_failure(channel_fd: int, step: str, number: int, path: str, why: str = "") -> None:
     """Tell the kernel which step failed; used where nothing but the descriptor may be relied on."""
-    os.write(channel_fd, encode({"t": "failed", "step": step, "errno": number, "path": path}))
+    os.write(channel_fd, encode({"t": "failed", "step": step, "errno": number, "path": path, "why": why}))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nbcontainer.errors import SpecError
-from nbcontainer.linux import capabilities, syscalls
-from nbcontainer.runtime import inside, steps
+from nbcontainer.linux import capabilities, seccomp, syscalls
+from nbcontainer.runtime import inside, rootless, steps
 from nbcontainer.runtime.inside import InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.skeleton import Branch, find_branches
+from nbcontainer.runtime.skeleton import Branch, TopLevel, find_branches, find_top_level
 from nbcontainer.runtime.steps import Step
 from nbcontainer.spec import ContainerSpec, Mount
 
@@ -28,16 +28,20 @@ class Surroundings:
     """What the plan needs to know of the host; read once per kernel."""
 
     branches: tuple[Branch, ...]
+    top_level: TopLevel | None
+    """What a root is put together from, rootless; None where / itself can be a layer."""
     masked_files: tuple[str, ...]
     masked_directories: tuple[str, ...]
     read_only: tuple[str, ...]
     last_capability: int
 
 
-def look_around() -> Surroundings:
+def look_around(rootless: bool) -> Surroundings:
+    top_level = find_top_level() if rootless else None
     masked = [f"/proc/{name}" for name in _MASKED] + list(_MASKED_IN_SYS)
     return Surroundings(
-        find_branches(),
+        find_branches() if top_level is None else top_level.branches,
+        top_level,
         tuple(path for path in masked if os.path.exists(path) and not os.path.isdir(path)),
         tuple(path for path in masked if os.path.isdir(path)),
         tuple(f"/proc/{name}" for name in _READ_ONLY if os.path.exists(f"/proc/{name}")),
@@ -47,32 +51,55 @@ def look_around() -> Surroundings:
 
 @dataclass(slots=True)
 class _Draft:
-    """A plan in the making: its steps in the zygote, in the new process before it enters its root, and after."""
+    """A plan in the making: its host steps, and those of the new process before it has a root, before it enters it, and
+    after."""
 
     spec: ContainerSpec
     around: Surroundings
     host: list[Step] = field(default_factory=list)
+    first: list[InsideStep] = field(default_factory=list)
     before: list[InsideStep] = field(default_factory=list)
     after: list[InsideStep] = field(default_factory=list)
+
+    @property
+    def rootless(self) -> bool:
+        return self.around.top_level is not None
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Those that the root consists of, besides itself."""
+        kind = self.spec.root.kind
+        return [branch for branch in self.around.branches if kind == "host" or (kind == "system" and branch.in_system)]
+
+    def place(self, path: str) -> tuple[str, str]:
+        """(overlay, path in it) of a path of the container, for what has to be there before anything is mounted."""
+        if self.spec.workspace is not None and path.startswith("/workspace/"):
+            return "workspace", path.removeprefix("/workspace")
+        if self.rootless:
+            for index, branch in reversed(list(enumerate(self.branches))):
+                if path == branch.path or path.startswith(branch.path + "/"):
+                    return f"branch-{index}", path.removeprefix(branch.path)
+        return "root", path
 
 
 def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], task_fds: int) -> Plan:
     """The whole plan. ``views``: names below /sys/fs/cgroup of the container's own cgroups; ``task_fds``: how many of
     them it has to enter by itself."""
     draft = _Draft(spec, around)
-    own, before = spec.namespaces, draft.before
-    before += [inside.Identity("user" in own), inside.JoinCgroup(task_fds), inside.OomScore(OOM_SCORE)]
-    if "user" in own:
+    own, first = spec.namespaces, draft.first
+    keep = capabilities.choose(spec.cap_add, spec.cap_drop)
+    first += [inside.Identity("user" in own, draft.rootless), inside.JoinCgroup(task_fds), inside.OomScore(OOM_SCORE)]
+    if "user" in own and "SYS_ADMIN" not in keep:
         # The setting belongs to the user namespace: a shared one is the host's.
-        before.append(inside.NoNestedUserNamespaces())
+        first.append(inside.NoNestedUserNamespaces())
     if "cgroup" in own:
-        before.append(inside.CgroupNamespace())
+        first.append(inside.CgroupNamespace())
     if "uts" in own:
-        before.append(inside.Hostname(spec.hostname))
+        first.append(inside.Hostname(spec.hostname))
     if "net" in own and spec.network == "none":
-        before.append(inside.LoopbackUp())
+        first.append(inside.LoopbackUp())
     if "mnt" in own:
-        before.append(inside.PrivateMounts())
+        first.append(inside.PrivateMounts())
         if spec.root.kind == "none":
             _host_tree(draft)
         else:
@@ -80,12 +107,23 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
     draft.after.append(inside.Descriptors())
     if spec.ulimits:
         draft.after.append(inside.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
-    keep = capabilities.choose(spec.cap_add, spec.cap_drop)
     bounds = inside.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability)
-    draft.after += [inside.SessionKeyring(), bounds]
+    draft.after.append(inside.SessionKeyring())
+    if "user" in own or not draft.rootless:
+        draft.after.append(bounds)  # else it has no capability, and can get none after what follows
+    draft.after.append(inside.NoNewPrivileges())
+    if spec.security == "default":
+        draft.after.append(inside.SeccompFilter(seccomp.build(keep)))
     namespaces = tuple(name for name in syscalls.NAMESPACE_FLAGS if name in own)
-    steps_inside = (*before, *draft.after)
-    return Plan(namespaces, tuple(draft.host), steps_inside, not spec.program, host_mounts="mnt" not in own)
+    return Plan(
+        namespaces,
+        tuple(draft.host),
+        (*first, *draft.before, *draft.after),
+        not spec.program,
+        host_mounts="mnt" not in own,
+        host_root=spec.root.kind == "host",
+        host_steps_after=len(first) if draft.rootless else None,
+    )
 
 
 def _proc() -> inside.FileSystem:
@@ -111,9 +149,9 @@ def _own_root(draft: _Draft, views: Sequence[str]) -> None:
         host.append(steps.Tree("root", spec.root.path, "the root: the directory itself", spec.read_only, recursive=True))
     else:
         if not spec.bare:
-            host.append(steps.IdentityFiles("root", "uts" in spec.namespaces, spec.network))
+            host.append(steps.IdentityFiles(*draft.place("/etc"), "uts" in spec.namespaces, spec.network))
         for mount in spec.mounts:
-            _mount_point(mount, host, spec)
+            _mount_point(draft, mount)
         _root_overlays(draft)
     if spec.workspace is not None and not any(mount.target == "/workspace" for mount in spec.mounts) and not spec.root.writable:
         host += [
@@ -131,6 +169,15 @@ def _own_root(draft: _Draft, views: Sequence[str]) -> None:
 
 def _root_overlays(draft: _Draft) -> None:
     spec, host, kind = draft.spec, draft.host, draft.spec.root.kind
+    if draft.around.top_level is not None and not spec.bare:
+        devices, attach_devices = rootless.device_nodes()
+        host += devices
+        draft.after += attach_devices
+    if draft.around.top_level is not None and kind != "dir":
+        parts, attach = rootless.make_root(spec, draft.around.top_level, draft.branches)
+        host += parts
+        draft.after[:0] = attach
+        return
     lower = spec.root.path if kind == "dir" else "/"
     host.append(steps.Layer("base", lower, "the directory" if kind == "dir" else "the host's tree"))
     layers: tuple[str, ...] = ("base",)
@@ -140,7 +187,7 @@ def _root_overlays(draft: _Draft) -> None:
     host.append(steps.Overlay("root", layers, f"the {spec.root} root, copy-on-write", spec.read_only))
     if kind == "dir":
         return
-    for index, branch in enumerate(branch for branch in draft.around.branches if branch.in_system or kind == "host"):
+    for index, branch in enumerate(draft.branches):
         slot = f"branch-{index}"
         host += [
             steps.Layer(slot, branch.path, branch.why),
@@ -158,11 +205,11 @@ def _kernel_file_systems(draft: _Draft, views: Sequence[str]) -> None:
     if "pid" in spec.namespaces:
         draft.before.append(_proc())
     else:
-        draft.host.append(steps.Tree("proc", "/proc", "the pid namespace is shared, and so is /proc", idmapped=False))
+        draft.host.append(steps.Tree("proc", "/proc", "the pid namespace is shared, and so is /proc", idmapped=False, recursive=draft.rootless))
     if "net" in spec.namespaces:
         draft.before.append(inside.FileSystem("sysfs", "sysfs", (), safe | read_only, "devices, read-only"))
     else:
-        draft.host.append(steps.Tree("sysfs", "/sys", "the host's /sys, read-only", read_only=True, idmapped=False))
+        draft.host.append(steps.Tree("sysfs", "/sys", "the host's /sys, read-only", True, idmapped=False, recursive=draft.rootless))
     pts = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
     shm = (("size", str(min(SHM_BYTES, spec.disk_bytes))), ("mode", "1777"))
     draft.before += [
@@ -196,21 +243,19 @@ def _cgroup_views(draft: _Draft, views: Sequence[str]) -> None:
         draft.after.append(inside.ReadOnlyPaths((CGROUP_ROOT,), "readings, not settings", in_place=True))
 
 
-def _mount_point(mount: Mount, host: list[Step], spec: ContainerSpec) -> None:
-    """A place for ``mount`` in the writable layer that will lie there: the root's, or the workspace's."""
-    overlay, target = "root", mount.target
-    if target.startswith("/workspace/") and spec.workspace is not None:
-        overlay, target = "workspace", target.removeprefix("/workspace")
+def _mount_point(draft: _Draft, mount: Mount) -> None:
+    """A place for ``mount`` in the writable layer that will lie there."""
     if mount.kind == "bind" and not os.path.isdir(mount.source):
-        host.append(steps.UpperFile(overlay, target))
+        draft.host.append(steps.UpperFile(*draft.place(mount.target)))
     elif mount.target != "/workspace":
-        host.append(steps.UpperDirectory(overlay, target))
+        draft.host.append(steps.UpperDirectory(*draft.place(mount.target)))
 
 
 def _mount(draft: _Draft, mount: Mount, index: int) -> None:
     slot = f"mount-{index}"
     if mount.kind == "bind":
-        draft.host.append(steps.Tree(slot, mount.source, f"volume for {mount.target}", mount.read_only))
+        volume = steps.Tree(slot, mount.source, f"volume for {mount.target}", mount.read_only, recursive=draft.rootless)
+        draft.host.append(volume)
     else:
         options = (("size", str(mount.size_bytes or draft.spec.disk_bytes)), ("mode", "1777"))
         flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV

@@ -12,23 +12,27 @@ import stat
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 SHOWN = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt")
 """Top-level directories of the host that a ``system`` root shows; all others are empty, as they may be anyone's data."""
 
+REVEALED = "-revealed"
+"""Ending of the key of a second skeleton, above the one that hides."""
+
 HIDDEN_PATTERNS = ("shadow", "shadow-", "gshadow", "gshadow-")
 EMPTY_IN_ETC = ("ssl/private", "jupyter", "jupyterhub", "sudoers.d")
 _DISK_FILE_SYSTEMS = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs"))
-_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
-_DEVICE_LINKS = {
+DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+DEVICE_LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
+_NOT_OF_DISKS = ("proc", "sys", "dev", "run")
 _MOUNT_POINTS = ("proc", "sys", "dev", "dev/pts", "dev/shm", "workspace")
 
 
@@ -77,24 +81,67 @@ def find_branches() -> tuple[Branch, ...]:
     python = [Branch(path, f"python-{index}", "what Python runs from", True) for index, path in enumerate(python_directories())]
     taken = {branch.path for branch in python}
     mounts = [
-        Branch(path, f"mount-{index}", "a file system of the host's", any(_is_below(path, f"/{name}") for name in SHOWN))
+        Branch(path, f"mount-{index}", "a file system of the host's", is_shown(path))
         for index, path in enumerate(_disk_mounts())
         if path not in taken and _open_to_all(path)
     ]
     return tuple(sorted(python + mounts, key=lambda branch: branch.path))
 
 
-def _disk_mounts() -> list[str]:
-    """Mount points of disk file systems below /: an overlay's lower directory does not include them."""
-    found = set()
+def is_shown(path: str) -> bool:
+    """A ``system`` root shows it."""
+    return any(_is_below(path, f"/{name}") for name in SHOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class TopLevel:
+    """What a rootless root is put together from, as / itself cannot be a lower layer in a user namespace."""
+
+    branches: tuple[Branch, ...]
+    directories: tuple[tuple[str, int], ...]
+    """(path, mode) of directories that are not branches: made anew."""
+    links: tuple[tuple[str, str], ...]
+
+
+def find_top_level() -> TopLevel:
+    """The host's tree as branches: each directory that has no file system mounted below it, so that it can be a layer."""
+    branches = [branch for branch in find_branches() if branch.key.startswith("python")]
+    directories: list[tuple[str, int]] = []
+    links: list[tuple[str, str]] = []
+    waiting = [f"/{name}" for name in sorted(os.listdir("/")) if name not in _NOT_OF_DISKS]
+    mount_points = _mount_points()
+    while waiting:
+        path = waiting.pop(0)
+        if os.path.islink(path):
+            links.append((path, os.readlink(path)))
+        elif not os.path.isdir(path) or not _open_to_all(path):
+            continue
+        elif any(point != path and _is_below(point, path) for point in mount_points):
+            directories.append((path, stat.S_IMODE(os.stat(path).st_mode)))
+            waiting = [f"{path}/{name}" for name in sorted(os.listdir(path))] + waiting
+        else:
+            branches.append(Branch(path, f"top-{len(branches)}", "a directory of the host's", is_shown(path)))
+    return TopLevel(tuple(sorted(branches, key=lambda branch: branch.path)), tuple(directories), tuple(links))
+
+
+def _mount_table() -> Iterator[tuple[str, str]]:
+    """(mount point, type of file system) of everything that is mounted."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             left, _, right = line.partition(" - ")
             # Blanks and backslashes in paths are written as octal escapes.
-            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split(" ")[4])
-            if point != "/" and right.split()[0] in _DISK_FILE_SYSTEMS and os.path.isdir(point):
-                found.add(point)
-    return sorted(found)
+            yield re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split(" ")[4]), right.split()[0]
+
+
+def _mount_points() -> set[str]:
+    return {point for point, _ in _mount_table() if point != "/"}
+
+
+def _disk_mounts() -> list[str]:
+    """Mount points of disk file systems below /: an overlay's lower directory does not include them."""
+    return sorted(
+        {point for point, kind in _mount_table() if point != "/" and kind in _DISK_FILE_SYSTEMS and os.path.isdir(point)}
+    )
 
 
 def _open_to_all(path: str) -> bool:
@@ -130,17 +177,18 @@ class Search:
 class SkeletonBuilder:
     """Builds one skeleton at ``base``; ``lower`` is the host directory that it will lie over, "" where it is not known."""
 
-    def __init__(self, base: str, lower: str = "/") -> None:
+    def __init__(self, base: str, lower: str = "/", *, rootless: bool = False) -> None:
         self.base = base
         self.lower = lower
+        self.rootless = rootless
         os.mkdir(base, 0o755)
         if lower:
             self._adopt(base, lower)
 
-    @staticmethod
-    def _adopt(path: str, like: str) -> None:
+    def _adopt(self, path: str, like: str) -> None:
         status = os.stat(like)
-        os.chown(path, status.st_uid, status.st_gid)
+        if not self.rootless:
+            os.chown(path, status.st_uid, status.st_gid)
         os.chmod(path, stat.S_IMODE(status.st_mode))
 
     def _parents(self, relative: str) -> str:
@@ -185,21 +233,25 @@ class SkeletonBuilder:
             os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
 
     def devices(self) -> None:
-        self.directory("dev", opaque=True)
-        for name, (major, minor) in _DEVICES.items():
+        self.directory("dev", opaque=not self.rootless)
+        for name, (major, minor) in DEVICES.items():
             path = f"{self.base}/dev/{name}"
-            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            kind = stat.S_IFREG if self.rootless else stat.S_IFCHR  # rootless: the host's own are mounted over them
+            os.mknod(path, kind | 0o666, os.makedev(major, minor))
             os.chmod(path, 0o666)
-        for name, target in _DEVICE_LINKS.items():
+        for name, target in DEVICE_LINKS.items():
             self.link(f"dev/{name}", target)
 
     def mount_points(self) -> None:
         for name in _MOUNT_POINTS:
-            self.directory(name, opaque=name in ("proc", "sys", "workspace"))
+            self.directory(name, opaque=not self.rootless and name in ("proc", "sys", "workspace"))
 
     def hide(self, hidden: Hidden) -> None:
         for path in self._within(hidden.directories):
-            self.directory(path, opaque=True)
+            if self.rootless:
+                self.whiteout(path)  # a mark of opacity needs rights on this file system, or Linux 6.6
+            else:
+                self.directory(path, opaque=True)
         for path in self._within(hidden.files):
             self.whiteout(path)
 
@@ -242,22 +294,26 @@ def build_system(base: str, hidden: Hidden, python: Iterable[str]) -> None:
         builder.directory(name, opaque=True)
         os.chmod(f"{base}/{name}", 0o1777)
     builder.link("var/run", "/run")
-    _hide_in_etc(builder)
+    hide_in_etc(builder, "etc/")
     builder.hide(hidden)
     builder.reveal(python)
 
 
-def _hide_in_etc(builder: SkeletonBuilder) -> None:
+def hide_in_etc(builder: SkeletonBuilder, prefix: str) -> None:
+    """Keys, password hashes and configuration of servers, whoever may read them; ``prefix``: where /etc is in the skeleton."""
     for name in EMPTY_IN_ETC:
         if os.path.isdir(f"/etc/{name}"):
-            builder.directory(f"etc/{name}", opaque=True)
+            if builder.rootless:
+                builder.whiteout(prefix + name)
+            else:
+                builder.directory(prefix + name, opaque=True)
     for name in HIDDEN_PATTERNS:
         if os.path.isfile(f"/etc/{name}"):
-            builder.whiteout(f"etc/{name}")
+            builder.whiteout(prefix + name)
     if os.path.isdir("/etc/ssh"):
         for name in os.listdir("/etc/ssh"):
             if name.startswith("ssh_host_"):
-                builder.whiteout(f"etc/ssh/{name}")
+                builder.whiteout(f"{prefix}ssh/{name}")
 
 
 def build_host(base: str, hidden: Hidden, python: Iterable[str]) -> None:
@@ -270,9 +326,9 @@ def build_host(base: str, hidden: Hidden, python: Iterable[str]) -> None:
     builder.reveal(python, only_hidden=True)
 
 
-def build_directory(base: str) -> None:
+def build_directory(base: str, *, rootless: bool) -> None:
     """For a ``DIR`` root: what any Linux program expects, and nothing else."""
-    builder = SkeletonBuilder(base, "")
+    builder = SkeletonBuilder(base, "", rootless=rootless)
     builder.devices()
     builder.mount_points()
     builder.directory("etc")
@@ -280,8 +336,15 @@ def build_directory(base: str) -> None:
     os.chmod(f"{base}/tmp", 0o1777)
 
 
-def build_branch(base: str, directory: str, hidden: Hidden, python: Iterable[str]) -> None:
+def build_branch(base: str, directory: str, hidden: Hidden, python: Iterable[str], *, rootless: bool) -> None:
     """For a directory that is mounted over a ``system`` or ``host`` root."""
-    builder = SkeletonBuilder(base, directory)
+    builder = SkeletonBuilder(base, directory, rootless=rootless)
+    if directory == "/etc":
+        hide_in_etc(builder, "")
     builder.hide(hidden)
-    builder.reveal((path for path in python if path != directory), only_hidden=True)
+    inner = [path for path in python if path != directory and _is_below(path, directory)]
+    if not rootless:
+        builder.reveal(inner, only_hidden=True)
+    elif inner:
+        # A layer of its own: over a whiteout in the layer below it, a directory shows nothing of what is hidden.
+        SkeletonBuilder(f"{base}{REVEALED}", directory, rootless=True).reveal(inner)

@@ -28,6 +28,8 @@ class Context:
     cgroup_directories: tuple[str, ...] = ()
     userns_fd: int = -1
     id_base: int = 0
+    rootless: bool = False
+    """In a user namespace, with one id: nothing can be given to another, and overlays mark deletions otherwise."""
     fds: dict[str, int] = field(default_factory=dict)
 
     def scratch(self, name: str) -> str:
@@ -99,6 +101,10 @@ class Layer:
 
     def execute(self, context: Context) -> None:
         source = f"{context.stage}/base/{self.source}" if self.staged else self.source
+        if self.staged and context.rootless:
+            # The stage may lie in a directory that is a layer too, and Linux refuses layers that contain each other.
+            _copy_skeleton(source, context.scratch(f"l-{self.slot}"))
+            return
         fd = _idmapped_clone(context, source, idmapped=True)
         try:
             target = context.scratch(f"l-{self.slot}")
@@ -107,6 +113,21 @@ class Layer:
             syscalls.move_mount(fd, target)
         finally:
             os.close(fd)
+
+
+def _copy_skeleton(source: str, target: str) -> None:
+    """Directories, empty files, links and whiteouts."""
+    os.mkdir(target)
+    os.chmod(target, stat.S_IMODE(os.stat(source).st_mode))
+    with os.scandir(source) as entries:
+        for entry in entries:
+            path = f"{target}/{entry.name}"
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), path)
+            elif entry.is_dir():
+                _copy_skeleton(entry.path, path)
+            else:
+                os.mknod(path, entry.stat().st_mode)
 
 
 @dataclass(frozen=True)
@@ -153,6 +174,8 @@ class IdentityFiles:
     """/etc/hostname, /etc/hosts and /etc/resolv.conf."""
 
     overlay: str
+    etc: str
+    """Where /etc is in that overlay."""
     own_hostname: bool
     network: str
     name: ClassVar[str] = "own file"
@@ -161,7 +184,7 @@ class IdentityFiles:
         return "write /etc/hostname, /etc/hosts, /etc/resolv.conf: the container's own"
 
     def execute(self, context: Context) -> None:
-        UpperDirectory(self.overlay, "/etc").execute(context)
+        UpperDirectory(self.overlay, self.etc).execute(context)
         name = context.hostname if self.own_hostname else os.uname().nodename
         resolver = b"# This container has no network.\n"
         if self.network == "host":
@@ -171,7 +194,7 @@ class IdentityFiles:
             except FileNotFoundError:
                 resolver = b""
         hosts = f"127.0.0.1\tlocalhost {context.hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        directory = context.scratch(f"u-{self.overlay}") + "/etc"
+        directory = context.scratch(f"u-{self.overlay}") + self.etc
         _own_file(context, f"{directory}/hostname", f"{name}\n".encode())
         _own_file(context, f"{directory}/hosts", hosts.encode())
         _own_file(context, f"{directory}/resolv.conf", resolver)
@@ -197,17 +220,51 @@ class Overlay:
         return f"fsopen(overlay), lowerdir={layers}, upperdir, workdir, fsmount: {self.why}"
 
     def execute(self, context: Context) -> None:
-        upper, work = context.scratch(f"u-{self.slot}"), context.scratch(f"w-{self.slot}")
+        # Relative names: fsconfig takes no text of more than 255 bytes.
+        os.chdir(f"{context.stage}/scratch")
+        upper, work = f"u-{self.slot}", f"w-{self.slot}"
         os.makedirs(upper, exist_ok=True)
         os.mkdir(work)
-        lowers = [context.scratch(f"l-{lower}") for lower in self.lowers]
+        lowers = [f"l-{lower}" for lower in self.lowers]
         # The merged root shows the upper directory's owner and mode: take the bottom layer's, already shifted.
         bottom = os.stat(lowers[-1])
-        os.chown(upper, bottom.st_uid, bottom.st_gid)
+        if not context.rootless:
+            os.chown(upper, bottom.st_uid, bottom.st_gid)
         os.chmod(upper, stat.S_IMODE(bottom.st_mode))
-        options = (("lowerdir", ":".join(lowers)), ("upperdir", upper), ("workdir", work), ("source", "nbcontainer"))
+        options: tuple[tuple[str, str | None], ...] = (
+            *(("lowerdir", ":".join(lowers)), ("upperdir", upper), ("workdir", work), ("source", "nbcontainer")),
+            *((("userxattr", None),) if context.rootless else ()),
+        )
         attributes = syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0
         context.fds[self.slot] = syscalls.new_filesystem("overlay", options, attributes)
+
+
+@dataclass(frozen=True)
+class PlainRoot:
+    """A root without a lower layer, as / itself cannot be one in a user namespace: directories and links to begin with."""
+
+    slot: str
+    directories: tuple[tuple[str, int], ...]
+    """(path, mode); parents first."""
+    files: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    read_only: bool = False
+    name: ClassVar[str] = "root directory"
+
+    def explain(self) -> str:
+        return f"mkdir, symlink in the writable layer: {' '.join(path for path, _ in self.directories)}; open_tree(CLONE): the root"
+
+    def execute(self, context: Context) -> None:
+        top = context.scratch(f"u-{self.slot}")
+        os.makedirs(top, exist_ok=True)
+        for path, mode in self.directories:
+            os.makedirs(top + path, exist_ok=True)
+            os.chmod(top + path, mode)
+        for path in self.files:
+            write_file(top + path, b"", os.O_WRONLY | os.O_CREAT)
+        for path, target in self.links:
+            os.symlink(target, top + path)
+        context.fds[self.slot] = _idmapped_clone(context, top, idmapped=False, read_only=self.read_only)
 
 
 @dataclass(frozen=True)
@@ -258,4 +315,5 @@ class ReleaseScratch:
         return "umount2(scratch, MNT_DETACH): the writable layer now lives and dies with the container"
 
     def execute(self, context: Context) -> None:
+        os.chdir("/")
         syscalls.umount2(f"{context.stage}/scratch", syscalls.MNT_DETACH)

@@ -15,6 +15,7 @@ import os
 import pickle
 import random  # noqa: F401 (for cells: it takes a cell 400 page faults to import it)
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -38,12 +39,15 @@ class ZygoteConfig:
 
     stage: str
     branches: tuple[skeleton.Branch, ...]
+    rootless: bool
+    kernel_pid: int
 
 
 @dataclass(slots=True)
 class Zygote:
     config: ZygoteConfig
     launch: socket.socket
+    kernel_pidfd: int
     null_fd: int
     own_mounts_fd: int
     kernel_mounts_fd: int
@@ -59,8 +63,12 @@ class Zygote:
     def serve(self) -> None:
         """Until the kernel closes the socket."""
         self.poller.register(self.launch, select.POLLIN)
+        # Not only the end of file: whoever the kernel forked may hold the other end too.
+        self.poller.register(self.kernel_pidfd, select.POLLIN)
         while True:
             for fd, _ in self.poller.poll():
+                if fd == self.kernel_pidfd:
+                    return
                 if fd != self.launch.fileno():
                     self._reap(fd)
                 elif not self._accept():
@@ -108,26 +116,32 @@ class Zygote:
         if request.plan:
             self.plans[request.plan_number] = LaidOutPlan(pickle.loads(request.plan))
         laid_out = self.plans[request.plan_number]
-        context = Context(self.config.stage, request.hostname, request.cgroup_directories)
+        rootless = self.config.rootless
+        context = Context(self.config.stage, request.hostname, request.cgroup_directories, rootless=rootless)
         slots = {"null": self.null_fd, "channel": fds[1], "stdout": fds[2], "stderr": fds[3]}
         first_task = 5 if request.has_cgroup_fd else 4
         slots.update((f"task-{index}", fd) for index, fd in enumerate(fds[first_task:]))
         try:
-            if request.id_map is not None:
-                context.userns_fd = self._user_namespace(request.id_map)
-                context.id_base = request.id_map[0]
             self._skeletons(laid_out.plan)
-            walk(laid_out.plan.host, context, self._reap_ended)
-            slots.update(context.fds)
-            return self._clone(laid_out, request, slots, fds[4] if request.has_cgroup_fd else -1)
+            if not rootless:
+                if request.id_map is not None:
+                    context.userns_fd = self._user_namespace(request.id_map)
+                    context.id_base = request.id_map[0]
+                walk(laid_out.plan.host, context, self._reap_ended)
+                slots.update(context.fds)
+            return self._clone(laid_out, context, request, slots, fds[4] if request.has_cgroup_fd else -1)
         finally:
             for fd in context.fds.values():
                 os.close(fd)
-            if os.path.ismount(f"{self.config.stage}/scratch"):
+            os.chdir("/")
+            if not rootless and os.path.ismount(f"{self.config.stage}/scratch"):
                 syscalls.umount2(f"{self.config.stage}/scratch", syscalls.MNT_DETACH)
 
-    def _clone(self, laid_out: LaidOutPlan, request: LaunchRequest, slots: dict[str, int], cgroup_fd: int) -> tuple[int, int]:
+    def _clone(
+        self, laid_out: LaidOutPlan, context: Context, request: LaunchRequest, slots: dict[str, int], cgroup_fd: int
+    ) -> tuple[int, int]:
         flags = 0
+        host_mounts = laid_out.plan.host_mounts and not context.rootless
         for name in laid_out.plan.namespaces:
             # The cgroup namespace is made by the process itself, once it is in its cgroup: that becomes its root.
             flags |= 0 if name == "cgroup" else syscalls.NAMESPACE_FLAGS[name]
@@ -137,22 +151,22 @@ class Zygote:
         slots |= {"stage-root": self.stage_root.address, "hostname": hostname.address, "hostname-size": hostname.size}
         slots["release"], write_end = os.pipe()
         try:
-            if laid_out.plan.host_mounts:
+            if host_mounts:
                 syscalls.setns(self.kernel_mounts_fd, syscalls.CLONE_NEWNS)
             pid, pidfd = self.image.clone(flags, cgroup_fd)
             if pid == 0:
                 os.close(write_end)
-                become_container(laid_out, slots, self._run_python, self._warm)
+                become_container(laid_out, context, slots, self._run_python, self._warm)
         except OSError as error:
             os.close(write_end)
             raise StepFailed("clone", error) from None
         finally:
             os.close(slots["release"])
-            if laid_out.plan.host_mounts:
+            if host_mounts:
                 syscalls.setns(self.own_mounts_fd, syscalls.CLONE_NEWNS)
         try:
             if request.id_map is not None:
-                _write_maps(pid, request.id_map)
+                _write_maps(pid, request.id_map, context.rootless)
             os.write(write_end, b"m")
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
@@ -186,7 +200,7 @@ class Zygote:
                 os._exit(0)
             os.close(pidfd)
             try:
-                _write_maps(pid, id_map)
+                _write_maps(pid, id_map, False)
                 fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             finally:
                 os.close(write_end)
@@ -203,7 +217,7 @@ class Zygote:
 
     def _skeletons(self, plan: Plan) -> None:
         """The ``host`` root's skeleton needs a walk over everything; it is made when it is first asked for."""
-        if not any(getattr(step, "source", None) == "host" and getattr(step, "staged", False) for step in plan.host):
+        if not plan.host_root:
             return
         base = f"{self.config.stage}/base/host"
         if os.path.isdir(base):
@@ -211,14 +225,25 @@ class Zygote:
         try:
             hidden = skeleton.Search(["/", *(branch.path for branch in self.config.branches)]).result()
             _build_branches(self.config, hidden, in_system=False)
-            skeleton.build_host(base, hidden, [branch.path for branch in self.config.branches])
+            if self.config.rootless:
+                os.mkdir(base)  # its branches are all of it; this is the mark that they are made
+            else:
+                skeleton.build_host(base, hidden, [branch.path for branch in self.config.branches])
         except OSError as error:
+            for branch in self.config.branches:
+                if not branch.in_system:
+                    shutil.rmtree(f"{self.config.stage}/base/{branch.key}", ignore_errors=True)  # else the next try finds half of it
+            shutil.rmtree(base, ignore_errors=True)
             raise StepFailed("hide unreadable files", error) from None
 
 
-def _write_maps(pid: int, id_map: tuple[int, int]) -> None:
+def _write_maps(pid: int, id_map: tuple[int, int], rootless: bool) -> None:
     data = b"0 %d %d\n" % id_map
     write_file(f"/proc/{pid}/uid_map", data)
+    if rootless:
+        # One's own two ids need no privilege, the group's once setgroups is given up.
+        write_file(f"/proc/{pid}/setgroups", b"deny")
+        data = b"0 %d 1\n" % os.getegid()
     write_file(f"/proc/{pid}/gid_map", data)
 
 
@@ -233,14 +258,19 @@ def _send(control: socket.socket, data: bytes) -> None:
         pass  # the kernel has given this container up
 
 
-def _prepare_stage(stage: str) -> tuple[int, int]:
-    """A private mount namespace with a tmpfs at ``stage``; returns descriptors of (own, kernel's) mount namespace."""
+def _prepare_stage(stage: str, rootless: bool) -> tuple[int, int]:
+    """A private mount namespace with a tmpfs at ``stage``; returns descriptors of (own, kernel's) mount namespace.
+
+    Rootless, there is only one, and the stage is a plain directory.
+    """
     kernel_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    # Slave: file systems that the host mounts later are seen, and nothing of ours goes back.
-    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
-    syscalls.mount("nbcontainer", stage, "tmpfs", syscalls.MS_NOSUID, "mode=755")
+    if not rootless:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        # Slave: file systems that the host mounts later are seen, and nothing of ours goes back.
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+        syscalls.mount("nbcontainer", stage, "tmpfs", syscalls.MS_NOSUID, "mode=755")
     for name in ("base", "scratch", "root", "ipython"):
+        shutil.rmtree(f"{stage}/{name}", ignore_errors=True)  # of this kernel's last zygote
         os.mkdir(f"{stage}/{name}")
     return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), kernel_mounts
 
@@ -249,13 +279,16 @@ def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system:
     paths = [branch.path for branch in config.branches]
     for branch in config.branches:
         if branch.in_system == in_system:
-            skeleton.build_branch(f"{config.stage}/base/{branch.key}", branch.path, hidden, paths)
+            skeleton.build_branch(f"{config.stage}/base/{branch.key}", branch.path, hidden, paths, rootless=config.rootless)
 
 
 def _start(launch: socket.socket) -> Zygote:
     config: ZygoteConfig = pickle.loads(launch.recv(MAX_REQUEST_BYTES))
+    kernel_pidfd = os.pidfd_open(config.kernel_pid)
+    if os.getppid() != config.kernel_pid:
+        sys.exit("the kernel ended before its zygote began")
     try:
-        own_mounts, kernel_mounts = _prepare_stage(config.stage)
+        own_mounts, kernel_mounts = _prepare_stage(config.stage, config.rootless)
         shown = [branch.path for branch in config.branches if branch.in_system]
         search = skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *shown])
         from nbcontainer.runtime.cell import build_shell  # 0.3 s, while find(1) works beside us
@@ -264,14 +297,15 @@ def _start(launch: socket.socket) -> Zygote:
         sys.path[:] = [path for path in sys.path if path]
         hidden = search.result()
         base = f"{config.stage}/base"
-        skeleton.build_system(f"{base}/system", hidden, shown)
-        skeleton.build_directory(f"{base}/dir")
+        if not config.rootless:
+            skeleton.build_system(f"{base}/system", hidden, shown)
+        skeleton.build_directory(f"{base}/dir", rootless=config.rootless)
         _build_branches(config, hidden, in_system=True)
     except OSError as error:
         _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
         raise
     null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    return Zygote(config, launch, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"))
+    return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"))
 
 
 def main() -> None:

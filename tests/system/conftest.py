@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import footprint
@@ -13,12 +12,14 @@ from facilities import require
 @pytest.fixture(scope="package", autouse=True)
 def engine_leaves_nothing() -> Iterator[None]:
     """Opens the engine once, so that no test sees what first use makes, and asserts at the end that all of it goes."""
-    require(os.geteuid() == 0, "system tests need root: sudo tests/run --lane system")
     import nbcontainer
     from nbcontainer.engine import local
 
     before = footprint.take()
-    result = nbcontainer.run("pass", mem="128M")
+    try:
+        result = nbcontainer.run("pass", mem="128M")
+    except nbcontainer.HostError as error:
+        require(False, f"no containers for this user here: {error}")
     assert result.ok, result.describe()
     footprint.places()
     yield

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import threading
 import time
 
 import footprint
+import psutil
 import pytest
 from facilities import full_run
 
 import nbcontainer as nbc
 from nbcontainer.engine import local
-from nbcontainer.runtime.protocol import HEADER
+from nbcontainer.events import Display, Event, Output
+from nbcontainer.runtime.protocol import encode
 
 RUNS = 1000 if full_run() else 150
 KILLS = 200 if full_run() else 24
@@ -49,7 +52,7 @@ def test_the_zygote_killed_at_random_moments() -> None:
 def test_the_cell_process_killed_at_random_moments() -> None:
     randomness = random.Random(2)
     for _ in range(KILLS // 3):
-        from nbcontainer.events import Event, Started
+        from nbcontainer.events import Started
 
         timers: list[threading.Timer] = []
 
@@ -112,10 +115,79 @@ def test_a_hostile_cell_harms_only_itself(code: str) -> None:
 
 
 def test_forged_frames_say_nothing_about_the_outcome() -> None:
-    forged = [{"t": "error", "ename": "E", "evalue": "v", "traceback": [1]}, {"t": "display"}, {"t": "unknown"}, {"t": "status"}]
-    frames = b"".join(HEADER.pack(len(body)) + body for body in (json.dumps(frame).encode() for frame in forged))
+    failed = {"t": "failed", "step": "rootfs", "errno": "abc", "path": "/etc/evil"}
+    forged = [{"t": "error"}, {"t": "display"}, {"t": "unknown"}, {"t": "status", "status": 0}, {"t": "status", "status": 0x137F}, failed]
+    frames = b"".join(encode(message) for message in forged) + encode({"t": "error"}, {"ename": "E", "evalue": "v", "traceback": "x"})
     result = nbc.run(f"import os; os.write(3, {frames!r}); os._exit(9)")
     assert (result.outcome, result.exit_code) == ("exited", 9)
+
+
+@pytest.mark.parametrize("close", ["os.close(3)", "os.closerange(3, 100)"])
+def test_an_error_is_not_lost_with_its_channel(close: str) -> None:
+    result = nbc.run(f"import os; {close}\nraise ValueError('the error')")
+    assert (result.outcome, result.exit_code) == ("exited", 1)
+    assert "ValueError: the error" in re.sub(r"\x1b\[[0-9;]*m", "", result.stderr)
+
+
+def test_displays_that_are_hard_on_memory_are_bounded() -> None:
+    code = "from IPython.display import display\nfor _ in range(4): display({'application/json': [[]] * 1_000_000}, raw=True)\n'end'"
+    result = nbc.run(code, mem="512M")
+    assert [sorted(bundle) for bundle in result.outputs] == [["text/plain"]] * 5
+    assert "too many values" in result.outputs[0]["text/plain"]
+    assert result.outputs[-1]["text/plain"] == "'end'"
+
+
+def test_max_output_bounds_displays_too() -> None:
+    shown: list[Event] = []
+    code = "from IPython.display import display\nfor _ in range(20): display({'text/plain': 'x' * 100_000}, raw=True)\nprint('end')"
+    result = nbc.run(code, max_output="1M", on_event=shown.append)
+    assert len([event for event in shown if isinstance(event, Display)]) == 10
+    assert len(result.outputs) == 20
+    assert any(isinstance(event, Output) and "--max-output" in event.text for event in shown)
+    assert result.stdout == "end\n"
+
+
+def test_a_long_error_is_cut() -> None:
+    error = nbc.run("raise ValueError('x' * 5_000_000)").error
+    assert error is not None
+    assert len(error.evalue) < 20_000
+    assert len("".join(error.traceback)) < 1_000_000
+
+
+def test_text_that_is_no_unicode_can_be_shown() -> None:
+    result = nbc.run("from IPython.display import display\ndisplay({'text/plain': '\\ud800', 'application/json': [float('nan'), 1]}, raw=True)")
+    assert result.outputs == [{"text/plain": "?", "application/json": [None, 1]}]
+    error = nbc.run("raise ValueError('\\ud800')").error
+    assert error is not None
+    assert error.evalue == "?"
+
+
+def test_the_zygote_ends_with_its_kernel_also_when_a_child_of_the_kernel_lives_on() -> None:
+    code = (
+        "import os, sys, threading, time, nbcontainer as nbc\nfrom nbcontainer.engine import local\n"
+        "nbc.run('1', mem='64M')\n"
+        "if os.fork() == 0:\n    os.close(1); time.sleep(60); os._exit(0)\n"
+        "threading.Thread(target=nbc.run, args=('import time; time.sleep(60)',), kwargs={'mem': '64M'}).start()\n"
+        "time.sleep(0.3)\nengine = local.open_local()\nprint(engine._client.pid, engine.state.place, flush=True)\ntime.sleep(60)"
+    )
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert kernel.stdout is not None
+    zygote, place = kernel.stdout.readline().split()
+    children = [child.pid for child in psutil.Process(kernel.pid).children() if child.pid != int(zygote)]
+    pidfd = os.pidfd_open(int(zygote))
+    kernel.kill()
+    kernel.wait()
+    kernel.stdout.close()
+    assert select.select([pidfd], [], [], 10)[0], "the zygote is still there"
+    os.close(pidfd)
+    from nbcontainer.state import prune
+
+    deadline = time.monotonic() + 10
+    while footprint.cgroup_directories(place) and time.monotonic() < deadline:
+        prune()
+    assert footprint.cgroup_directories(place) == []
+    assert len(children) == 1
+    os.kill(children[0], signal.SIGKILL)
 
 
 def test_a_removed_stage_is_a_typed_error_then_works(monkeypatch: pytest.MonkeyPatch) -> None:

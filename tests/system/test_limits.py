@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
 import pytest
+from facilities import rootless
 
 import nbcontainer as nbc
 
@@ -38,6 +40,18 @@ def test_only_a_child_was_killed_is_a_note() -> None:
     assert "killed for memory" in result.note
     failed = nbc.run(code.replace("run([", "check_call(["), mem="64M")
     assert failed.outcome == "oom"
+
+
+def test_an_error_that_has_nothing_to_do_with_a_child_s_end_stays_the_cell_s_own() -> None:
+    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(300 << 20)'])\nraise RuntimeError('unrelated')"
+    result = nbc.run(code, mem="64M")
+    assert (result.outcome, result.exit_code) == ("exited", 1)
+    assert result.error is not None
+    assert result.error.ename == "RuntimeError"
+    assert "killed for memory" in result.note
+    shell = nbc.run(f"{sys.executable} -c 'x = bytearray(300 << 20)'; exit 7", program=["bash"], mem="64M")
+    assert (shell.outcome, shell.exit_code) == ("exited", 7)
+    assert nbc.run(f"{sys.executable} -c 'x = bytearray(300 << 20)'", program=["bash"], mem="64M").outcome == "oom"
 
 
 def test_files_in_the_writable_layer_count_as_memory() -> None:
@@ -133,7 +147,6 @@ def test_samples_cover_the_run() -> None:
         ({"net": "none", "share": "net"}, "--net"),
         ({"net": "bridge"}, "--net"),
         ({"program": ["no-such-program"]}, "PROGRAM"),
-        ({"user": "no-such-user"}, "--user"),
         ({"workdir": "/no/such"}, "--workdir"),
         ({"unknown_option": 1}, "unknown_option"),
     ],
@@ -143,6 +156,11 @@ def test_bad_input_is_one_clear_line(options: dict[str, object], message: str) -
         nbc.run("", **options)
     assert "\n" not in str(caught.value)
     assert nbc.run("print(1)").stdout == "1\n"
+
+
+def test_a_user_that_does_not_exist() -> None:
+    with pytest.raises(nbc.HostError if rootless() else nbc.SpecError, match="--user"):
+        nbc.run("", user="no-such-user")
 
 
 def test_a_container_is_listed_while_it_runs() -> None:

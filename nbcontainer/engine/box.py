@@ -1,0 +1,98 @@
+"""A box: a container that has everything but limits and code; what decides how it is made, and what it is told to run."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from dataclasses import dataclass, replace
+
+from nbcontainer.cgroups import Cgroup
+from nbcontainer.errors import SpecError
+from nbcontainer.runtime.client import PATH, Cloned
+from nbcontainer.runtime.plan import IdMap
+from nbcontainer.runtime.protocol import Go
+from nbcontainer.spec import ContainerSpec, Limits
+
+RESOLVER = "/etc/resolv.conf"
+
+
+def shape_of(spec: ContainerSpec) -> ContainerSpec:
+    """The part of a spec that decides how a box is made; equal shapes can share a box made in advance."""
+    limits = Limits(
+        cpuset=spec.limits.cpuset,
+        pids=None,
+        io_read_bytes_per_second=spec.limits.io_read_bytes_per_second,
+        io_write_bytes_per_second=spec.limits.io_write_bytes_per_second,
+    )
+    return replace(
+        spec,
+        limits=limits,
+        environment=(),
+        workdir=None,
+        user="root",
+        timeout_seconds=None,
+        max_output_bytes=1,
+        init=False,
+        name=None,
+        program=("program",) if spec.program else (),
+        interval_seconds=None,
+        notes=(),
+    )
+
+
+def sources_of(shape: ContainerSpec) -> tuple[tuple[int, int, int], ...]:
+    """(device, inode, time) of everything of the user's that a box of this shape pins when it is made.
+
+    A path can lead to another file or directory by the time the box is used. Raises SpecError where one is gone.
+    """
+    paths = [mount.source for mount in shape.mounts if mount.kind == "bind"]
+    paths += [path for path in (shape.workspace, shape.root.path) if path]
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise SpecError(f"{path}: {error.strerror}; it was there when the line was read") from None
+        found.append((status.st_dev, status.st_ino, 0))
+    if shape.network == "host" and os.path.exists(RESOLVER):
+        status = os.stat(RESOLVER)
+        found.append((status.st_dev, status.st_ino, status.st_mtime_ns))  # its text is copied
+    return tuple(found)
+
+
+@dataclass(slots=True, eq=False)
+class Box:
+    """A container without limits and code. Its owner ends it with :meth:`LocalEngine.discard`."""
+
+    container_id: str
+    shape: ContainerSpec
+    cgroup: Cgroup
+    process: Cloned
+    id_map: IdMap | None
+    sources: tuple[tuple[int, int, int], ...]
+    """What it has of the user's, as :func:`sources_of` told when it was made."""
+    ready: bool = False
+
+
+def has_ended(box: Box) -> bool:
+    poller = select.poll()
+    poller.register(box.process.pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def make_go(spec: ContainerSpec, code: str, mask: int) -> Go:
+    """Message 6 of the handshake; ``mask``: the capabilities that it may have."""
+    own_root = spec.root.kind != "none"
+    path = PATH
+    if spec.root.kind in ("system", "host", "none"):
+        path = f"{sys.prefix}/bin:{PATH}" if f"{sys.prefix}/bin" not in PATH.split(":") else PATH
+    environment = {"PATH": path, "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
+    if not spec.program:
+        environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    environment.update(spec.environment)
+    if spec.workdir is not None:
+        directories: tuple[str, ...] = (spec.workdir,)
+    else:
+        directories = ("/workspace", "/") if own_root else (os.getcwd(), "/")
+    return Go(code, spec.program, environment, directories, spec.user, mask, spec.init)

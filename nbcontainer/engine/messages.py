@@ -1,0 +1,85 @@
+"""What a cell says on its channel, as events: checked, bounded, and fit to be sent on. A cell can forge all of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import Any
+
+from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.events import CellError, Display
+from nbcontainer.runtime.client import setup_error
+from nbcontainer.runtime.protocol import is_json
+
+MAX_JSON_VALUES = 500_000
+"""Lists and objects of a display; each takes some 60 bytes in Python, and 2 in a frame."""
+MAX_METADATA_CHARACTERS = 1 << 16
+MAX_MESSAGE_CHARACTERS = 10_000
+MAX_TRACEBACK_CHARACTERS = 1 << 18
+_DATA = "data "
+
+
+def read_display(message: dict[str, Any]) -> Display | None:
+    """None where it is none."""
+    kind, display_id, parts = message.get("kind"), message.get("id"), message.get("parts", {})
+    if kind not in ("display", "update", "result", "clear"):
+        return None
+    data: dict[str, Any] = {}
+    for name, text in parts.items():
+        if name.startswith(_DATA):
+            mime_type = name.removeprefix(_DATA)
+            data.update(_read_json(mime_type, text) if is_json(mime_type) else {mime_type: text})
+    metadata = parts.get("metadata", "{}")
+    known = _parse(metadata) if len(metadata) <= MAX_METADATA_CHARACTERS else None
+    size = sum(len(text) for text in parts.values())
+    identity = display_id if isinstance(display_id, str) else None
+    return Display(kind, data, known if isinstance(known, dict) else {}, identity, size)
+
+
+def _read_json(mime_type: str, text: str) -> dict[str, Any]:
+    if sum(map(text.count, "[{,")) > MAX_JSON_VALUES:
+        return {"text/plain": f"[{mime_type} of {len(text)} characters is not shown: too many values]"}
+    value = _parse(text)
+    return {} if value is None else {mime_type: value}
+
+
+def _parse(text: str) -> Any:
+    """JSON as it may be sent on: no NaN and no infinity, which are none, and no lone surrogates."""
+    try:
+        value = json.loads(text, parse_constant=lambda name: None)
+        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_error(message: dict[str, Any]) -> CellError:
+    """Cut to a length that can be shown."""
+    parts = message.get("parts", {})
+    traceback = _cut(parts.get("traceback", ""), MAX_TRACEBACK_CHARACTERS)
+    name, text = (_cut(parts.get(key, ""), MAX_MESSAGE_CHARACTERS) for key in ("ename", "evalue"))
+    return CellError(name, text, tuple(traceback.split("\n")) if traceback else ())
+
+
+def _cut(text: str, characters: int) -> str:
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
+
+
+def read_failure(message: dict[str, Any]) -> NbcontainerError:
+    """A step that failed after the code was handed over: mostly the user's line."""
+    step, number, path = message.get("step"), message.get("errno"), message.get("path")
+    if message.get("why"):
+        return InternalError(f"the cell could not be started: {message['why']}")
+    if step == "exec":
+        if number == errno.ENOENT:
+            return SpecError(f"PROGRAM: {path!r} is not in the container (PATH is searched unless it has a /)")
+        reason = os.strerror(number) if isinstance(number, int) else "failed"
+        return SpecError(f"PROGRAM: {path!r} cannot be executed: {reason}")
+    if step == "user":
+        return SpecError(f"--user: {path!r} is not a user of the container; give a name from its /etc/passwd, or UID:GID")
+    if step == "workdir":
+        return SpecError(f"--workdir: {path!r} is not a directory in the container")
+    return setup_error(message)

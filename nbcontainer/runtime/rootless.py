@@ -1,0 +1,71 @@
+"""The ``system`` and ``host`` roots of ordinary users: put together from one overlay for each directory of the host.
+
+In a user namespace / itself cannot be a lower layer, because what is mounted below it is locked to it. Device nodes
+cannot be made there, so the host's own are mounted over empty files.
+"""
+
+from __future__ import annotations
+
+from nbcontainer.runtime import inside, steps
+from nbcontainer.runtime.inside import InsideStep
+from nbcontainer.runtime.skeleton import DEVICE_LINKS, DEVICES, REVEALED, Branch, TopLevel
+from nbcontainer.runtime.steps import Step
+from nbcontainer.spec import ContainerSpec
+
+_EMPTY = {
+    **{f"/{name}": 0o755 for name in ("home", "srv", "mnt", "media", "run", "var", "var/lib", "var/log", "var/cache", "var/spool")},
+    **{"/tmp": 0o1777, "/var/tmp": 0o1777},
+}
+"""What a ``system`` root has besides the host's programs."""
+_MOUNT_POINTS = ("/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/run", "/workspace")
+
+
+def make_root(spec: ContainerSpec, top: TopLevel, branches: list[Branch]) -> tuple[list[Step], list[InsideStep]]:
+    """The host steps, and the inside steps that attach what they make."""
+    system = spec.root.kind == "system"
+    directories = dict(_EMPTY) if system else {}
+    directories.update((path, mode) for path, mode in top.directories if not system)
+    directories["/root"] = 0o700
+    directories.update((name, 0o755) for name in _MOUNT_POINTS)
+    for branch in branches:
+        if not any(other is not branch and branch.path.startswith(other.path + "/") for other in branches):
+            directories.setdefault(branch.path, 0o755)
+    links = [(path, target) for path, target in top.links if not system or path.count("/") == 1 or _in(path, branches)]
+    if system:
+        links.append(("/var/run", "/run"))
+    host: list[Step] = [_plain_root(spec, directories, links)]
+    after: list[InsideStep] = []
+    for index, branch in enumerate(branches):
+        slot = f"branch-{index}"
+        host += _branch(slot, branch, branches, spec)
+        after.append(inside.Attach(slot, branch.path, branch.why))
+    return host, after
+
+
+def _in(path: str, branches: list[Branch]) -> bool:
+    return any(branch.path.rpartition("/")[0] == path.rpartition("/")[0] for branch in branches)
+
+
+def _plain_root(spec: ContainerSpec, directories: dict[str, int], links: list[tuple[str, str]]) -> steps.PlainRoot:
+    devices = tuple(f"/dev/{name}" for name in DEVICES)
+    own = tuple((f"/dev/{name}", target) for name, target in DEVICE_LINKS.items())
+    return steps.PlainRoot("root", tuple(sorted(directories.items())), devices, (*links, *own), spec.read_only)
+
+
+def _branch(slot: str, branch: Branch, branches: list[Branch], spec: ContainerSpec) -> list[Step]:
+    layers = [f"{slot}-skeleton", slot]
+    host: list[Step] = [
+        steps.Layer(slot, branch.path, branch.why),
+        steps.Layer(f"{slot}-skeleton", branch.key, "hides what others may not read", staged=True),
+    ]
+    if any(other.path.startswith(branch.path + "/") for other in branches):
+        host.append(steps.Layer(f"{slot}-revealed", branch.key + REVEALED, "the way to what Python runs from", staged=True))
+        layers.insert(0, f"{slot}-revealed")
+    host.append(steps.Overlay(slot, tuple(layers), f"{branch.path}, copy-on-write", spec.read_only))
+    return host
+
+
+def device_nodes() -> tuple[list[Step], list[InsideStep]]:
+    """The host's own nodes, mounted over empty files."""
+    host: list[Step] = [steps.Tree(f"dev-{name}", f"/dev/{name}", "a device of everybody's", idmapped=False) for name in DEVICES]
+    return host, [inside.Attach(f"dev-{name}", f"/dev/{name}", "a device of everybody's") for name in DEVICES]
