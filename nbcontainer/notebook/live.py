@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import secrets
 import sys
@@ -171,7 +172,7 @@ class _KernelFront(_Front):
             self._pump.close()
         self._link.tick()
         show(bundle or {"text/plain": ""}, metadata, display_id=self._display_id, update=True)
-        self._link.close()
+        self._link.end(base64.b64decode(bundle.get("image/png", "")), bundle.get("text/plain", ""))
         if self._image is not None:
             self._image.close()
 

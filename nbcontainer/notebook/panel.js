@@ -505,7 +505,12 @@ class Panel {
       if (value !== null && !(value > 0)) return;
       this.foresee(control, value);
       clearTimeout(timer);
-      timer = setTimeout(() => this.send("update", { [how.key]: value }), now ? 0 : 100);
+      const send = () => {
+        if (value === control.sent) return; // a slider says its last value twice
+        control.sent = value;
+        this.send("update", { [how.key]: value });
+      };
+      timer = setTimeout(send, now ? 0 : 100);
     };
     const fromSlider = (now) => {
       const value = how.fromSlider(Number(slider.value));
@@ -569,10 +574,11 @@ class Panel {
     if (message.k === "said") {
       this.message.textContent = message.text;
       this.message.classList.toggle("nbc-bad", !message.ok);
-      if (!message.ok) for (const control of [this.memory, this.cpu]) control.touched = 0;
+      if (!message.ok) for (const control of [this.memory, this.cpu]) control.touched = control.sent = 0;
       this.showLimits();
       return;
     }
+    if (message.k === "end") return this.end(buffers[0], message.alt);
     if (message.k === "all") {
       this.rows.clear();
       this.markers = [];
@@ -594,6 +600,15 @@ class Panel {
     if (message.s) this.status = message.s;
     if (message.w !== undefined && this.warning.textContent !== message.w) this.warning.textContent = message.w;
     this.redraw();
+  }
+
+  // The figure that stays. A page that was loaded again while the cell ran does not get the cell's outputs any more.
+  end(png, alt) {
+    const image = element("img", { alt });
+    image.src = URL.createObjectURL(new Blob([png], { type: "image/png" }));
+    image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+    this.close();
+    this.root.replaceChildren(image);
   }
 
   showStatus() {

@@ -39,8 +39,7 @@ class PanelLink:
         self._next_row = self._next_marker = 0
         self._told: tuple[Any, ...] = ()
         self._ticks_until_all = 0
-        self.answered = False
-        """A front end has drawn it and said so."""
+        self._hellos = 0
         config = {
             "title": title,
             "limits": limits_wire(view.limits),
@@ -50,8 +49,14 @@ class PanelLink:
             "note": "" if controls else WITHOUT_PUMP,
         }
         self._controls = controls
+        close_old_panels()
         self.widget = RunPanel(config=config)
         self.widget.on_msg(self._on_message)
+
+    @property
+    def answered(self) -> bool:
+        """A front end has drawn it and said so."""
+        return self._hellos > 0
 
     # ---- out
 
@@ -100,7 +105,7 @@ class PanelLink:
         kind = content.get("k") if isinstance(content, dict) else None
         if kind == "hello":
             with self._lock:
-                self.answered = True
+                self._hellos += 1
                 self._send_all()
             return
         actions: dict[Any, Callable[[], str]] = {
@@ -144,5 +149,21 @@ class PanelLink:
         change = describe_change(before, self._limits)
         return f"Linux says: {change}." if change else "Linux says: as before."
 
-    def close(self) -> None:
-        self.widget.close()
+    def end(self, png: bytes, alt: str) -> None:
+        """The panel's display is replaced, and the widget goes. But a page that was loaded again sees only the widget."""
+        with self._lock:
+            self.widget.on_msg(self._on_message, remove=True)
+            if self._hellos > 1 and png:
+                self.widget.send({"k": "end", "alt": alt}, [png])
+                _LEFT_OPEN.append(self.widget)
+            else:
+                self.widget.close()
+
+
+def close_old_panels() -> None:
+    """Those that were left open because a page had been loaded again."""
+    while _LEFT_OPEN:
+        _LEFT_OPEN.pop().close()
+
+
+_LEFT_OPEN: list[RunPanel] = []
