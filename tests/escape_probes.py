@@ -180,7 +180,7 @@ def _add_calls() -> None:
 _add_calls()
 
 
-@probe("call clone with a new user namespace", "in it a cell has every capability", "EPERM")
+@probe("call clone with a new user namespace", "in it a cell has every capability", "EPERM ENOSYS")
 def _clone(host: Host) -> Any:
     pid = call("clone", 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
@@ -196,7 +196,7 @@ def _clone3(host: Host) -> Any:
     os.waitpid(pid, 0)
 
 
-@probe("call clone to be the child of one's parent", "a child of the zygote's: nobody would wait for it", "EPERM")
+@probe("call clone to be the child of one's parent", "a child of the zygote's: nobody would wait for it", "EPERM ENOSYS")
 def _clone_parent(host: Host) -> Any:
     pid = call("clone", 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
@@ -271,7 +271,8 @@ def _add_files() -> None:
         ("/sys/module/kernel/parameters/panic", "belongs to the machine"),
     ]
     for path, why in written:
-        add(f"write {path}", why, partial(_open_for_writing, path), FILE, {}, True)
+        own_namespace_s = {"root none": "the file is that of the container's own pid namespace"} if path.endswith("ns_last_pid") else {}
+        add(f"write {path}", why, partial(_open_for_writing, path), FILE, own_namespace_s, True)
     masked = [
         ("/proc/kcore", "all memory of the machine"),
         ("/proc/keys", "keys of others; keyrings are not namespaced"),
@@ -436,9 +437,12 @@ def _same(status: os.stat_result, other: os.stat_result) -> bool:
 def _dot_dot(host: Host) -> Any:
     top = os.stat("/")
     fd = os.open("/", os.O_PATH)
-    for path in ("/..", "/../../../..", f"/proc/self/fd/{fd}/..", "/proc/self/cwd/../../..", "/proc/1/root/.."):
-        if not _same(os.stat(path), top):
-            return f"{path} is another root"
+    for path in ("/..", "/../../../..", f"/proc/self/fd/{fd}/..", "/proc/self/cwd/../../..", "/proc/self/root/..", "/proc/1/root/.."):
+        try:
+            if not _same(os.stat(path), top):
+                return f"{path} is another root"
+        except PermissionError:
+            continue  # pid 1 of a shared pid namespace is the host's
     raise Refused("same-root")
 
 
@@ -488,7 +492,7 @@ def _own_program(host: Host) -> Any:
 
 @probe(
     "change the mode of /proc/self/exe", "a cell process is forked, not executed: the file is the host's own, not a copy", "EACCES EPERM EROFS",
-    doors={"share user": "real root with FOWNER"},
+    doors={"share user": "real root with FOWNER", "program": "an executed program is the container's own copy"},
 )  # fmt: skip
 def _mode_of_program(host: Host) -> Any:
     mode = stat.S_IMODE(os.stat("/proc/self/exe").st_mode)
@@ -595,7 +599,7 @@ def _limits(host: Host) -> Any:
     return resource.prlimit(host["kernel"], resource.RLIMIT_NOFILE)
 
 
-@probe("signal the kernel by the channel's pidfd", "the channel's other end names who made it, whatever the pid namespace", "EINVAL EPERM ENOPROTOOPT ESRCH ENODATA EBADF none-here", doors={
+@probe("signal the kernel by the channel's pidfd", "the channel's other end names who made it, whatever the pid namespace", "EINVAL EPERM ENOPROTOOPT ESRCH ENODATA ENOTSOCK EBADF none-here", doors={
     "share pid rootless": "the same user id, in the same pid namespace"})  # fmt: skip
 def _peer(host: Host) -> Any:
     so_peerpidfd = 77
@@ -604,7 +608,7 @@ def _peer(host: Host) -> Any:
     signal.pidfd_send_signal(pidfd, 0)
 
 
-@probe("look at the kernel by the channel's pidfd", "namespaces and files of a process that a pidfd leads to", "EACCES EPERM EINVAL ENOTTY ENOPROTOOPT ESRCH ENODATA EBADF")
+@probe("look at the kernel by the channel's pidfd", "namespaces and files of a process that a pidfd leads to", "EACCES EPERM EINVAL ENOTTY ENOPROTOOPT ESRCH ENODATA ENOTSOCK EBADF")
 def _peer_namespaces(host: Host) -> Any:
     channel = socket.socket(fileno=os.dup(3))
     pidfd = struct.unpack("=i", channel.getsockopt(socket.SOL_SOCKET, 77, 4))[0]
@@ -650,10 +654,16 @@ def _leave_seccomp(host: Host) -> Any:
     _prctl(22, 0, 0, 0, 0)
 
 
-@probe("raise a hard limit", "limits only go down", doors={"share user": "real root has no SYS_RESOURCE either, but may be given unlimited ones"})
+@probe("raise a hard limit", "limits only go down", "EPERM unlimited")
 def _raise(host: Host) -> Any:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NICE)
-    resource.setrlimit(resource.RLIMIT_NICE, (soft, hard + 1))
+    for which in (resource.RLIMIT_NICE, resource.RLIMIT_RTPRIO, resource.RLIMIT_NOFILE):
+        soft, hard = resource.getrlimit(which)
+        if hard != resource.RLIM_INFINITY:
+            try:
+                return resource.setrlimit(which, (soft, hard + 1))
+            except ValueError:  # Python's word for EPERM
+                raise OSError(errno.EPERM, "") from None
+    raise Refused("unlimited")
 
 
 @probe("take precedence over the host", "a negative nice value", "EACCES EPERM")
@@ -772,10 +782,15 @@ def _network(host: Host) -> Any:
     return f"answered {errno.errorcode.get(-answer, answer)}"
 
 
-@probe("send to the host's audit", "forged records", "EPROTONOSUPPORT ECONNREFUSED EPERM", doors=SHARED_NETWORK)
+@probe("read the state of the host's audit", "who can, can turn it off", "EPROTONOSUPPORT ECONNREFUSED EPERM", all_capabilities=True)
 def _audit(host: Host) -> Any:
+    get, request_and_answer = 1000, 5
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9)
-    netlink.sendto(struct.pack("=IHHII", 16, 1, 0, 1, 0), (0, 0))  # a message type that there is not
+    netlink.settimeout(5)
+    netlink.sendto(struct.pack("=IHHII", 16, get, request_and_answer, 1, 0), (0, 0))
+    answer = struct.unpack_from("=i", netlink.recv(4096), 16)[0]
+    if answer < 0:
+        raise OSError(-answer, "")
 
 
 # ---- in the cell
