@@ -51,6 +51,7 @@ class Probe(NamedTuple):
 PROBES: dict[str, Probe] = {}
 FILE = "EACCES EROFS EPERM ENOENT"
 """A file's mode, a read-only mount or a mask; or this Linux has no such file."""
+SAME_USER = "in a shared pid namespace, processes of the same user can signal each other and change each other's limits"
 OWN_ROOT_ONLY = "the host's tree as it is, not masked; nothing but a user namespace stands before it"
 
 
@@ -333,7 +334,7 @@ def _pagemap(host: Host) -> Any:
 
 @probe("read a mask from behind", "another path to a masked file must meet the same mask", f"{FILE} empty", doors={"root none": OWN_ROOT_ONLY})
 def _behind(host: Host) -> Any:
-    for path in ("/proc/self/root/proc/keys", "/proc/1/root/proc/keys", "/proc/self/cwd/../proc/keys", "/proc/thread-self/../../../keys", "//proc//./keys"):
+    for path in ("/proc/self/root/proc/keys", "/proc/1/root/proc/keys", "/proc/self/cwd" + "/.." * 40 + "/proc/keys", "/proc/thread-self/../../../keys", "//proc//./keys"):
         try:
             return _read(path, host)
         except (OSError, Refused):
@@ -400,7 +401,7 @@ def _own_limits(host: Host) -> Any:
     return _each(_cgroup_files("memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "pids.max", "cpu.max", "cpu.cfs_quota_us"), _writable)
 
 
-@probe("move to another cgroup", "out of all limits", FILE)
+@probe("move to another cgroup", "out of all limits", FILE, doors={"root none rootless": "the host's tree has the user's own cgroups in it"})
 def _move(host: Host) -> Any:
     return _each(_cgroup_files("cgroup.procs", "tasks", "*/cgroup.procs", "*/tasks"), _writable)
 
@@ -437,7 +438,7 @@ def _same(status: os.stat_result, other: os.stat_result) -> bool:
 def _dot_dot(host: Host) -> Any:
     top = os.stat("/")
     fd = os.open("/", os.O_PATH)
-    for path in ("/..", "/../../../..", f"/proc/self/fd/{fd}/..", "/proc/self/cwd/../../..", "/proc/self/root/..", "/proc/1/root/.."):
+    for path in ("/..", "/../../../..", f"/proc/self/fd/{fd}/..", "/proc/self/cwd" + "/.." * 40, "/proc/self/root/..", "/proc/1/root/.."):
         try:
             if not _same(os.stat(path), top):
                 return f"{path} is another root"
@@ -537,7 +538,7 @@ def _new_proc(host: Host) -> Any:
 
 
 @probe("signal the kernel", "pids of the host must not lead anywhere", "ESRCH EPERM", all_capabilities=True, doors={
-    "share pid rootless": "the same user id, in the same pid namespace"})  # fmt: skip
+    "share pid rootless": SAME_USER})  # fmt: skip
 def _signal(host: Host) -> Any:
     os.kill(host["kernel"], 0)
 
@@ -570,9 +571,15 @@ def _kernel_root(host: Host) -> Any:
     return _each([*_of_processes(host, "root/etc"), *_of_processes(host, "cwd/")], os.listdir)
 
 
-@probe("list descriptors of the kernel", "the host's open files", NOT_OURS, all_capabilities=True)
+@probe("list descriptors of the kernel", "the host's open files", NOT_OURS, all_capabilities=True, doors={
+    "share pid rootless": "their numbers can be listed by the same user, and none can be opened; see the next probe"})  # fmt: skip
 def _kernel_fds(host: Host) -> Any:
     return _each(_of_processes(host, "fd"), os.listdir)
+
+
+@probe("open a descriptor of the kernel", "the host's open files", NOT_OURS, all_capabilities=True)
+def _kernel_fd(host: Host) -> Any:
+    return _each(_of_processes(host, "fd/0"), lambda path: os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)))
 
 
 @probe("trace the zygote", "its code would be the cell's", "ESRCH EPERM", all_capabilities=True)
@@ -594,13 +601,13 @@ def _vm_read(host: Host) -> Any:
         raise
 
 
-@probe("read limits of the kernel", "limits of others could be changed too", "ESRCH EPERM", all_capabilities=True)
+@probe("read limits of the kernel", "limits of others could be changed too", "ESRCH EPERM", all_capabilities=True, doors={"share pid rootless": SAME_USER})
 def _limits(host: Host) -> Any:
     return resource.prlimit(host["kernel"], resource.RLIMIT_NOFILE)
 
 
 @probe("signal the kernel by the channel's pidfd", "the channel's other end names who made it, whatever the pid namespace", "EINVAL EPERM ENOPROTOOPT ESRCH ENODATA ENOTSOCK EBADF none-here", doors={
-    "share pid rootless": "the same user id, in the same pid namespace"})  # fmt: skip
+    "share pid rootless": SAME_USER})  # fmt: skip
 def _peer(host: Host) -> Any:
     so_peerpidfd = 77
     channel = socket.socket(fileno=os.dup(3))
