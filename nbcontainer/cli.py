@@ -115,7 +115,7 @@ def _run(words: list[str]) -> int:
         return 0
     for key in ("result", "out", "err", "trust_output"):
         if key in parsed.front:
-            raise SpecError(f"--{key.replace("_", "-")}: is for notebooks; redirect the output instead")
+            raise SpecError(f"--{key.replace('_', '-')}: is for notebooks; redirect the output instead")
     if not parsed.program:
         raise SpecError("run: a PROGRAM is missing, such as: nbcontainer run --mem 64M -- ls /")
     from nbcontainer import container
