@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nbcontainer.engine.messages import MAX_MESSAGE_CHARACTERS, MAX_TRACEBACK_CHARACTERS, read_display, read_error
@@ -156,6 +156,8 @@ PARTS = st.dictionaries(
 
 
 @given(JSON_VALUES | st.sampled_from(["display", "update", "result", "clear"]), JSON_VALUES, PARTS)
+@example("display", None, {"data application/json": "[1e999, -1e999, NaN]", "metadata": '{"a": 1e999}'})
+@example("display", "\ud800", {"data \ud800": "a type that UTF-8 cannot carry"})
 def test_any_display_is_fit_to_be_sent_on(kind: Any, display_id: Any, parts: dict[str, str]) -> None:
     display = read_display({"t": "display", "kind": kind, "id": display_id, "parts": parts})
     if display is None:
