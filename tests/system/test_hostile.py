@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import psutil
 import pytest
@@ -65,7 +66,7 @@ ALL_KINDS = ["garbage", "half", "long", "large", "nested", "wrong", "parts", "fo
 WELL_FORMED = ["large", "wrong", "parts", "forged"]
 
 
-def run_hostile(seed: int, kinds: list[str], pieces: int, **options: object) -> nbc.Result:
+def run_hostile(seed: int, kinds: list[str], pieces: int, **options: Any) -> nbc.Result:
     return nbc.run(HOSTILE.format(seed=seed, kinds=kinds, pieces=pieces, lines=LINES), mem="256M", timeout=120, **options)
 
 
