@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,21 @@ from typing import TYPE_CHECKING, Any
 from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.engine import Run, open_engine
 from nbcontainer.errors import HostError, InternalError, SpecError
-from nbcontainer.events import CellError, Display, Event, Finished, OutcomeName, Output, Sample, Started, Usage
-from nbcontainer.spec import ContainerSpec, check_text, format_size, make_spec
+from nbcontainer.events import (
+    CellError,
+    Changed,
+    Display,
+    Event,
+    Finished,
+    OutcomeName,
+    Output,
+    Paused,
+    Resumed,
+    Sample,
+    Started,
+    Usage,
+)
+from nbcontainer.spec import ContainerSpec, Limits, check_text, format_size, make_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +39,7 @@ READ_BYTES = 1 << 24
 SMALLEST_USEFUL_MIB = 16
 MAX_KEPT_DISPLAY_BYTES = 64 << 20
 OnEvent = Callable[[Event], None]
+OnStart = Callable[[Run], None]
 
 
 class Spool:
@@ -79,6 +93,12 @@ class Result:
     note: str = ""
     pid: int | None = None
     """Process id of the cell process as this host saw it."""
+    changes: tuple[Paused | Resumed | Changed, ...] = ()
+    """Pauses and changes of limits while it ran, in order; ``spec.limits`` are those at the start."""
+    memory_by_kind: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of anon, file and shmem memory at the last reading before it was short."""
+    killed: tuple[str, ...] = ()
+    """Processes that were killed for memory, as far as Linux's log says."""
     values: dict[str, Any] = field(default_factory=dict)
     _stdout: Spool = field(default_factory=Spool, repr=False)
     _stderr: Spool = field(default_factory=Spool, repr=False)
@@ -95,6 +115,11 @@ class Result:
     def ok(self) -> bool:
         """The cell ended by itself, with exit code 0."""
         return self.outcome == "exited" and self.exit_code == 0
+
+    @property
+    def limits(self) -> Limits:
+        """The limits at the end."""
+        return next((change.limits for change in reversed(self.changes) if isinstance(change, Changed)), self.spec.limits)
 
     def describe(self) -> str:
         """The verdict in a sentence or two, with what to try."""
@@ -119,7 +144,7 @@ def _exited(result: Result) -> str:
 
 
 def _oom(result: Result) -> str:
-    usage, limit = result.usage, result.spec.limits.memory_bytes
+    usage, limit = result.usage, result.limits.memory_bytes
     limited = f"--mem {format_size(limit)}" if limit else "its limit"
     who = "the cell's own process" if result.signal else "a process that the cell had started"
     larger = f"{max(-(-limit * 2 >> 20), SMALLEST_USEFUL_MIB)}M" if limit else "of a larger size"
@@ -183,6 +208,7 @@ class _Collector:
         self._cut = False
         self._error: CellError | None = None
         self._pid: int | None = None
+        self._changes: list[Paused | Resumed | Changed] = []
         self._finished: Finished | None = None
 
     def take(self, event: Event) -> None:
@@ -199,6 +225,8 @@ class _Collector:
                 self._error = event
             case Started():
                 self._pid = event.pid
+            case Paused() | Resumed() | Changed():
+                self._changes.append(event)
             case Finished():
                 self._finished = event
         self._emit(event)
@@ -241,7 +269,7 @@ class _Collector:
             raise InternalError("a run ended without saying how")
         return Result(
             end.outcome, end.exit_code, end.signal, end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
-            _stdout=self._stdout, _stderr=self._stderr,
+            changes=tuple(self._changes), memory_by_kind=end.memory_by_kind, killed=end.killed, _stdout=self._stdout, _stderr=self._stderr,
         )  # fmt: skip
 
 
@@ -299,6 +327,7 @@ def run(
     *,
     program: str | Sequence[str] = (),
     on_event: OnEvent | None = None,
+    on_start: OnStart | None = None,
     engine: str | None = None,
     **options: Any,
 ) -> Result:
@@ -306,7 +335,8 @@ def run(
 
     Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input, and may be bytes. ``options`` are the
     long option names of the magic with ``_`` for ``-`` (``mem="128M"``, ``cpus=0.5``, ``volumes=["./data:/data:ro"]``).
-    ``on_event`` is called with each event as it happens. What the code does is in the result; raises only SpecError,
+    ``on_start`` gets the :class:`~nbcontainer.engine.Run` with the first event: its controls may be used from any thread
+    while the cell runs. ``on_event`` is called with each event as it happens. What the code does is in the result; raises only SpecError,
     HostError, SetupError and InternalError.
     """
     if isinstance(code, bytes) and program:
@@ -325,6 +355,8 @@ def run(
         # Closing ends the container at once, also when on_event raises.
         with closing(current.events()) as events:
             for event in events:
+                if on_start is not None and isinstance(event, Started):
+                    on_start(current)
                 collector.take(event)
     return collector.result()
 

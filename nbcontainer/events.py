@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from nbcontainer.spec import Limits
+
 OutcomeName = Literal["exited", "oom", "timeout", "signalled", "interrupted", "output-limit", "killed"]
 
 
@@ -78,6 +80,40 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """All processes of the container are frozen."""
+
+    monotonic_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """They run again."""
+
+    monotonic_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The container has other limits now; ``limits`` are what its cgroup files say."""
+
+    monotonic_seconds: float
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What is too slow to be in every sample, for live views. Counters are cumulative."""
+
+    monotonic_seconds: float
+    pressure_seconds: Mapping[str, float] = field(default_factory=dict)
+    """``cpu``, ``memory``, ``io``: how long some process waited for it (PSI); only what this Linux counts."""
+    net_rx_bytes: int = 0
+    net_tx_bytes: int = 0
+    memory_by_kind: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What a finished container has used, from Linux's own counters."""
 
@@ -106,6 +142,12 @@ class Finished:
     usage: Usage
     note: str = ""
     """A sentence for the reader, such as that a child process was killed for memory."""
+    memory_by_kind: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of anon, file and shmem memory at the last reading near the limit; {} when memory was never short."""
+    killed: tuple[str, ...] = ()
+    """Processes that were killed for memory, such as ``python (pid 4711)``; only what Linux's log says."""
 
 
-Event: TypeAlias = Started | Output | Display | CellError | InputRequest | Sample | Finished
+Event: TypeAlias = (
+    Started | Output | Display | CellError | InputRequest | Sample | Paused | Resumed | Changed | Finished
+)

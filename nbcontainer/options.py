@@ -85,8 +85,8 @@ OPTIONS: tuple[Option, ...] = (
     _option("--result", "NAME", "data", "store the Result in this variable"),
     _option("--out", "NAME", "data", "store standard output in this variable instead of showing it"),
     _option("--err", "NAME", "data", "store standard error in this variable instead of showing it"),
-    _option("--live", "", "show", "live chart", later=True),
-    _option("--no-live", "", "show", "no live chart", later=True),
+    _option("--live", "", "show", "live chart and controls from the start (without it: after 0.5 s)"),
+    _option("--no-live", "", "show", "no live chart, only the figure at the end"),
     _option("--interval", "SECONDS", "show", "between samples (5 ms in the first second, then 0.1)"),
     _option("--trust-output", "", "show", "show scripts and widgets of the container", later=True),
     _option("--quiet", "", "show", "only the cell's own output: no chart, no notes"),
@@ -99,7 +99,7 @@ COMMAND_OPTIONS: tuple[Option, ...] = (
     _option("--interactive -i", "", "data", "the program gets what comes on standard input, read to its end before it starts"),
 )
 """Options of ``nbcontainer run`` besides; they go before what the notebook means by the same name."""
-NOTEBOOK_ONLY = frozenset(("interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help"))
+NOTEBOOK_ONLY = frozenset(("interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live"))
 """Keys that belong to the front end, not to the container."""
 _IN_NOTEBOOKS = frozenset(("out", "err", "result", "no_raise_error"))
 

@@ -430,6 +430,37 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     )
 
 
+_LIMIT_FIELDS = {
+    "mem": "memory_bytes",
+    "memory_high": "memory_high_bytes",
+    "swap": "swap_bytes",
+    "cpus": "cpus",
+    "cpu_weight": "cpu_weight",
+    "cpuset": "cpuset",
+    "pids": "pids",
+    "io_read": "io_read_bytes_per_second",
+    "io_write": "io_write_bytes_per_second",
+}
+"""A running container's limits can be changed by these options; the field of each."""
+
+
+def change_limits(limits: Limits, changes: Mapping[str, Any]) -> Limits:
+    """``limits`` with ``changes`` by option name; None takes a limit away. Raises SpecError."""
+    for key in changes:
+        if key not in _LIMIT_FIELDS:
+            raise SpecError(f"update: {key!r} cannot be changed while a container runs; {', '.join(sorted(_LIMIT_FIELDS))} can")
+    given = {key: value for key, value in changes.items() if value is not None}
+    mem = changes.get("mem", limits.memory_bytes)
+    if mem is not None:
+        given["mem"] = mem  # --memory-high is checked against it
+    checked = _limits(given)
+    if "swap" in changes and changes["swap"] is None:
+        raise SpecError("update: swap cannot be without a limit; give a size")
+    fields: dict[str, Any] = {_LIMIT_FIELDS[key]: None for key in changes}
+    fields.update({_LIMIT_FIELDS[key]: getattr(checked, _LIMIT_FIELDS[key]) for key in changes if key in given})
+    return dataclasses.replace(limits, **fields)
+
+
 def _rate(value: Any, option: str) -> int | None:
     if value is None:
         return None

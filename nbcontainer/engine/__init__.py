@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator
-from typing import Protocol
+from typing import Any, Protocol
 
 from nbcontainer.errors import SpecError
-from nbcontainer.events import Event
-from nbcontainer.spec import ContainerSpec
+from nbcontainer.events import Event, Readings
+from nbcontainer.spec import ContainerSpec, Limits
 
 
 class Run(Protocol):
-    """One container that runs one cell. Iterate for its events; the other methods may be called from anywhere."""
+    """One container that runs one cell. Iterate for its events; the other methods may be called from any thread.
 
+    After the end, ``interrupt`` and ``kill`` do nothing, and the other controls raise SpecError.
+    """
+
+    container_id: str
     spec: ContainerSpec
     """As it is in force: what the engine had to add is in it, with a note."""
 
@@ -28,7 +32,30 @@ class Run(Protocol):
         """SIGINT to every process; a second call, or one second, kills."""
 
     def kill(self) -> None:
-        """End it now; the outcome is ``killed``."""
+        """End it now, also when it is paused; the outcome is ``killed``."""
+
+    def pause(self) -> None:
+        """Freeze all processes; says Paused. Nothing happens when they are. Raises HostError or SetupError."""
+
+    def resume(self) -> None:
+        """Let them run again; says Resumed."""
+
+    def update(self, **changes: Any) -> Limits:
+        """Change limits, by their option names (``mem="256M"``, ``cpus=0.5``; None takes a limit away); says Changed.
+
+        Returns what the cgroup files say then. Raises SpecError, HostError, or SetupError with what Linux answered;
+        the limits are then as they were.
+        """
+
+    def readings(self) -> Readings:
+        """What is too slow for every sample."""
+
+    def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
+        """Have the thread that iterates :meth:`events` call ``callback`` ten times a second, and when ``fd`` can be read.
+
+        To be called in that thread, from the first event on; a callback may do so too.
+        """
+
 
 
 class Engine(Protocol):

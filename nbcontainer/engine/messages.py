@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from typing import Any
 
+from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import CellError, Display
+from nbcontainer.runtime.client import setup_error
 from nbcontainer.runtime.protocol import is_json
 
 MAX_JSON_VALUES = 500_000
@@ -62,3 +66,23 @@ def _cut(text: str, characters: int) -> str:
         return text
     half = characters // 2
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
+
+
+def read_failure(message: dict[str, Any]) -> NbcontainerError:
+    """A step that failed after the code was handed over: mostly the user's line."""
+    step, number, path = message.get("step"), message.get("errno"), message.get("path")
+    if message.get("why"):
+        return InternalError(f"the cell could not be started: {message['why']}")
+    if step == "exec":
+        if number == errno.ENOENT:
+            return SpecError(f"PROGRAM: {path!r} is not in the container (PATH is searched unless it has a /)")
+        reason = os.strerror(number) if isinstance(number, int) else "failed"
+        return SpecError(f"PROGRAM: {path!r} cannot be executed: {reason}")
+    if step == "interpreter":
+        what = "the loader (of a dynamic program) or interpreter (its #! line) that it needs is not"
+        return SpecError(f"PROGRAM: {path!r} is in the container, but {what}; try a static program such as busybox")
+    if step == "user":
+        return SpecError(f"--user: {path!r} is not a user of the container; give a name from its /etc/passwd, or UID:GID")
+    if step == "workdir":
+        return SpecError(f"--workdir: {path!r} is not a directory in the container")
+    return setup_error(message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import json
 import os
 import select
@@ -13,17 +12,31 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbcontainer.cgroups.sampler import SAMPLER
-from nbcontainer.engine.messages import read_display, read_error
-from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Sample, Started, Usage
-from nbcontainer.runtime.client import setup_error
+from nbcontainer.engine.controls import Controls
+from nbcontainer.engine.kernel_log import killed_processes
+from nbcontainer.engine.messages import read_display, read_error, read_failure
+from nbcontainer.errors import InternalError, NbcontainerError
+from nbcontainer.events import (
+    CellError,
+    Changed,
+    Event,
+    Finished,
+    OutcomeName,
+    Output,
+    Paused,
+    Readings,
+    Resumed,
+    Sample,
+    Started,
+    Usage,
+)
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError
-from nbcontainer.spec import ContainerSpec
+from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ContainerRecord
 
 if TYPE_CHECKING:
@@ -32,6 +45,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 1.0
 SAMPLE_AFTER_SECONDS = 0.005
+TICK_SECONDS = 0.1
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
 PIECE_BYTES = 1 << 16
@@ -62,6 +76,11 @@ class LocalRun:
         self._first = first
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
+        self._said: deque[Paused | Resumed | Changed] = deque()
+        self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say)
+        self._attendants: list[tuple[Callable[[], None], int]] = []
+        self._attend_at = 0.0
+        self._poller: select.poll | None = None
         self._pipes = {box.process.stdout_fd: _Pipe(box.process.stdout_fd, "stdout")}
         self._pipes[box.process.stderr_fd] = _Pipe(box.process.stderr_fd, "stderr")
         self._reader = FrameReader(MAX_JSON_BYTES)
@@ -93,6 +112,27 @@ class LocalRun:
         self._kill_at = 0.0
         self._wake()
 
+    def pause(self) -> None:
+        self._controls.pause()
+
+    def resume(self) -> None:
+        self._controls.resume()
+
+    def update(self, **changes: Any) -> Limits:
+        return self._controls.update(changes)
+
+    def readings(self) -> Readings:
+        return self._controls.readings("net" in self.spec.namespaces)
+
+    def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
+        self._attendants.append((callback, fd))
+        if fd >= 0 and self._poller is not None:
+            self._poller.register(fd, select.POLLIN)
+
+    def _say(self, event: Paused | Resumed | Changed) -> None:
+        self._said.append(event)
+        self._wake()
+
     def _wake(self) -> None:
         with self._wake_lock:
             if not self._ended:
@@ -104,13 +144,14 @@ class LocalRun:
         name = self.spec.name or self.container_id
         try:
             yield Started(self.container_id, name, self._box.process.pid, self._started)
-            yield from self._new_samples()
+            yield from self._new()
             yield from self._watch()
             status = self._exit_status()
             self._box.cgroup.kill()
             yield from self._drain(final=True)
             finished = self._finish(status)
         finally:
+            self._controls.close()
             try:
                 if self._token is not None:
                     SAMPLER.remove(self._token)
@@ -119,17 +160,20 @@ class LocalRun:
                     self._ended = True
                     os.close(self._wake_fd)
                 self._engine.ended(self._box)
-        yield from self._new_samples()
+        yield from self._new()
         if self._failure is not None:
             raise self._failure
         yield finished
 
     def _watch(self) -> Iterator[Event]:
         """Until the cell process has ended (its pidfd says so, not end of file: children may keep the pipes)."""
-        poller = select.poll()
+        poller = self._poller = select.poll()
         process = self._box.process
         for fd in (process.stdout_fd, process.stderr_fd, process.channel.fileno(), process.pidfd, self._wake_fd):
             poller.register(fd, select.POLLIN)
+        for _, fd in self._attendants:
+            if fd >= 0:
+                poller.register(fd, select.POLLIN)
         interrupts_seen = 0
         while True:
             ready = dict(poller.poll(self._poll_milliseconds()))
@@ -153,19 +197,29 @@ class LocalRun:
             self._enforce(now)
             if self._token is None and now - self._started >= SAMPLE_AFTER_SECONDS:
                 self._begin_sampling()
-            yield from self._new_samples()
+            yield from self._new()
+            self._call_attendants(ready, now)
+
+    def _call_attendants(self, ready: dict[int, int], now: float) -> None:
+        all_of_them = now >= self._attend_at
+        if all_of_them:
+            self._attend_at = now + TICK_SECONDS
+        for callback, fd in self._attendants:
+            if all_of_them or fd in ready:
+                callback()
 
     def _poll_milliseconds(self) -> float:
         now = time.monotonic()
         if self._token is None:
             return max(1.0, (self._started + SAMPLE_AFTER_SECONDS - now) * 1000)
-        waits = [0.1] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
+        waits = [TICK_SECONDS] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
         return max(0.0, min(waits)) * 1000 + 0.5
 
     def _begin_sampling(self) -> None:
         """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
         spec = self.spec
-        self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._samples.append)
+        spec = self.spec
+        self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._take_sample)
         command = " ".join(spec.program) or "python"
         self._engine.state.add(
             ContainerRecord(
@@ -180,7 +234,13 @@ class LocalRun:
             )
         )
 
-    def _new_samples(self) -> Iterator[Sample]:
+    def _take_sample(self, sample: Sample) -> None:
+        self._samples.append(sample)
+        self._controls.note_memory(sample)
+
+    def _new(self) -> Iterator[Sample | Paused | Resumed | Changed]:
+        while self._said:
+            yield self._said.popleft()
         while self._samples:
             yield self._samples.popleft()
 
@@ -189,6 +249,7 @@ class LocalRun:
         if self._kill_at is None:
             self._kill_at = now + GRACE_SECONDS
             self._box.cgroup.signal_all(signal.SIGINT)
+            self._controls.release()
         else:
             self._kill_at = 0.0
 
@@ -273,7 +334,7 @@ class LocalRun:
         elif kind == "started":
             self._may_fail = False
         elif kind == "failed" and self._may_fail:
-            self._failure = _failure(message)
+            self._failure = read_failure(message)
 
     # ---- the end
 
@@ -309,7 +370,9 @@ class LocalRun:
         elif usage.oom_kills:
             children = "a child process was" if usage.oom_kills == 1 else f"{usage.oom_kills} child processes were"
             note = f"{children} killed for memory; the cell itself went on"
-        return Finished(outcome, code, number, self._error, usage, note)
+        killed = killed_processes(self.container_id, self._box.process.pid) if usage.oom_kills else ()
+        by_kind = self._controls.memory_by_kind if usage.oom_kills else {}
+        return Finished(outcome, code, number, self._error, usage, note, by_kind, killed)
 
 
 def _failed_for_a_child(exit_code: int | None, error: CellError | None) -> bool:
@@ -332,23 +395,3 @@ def _since(first: Sample, usage: Usage) -> Usage:
         io_read_bytes=usage.io_read_bytes - first.io_read_bytes,
         io_write_bytes=usage.io_write_bytes - first.io_write_bytes,
     )
-
-
-def _failure(message: dict[str, Any]) -> NbcontainerError:
-    """A step that failed after the code was handed over: mostly the user's line."""
-    step, number, path = message.get("step"), message.get("errno"), message.get("path")
-    if message.get("why"):
-        return InternalError(f"the cell could not be started: {message['why']}")
-    if step == "exec":
-        if number == errno.ENOENT:
-            return SpecError(f"PROGRAM: {path!r} is not in the container (PATH is searched unless it has a /)")
-        reason = os.strerror(number) if isinstance(number, int) else "failed"
-        return SpecError(f"PROGRAM: {path!r} cannot be executed: {reason}")
-    if step == "interpreter":
-        what = "the loader (of a dynamic program) or interpreter (its #! line) that it needs is not"
-        return SpecError(f"PROGRAM: {path!r} is in the container, but {what}; try a static program such as busybox")
-    if step == "user":
-        return SpecError(f"--user: {path!r} is not a user of the container; give a name from its /etc/passwd, or UID:GID")
-    if step == "workdir":
-        return SpecError(f"--workdir: {path!r} is not a directory in the container")
-    return setup_error(message)

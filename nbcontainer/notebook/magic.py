@@ -18,7 +18,6 @@ from nbcontainer.notebook.failure import ContainerFailed, render
 from nbcontainer.notebook.sanitise import DisplayIds, sanitise
 from nbcontainer.options import ParsedLine, help_text, parse_options
 
-CHART_AFTER_SECONDS = 0.5
 JUPYTER_BYTES_PER_SECOND, JUPYTER_BURST_BYTES = 8e5, 2e6
 """The server's default is 1e6, averaged over 3 seconds; encoding as JSON adds some."""
 _VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
@@ -170,10 +169,11 @@ class ContainerMagics(Magics):
             return
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
         screen = Screen(hidden, _pace_of(self.shell))
-        result = container.run(cell, program=parsed.program, on_event=screen.show, engine=engine, **options)
+        if quiet:
+            result = container.run(cell, program=parsed.program, on_event=screen.show, engine=engine, **options)
+        else:
+            result = self._run_live(parsed, cell, screen, {"engine": engine, **options})
         self._keep(front, result)
-        if not quiet:
-            self._conclude(result)
         if not result.ok:
             if not front.get("no_raise_error"):
                 raise ContainerFailed(result)
@@ -189,15 +189,41 @@ class ContainerMagics(Magics):
         if "err" in front:
             shell.user_ns[front["err"]] = result.stderr
 
-    def _conclude(self, result: Any) -> None:
-        """Notes, and the chart of a run that was long enough for one."""
+    def _run_live(self, parsed: ParsedLine, cell: str, screen: Screen, options: dict[str, Any]) -> Any:
+        """Run with a live view where it takes long enough for one; then notes, and the figure and card that stay."""
+        from nbcontainer import container
+        from nbcontainer.notebook.live import SHOW_AFTER_SECONDS, Live
+
+        live = Live(self.shell, live_choice(parsed.front))
+
+        def on_event(event: Event) -> None:
+            screen.show(event)
+            live.fold(event)
+
+        result = None
+        try:
+            result = container.run(cell, program=parsed.program, on_event=on_event, on_start=live.on_start, **options)
+        finally:
+            long_enough = result is not None and result.usage.wall_seconds > SHOW_AFTER_SECONDS
+            live.close(result, long_enough or (result is not None and result.outcome == "oom"))
+        self._explain_memory(result, cell)
         for note in (*result.spec.notes, result.note):
             if note and (note is not result.note or result.ok):
                 print(f"\x1b[2m{note}\x1b[0m", file=sys.stderr)
-        worth_a_chart = result.usage.wall_seconds > CHART_AFTER_SECONDS or result.outcome == "oom"
-        if worth_a_chart and type(self.shell).__name__ == "ZMQInteractiveShell":
-            from nbcontainer.notebook.figure import alt_text, png
+        return result
 
-            text = alt_text(result)
-            bundle = {"image/png": png(result), "text/plain": text}
-            _display_module().display(bundle, raw=True, metadata={"image/png": {"alt": text}})
+    def _explain_memory(self, result: Any, cell: str) -> None:
+        from nbcontainer.notebook.card import PEAKS, card
+        from nbcontainer.notebook.live import is_kernel, show
+
+        program = result.spec.program
+        if result.outcome == "oom" and is_kernel(self.shell):
+            show(card(result, PEAKS.of(cell, program)))
+        PEAKS.note(cell, program, result)
+
+
+def live_choice(front: dict[str, Any]) -> bool | None:
+    """``--live``, ``--no-live`` or neither. Raises SpecError."""
+    if front.get("live") and front.get("no_live"):
+        raise SpecError("--live: contradicts --no-live")
+    return True if front.get("live") else False if front.get("no_live") else None

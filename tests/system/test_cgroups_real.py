@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from facilities import require
+from facilities import only_as_root, require
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
 from nbcontainer.cgroups.sampler import Sampler, SampleSeries
@@ -160,7 +160,7 @@ def test_a_frozen_container_can_be_killed_and_removed(driver: Driver) -> None:
 
 def test_v2_freeze_kill_and_remove_on_the_unified_hierarchy() -> None:
     root = next((path for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if os.path.exists(f"{path}/cgroup.controllers")), "")
-    require(os.geteuid() == 0, "making cgroups of one's own needs root")
+    only_as_root("a cgroup of one's own in the unified hierarchy")
     require(root, "no cgroup v2 is mounted")
     driver = open_driver(f"nbc-test-{os.getpid()}", root=root, parent="/nbcontainer")
     limits = Limits(pids=None)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from facilities import require, rootless
+from facilities import only_as_root, require
 
 import nbcontainer as nbc
 from nbcontainer import cgroups
@@ -159,7 +159,7 @@ def test_no_more_descriptors() -> None:
 
 
 def test_no_more_processes() -> None:
-    require(not rootless(), "making a cgroup for a whole kernel needs root")
+    only_as_root("a cgroup for a whole kernel")
     driver = cgroups.open_driver(f"nbc-test-{os.getpid()}", parent="/nbcontainer")
     require(driver.version == 1, "a kernel with a pids limit of its own is made by cgroup v1's tasks files here")
     from nbcontainer.spec import Limits
@@ -176,7 +176,7 @@ def test_no_more_processes() -> None:
 
 
 def test_a_full_tmp() -> None:
-    require(not rootless(), "a /tmp of one's own needs root")
+    only_as_root("a /tmp of one's own")
     code = (
         "import os\n"
         "try:\n    open('/tmp/fill', 'wb').write(bytes(1 << 20))\nexcept OSError: pass\n"

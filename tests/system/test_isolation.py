@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from facilities import require, rootless
+from facilities import only_as_root, require, rootless
 
 import nbcontainer as nbc
 
@@ -158,7 +158,8 @@ def test_what_others_may_not_read_is_hidden(root: str) -> None:
 
 @pytest.mark.parametrize("root", ["system", "host"])
 def test_directories_of_keys_are_empty(root: str) -> None:
-    require(os.path.isdir("/etc/ssl/private") and not rootless(), "root, and /etc/ssl/private: apt-get install ssl-cert")
+    only_as_root("a file in /etc/ssl/private")
+    require(os.path.isdir("/etc/ssl/private"), "/etc/ssl/private: apt-get install ssl-cert")
     key = Path(f"/etc/ssl/private/nbcontainer-{os.getpid()}.key")
     key.touch(0o644)
     try:

@@ -1,0 +1,196 @@
+"""A run's live view, whatever the front end can show: a panel, an image, or a line of text. And the figure that stays."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import secrets
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from nbcontainer.engine import Run
+from nbcontainer.errors import SpecError
+from nbcontainer.events import Display, Event
+from nbcontainer.notebook.surroundings import SURROUNDINGS
+from nbcontainer.notebook.view import View
+from nbcontainer.spec import Limits
+
+if TYPE_CHECKING:
+    from nbcontainer.container import Result
+    from nbcontainer.notebook.panel import PanelLink
+    from nbcontainer.notebook.pump import MessagePump
+
+SHOW_AFTER_SECONDS = 0.5
+TICK_SECONDS = 0.1
+TEXT_SECONDS = 1.0
+SILENT_SECONDS = 3.0
+"""A front end that has not drawn the panel after this long has no anywidget."""
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class Live:
+    """``live``: True shows it at once, False never, None when the run takes longer than half a second."""
+
+    def __init__(self, shell: Any, live: bool | None) -> None:
+        self._shell, self._live = shell, live
+        self._view = View(Limits())
+        self._run: Run | None = None
+        self._front: _Front | None = None
+        self._begin = self._tick_at = time.monotonic()
+
+    # ---- the run says
+
+    def on_start(self, run: Run) -> None:
+        self._run = run
+        self._view = View(run.spec.limits)
+        self._begin = time.monotonic()
+        if self._live is not False:
+            run.attend(self.tick)
+
+    def fold(self, event: Event) -> None:
+        self._view.fold(event)
+        if isinstance(event, Display) and event.kind == "clear" and self._front is not None:
+            self._front.show_again()
+
+    def tick(self) -> None:
+        """Ten times a second, in the thread that runs the cell."""
+        now = time.monotonic()
+        assert self._run is not None
+        if self._front is None:
+            if self._live or now - self._begin >= SHOW_AFTER_SECONDS:
+                self._front = _open_front(self._shell, self._view, self._run, f"container {self._run.spec.name or self._run.container_id}")
+            return
+        if now < self._tick_at:
+            return
+        self._tick_at = now + TICK_SECONDS * 0.9
+        try:
+            readings = self._run.readings()
+        except SpecError:
+            return  # it has just ended
+        self._view.look_around(SURROUNDINGS.host(), readings)
+        self._front.tick(now)
+
+    # ---- the end
+
+    def close(self, result: Result | None, worth_a_figure: bool) -> None:
+        """Replace the live view by the figure that stays; ``result`` is None when the run failed for reasons of ours."""
+        front, self._front = self._front, None
+        wanted = result is not None and (front is not None or worth_a_figure) and is_kernel(self._shell)
+        bundle, metadata = _figure(result) if result is not None and wanted else ({}, {})
+        if front is not None:
+            front.close(bundle, metadata)
+        elif bundle:
+            show(bundle, metadata)
+
+
+def is_kernel(shell: Any) -> bool:
+    """Whether the shell belongs to a Jupyter kernel, and not to a terminal."""
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def show(bundle: dict[str, Any], metadata: dict[str, Any] | None = None, **how: Any) -> None:
+    import IPython.display
+
+    display: Any = IPython.display.display
+    display(bundle, raw=True, metadata=metadata or {}, **how)
+
+
+def _figure(result: Result) -> tuple[dict[str, Any], dict[str, Any]]:
+    from nbcontainer.notebook.figure import alt_text, png
+
+    text = alt_text(result)
+    return {"image/png": png(result), "text/plain": text}, {"image/png": {"alt": text}}
+
+
+class _Front:
+    """A place on the reader's screen."""
+
+    def tick(self, now: float) -> None: ...
+
+    def show_again(self) -> None:
+        """The cell has cleared its output, and this with it."""
+
+    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None: ...
+
+
+class _TerminalFront(_Front):
+    """One line that is written over itself, where somebody can see it."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._width = 0
+
+    def tick(self, now: float) -> None:
+        if sys.stderr.isatty():
+            text = self._view.text_line()
+            sys.stderr.write("\r" + text.ljust(self._width) + "\r")
+            sys.stderr.flush()
+            self._width = len(text)
+
+    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+
+
+class _KernelFront(_Front):
+    """One display, whose content changes: the panel, else an image; text where neither can be shown; at last the figure."""
+
+    def __init__(self, view: View, link: PanelLink, pump: MessagePump | None) -> None:
+        self._view, self._link, self._pump = view, link, pump
+        self._image: Any = None
+        self._display_id = f"nbcontainer-{secrets.token_hex(8)}"
+        self._begin = self._text_at = time.monotonic()
+        show(self._bundle(), display_id=self._display_id)
+
+    def _bundle(self) -> dict[str, Any]:
+        widget = self._image.widget if self._image is not None else self._link.widget
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        return {WIDGET_VIEW: view, "text/plain": self._view.text_line()}
+
+    def tick(self, now: float) -> None:
+        self._link.tick()
+        if self._link.answered or self._pump is None:
+            return
+        if self._image is None and now - self._begin >= SILENT_SECONDS:
+            from nbcontainer.notebook.blit import BlittedImage
+
+            self._image = BlittedImage(self._view)
+        if self._image is not None and now >= self._text_at:
+            self._image.draw()
+        if now >= self._text_at:
+            self._text_at = now + TEXT_SECONDS
+            show(self._bundle(), display_id=self._display_id, update=True)
+
+    def show_again(self) -> None:
+        show(self._bundle(), display_id=self._display_id)
+
+    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+        if self._pump is not None:
+            self._pump.close()
+        self._link.tick()
+        show(bundle or {"text/plain": ""}, metadata, display_id=self._display_id, update=True)
+        self._link.end(base64.b64decode(bundle.get("image/png", "")), bundle.get("text/plain", ""))
+        if self._image is not None:
+            self._image.close()
+
+
+def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
+    if not is_kernel(shell):
+        return _TerminalFront(view)
+    from nbcontainer.notebook.panel import PanelLink
+    from nbcontainer.notebook.pump import PumpUnavailable, open_pump
+
+    pump: MessagePump | None
+    try:
+        pump = open_pump(shell.kernel)
+    except PumpUnavailable:
+        pump = None  # the panel says so, and the stop button works
+    # The figure at the end needs it, and the cell's process does not wait for this thread.
+    threading.Thread(target=importlib.import_module, args=("matplotlib.backends.backend_agg",), daemon=True).start()
+    front = _KernelFront(view, PanelLink(view, run, title, controls=pump is not None), pump)
+    if pump is not None:
+        run.attend(pump, pump.fileno())
+    return front

@@ -1,0 +1,694 @@
+// The live panel of one run: draws rows that the kernel sends, and sends back what is clicked. Data only, no HTML from
+// the kernel: every text goes through textContent.
+
+// The order of nbcontainer.notebook.view.Row.
+export const FIELDS = [
+  "seconds", "memory", "workingSet", "peak", "cpu", "user", "system", "throttled", "pids", "ioRead", "ioWrite",
+  "netRx", "netTx", "cpuPressure", "memoryPressure", "ioPressure", "hostCpu", "hostMemory",
+];
+const CAPACITY = 4800;
+const MIB = 1024 * 1024;
+const SMALLEST_BYTES = 8 * MIB;
+
+// ---- numbers and words (pure: tested without a browser)
+
+export function formatBytes(bytes) {
+  if (!Number.isFinite(bytes)) return "–";
+  const units = [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", MIB], ["KiB", 1024]];
+  for (const [unit, factor] of units) {
+    if (bytes >= factor) return `${trim(bytes / factor)} ${unit}`;
+  }
+  return `${Math.round(bytes)} B`;
+}
+
+function trim(number) {
+  return number >= 100 ? String(Math.round(number)) : String(Math.round(number * 10) / 10);
+}
+
+export function formatRate(bytes) {
+  return Number.isFinite(bytes) ? `${formatBytes(bytes)}/s` : "–";
+}
+
+export function formatPercent(percent) {
+  if (!Number.isFinite(percent)) return "–";
+  return `${percent >= 10 || percent === 0 ? Math.round(percent) : Math.round(percent * 10) / 10} %`;
+}
+
+// Round numbers for an axis from 0 to top; in powers of two for bytes.
+export function ticks(top, count, isBytes) {
+  const unit = isBytes ? 1024 ** Math.floor(Math.log2(Math.max(top, 1)) / 10) : 1;
+  const rough = top / unit / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const steps = isBytes ? [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].filter((s) => s >= rough) : [1, 2, 2.5, 5, 10].map((s) => s * power).filter((s) => s >= rough);
+  const step = (isBytes && rough < 1 ? power * ([1, 2, 5, 10].find((s) => s * power >= rough) || 10) : steps[0] || rough) * unit;
+  const found = [];
+  for (let value = 0; value <= top * 1.0001; value += step) found.push(value);
+  return found;
+}
+
+// Where the axis ends: a limit that is far above the curve would press it flat, and is only named then.
+export function axisTop(highest, limits, least) {
+  let top = Math.max(highest, least);
+  for (const limit of limits) if (limit && limit <= 4 * top) top = Math.max(top, limit);
+  return top * 1.12;
+}
+
+// A slider's position 0..1000 for a size, on a logarithmic scale, and back (in whole MiB).
+export function sizeToSlider(bytes, most) {
+  return Math.round((1000 * Math.log(Math.max(bytes, SMALLEST_BYTES) / SMALLEST_BYTES)) / Math.log(most / SMALLEST_BYTES));
+}
+
+export function sliderToSize(position, most) {
+  const mib = Math.round((SMALLEST_BYTES * (most / SMALLEST_BYTES) ** (position / 1000)) / MIB);
+  return Math.min(mib, Math.floor(most / MIB)) * MIB;
+}
+
+// The rows so far; grows by messages, thins itself out by pairs (the one with more memory stays).
+export class Rows {
+  constructor() {
+    this.clear();
+  }
+
+  clear() {
+    this.rows = [];
+    this.next = 0;
+  }
+
+  // `first` is the number of the first row in `view`. Returns false when rows before it are missing here.
+  add(first, view) {
+    const size = 4 * FIELDS.length;
+    const complete = first <= this.next;
+    for (let i = 0; i < Math.floor(view.byteLength / size); i++) {
+      if (first + i < this.next) continue;
+      const row = {};
+      FIELDS.forEach((name, j) => (row[name] = view.getFloat32(i * size + 4 * j, true)));
+      this.rows.push(row);
+      this.next = first + i + 1;
+    }
+    if (this.rows.length > CAPACITY) this.thin();
+    return complete;
+  }
+
+  thin() {
+    const old = this.rows.slice(0, (CAPACITY * 3) / 4);
+    const kept = [];
+    for (let i = 0; i < old.length; i += 2) {
+      const [a, b] = [old[i], old[i + 1]];
+      kept.push(b && b.memory > a.memory ? b : a);
+    }
+    this.rows = kept.concat(this.rows.slice(old.length));
+  }
+
+  get last() {
+    return this.rows[this.rows.length - 1];
+  }
+
+  // The row nearest to a moment.
+  at(seconds) {
+    let low = 0;
+    let high = this.rows.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.rows[middle].seconds < seconds) low = middle + 1;
+      else high = middle;
+    }
+    const [before, here] = [this.rows[low - 1], this.rows[low]];
+    return before && seconds - before.seconds < here.seconds - seconds ? low - 1 : low;
+  }
+
+  most(name) {
+    let most = 0;
+    for (const row of this.rows) if (row[name] > most) most = row[name];
+    return most;
+  }
+}
+
+// What is drawn: for each chart its curves; colours and dashes differ both, so that no one has to see colours.
+export const CHARTS = [
+  {
+    key: "memory", label: "Memory", format: formatBytes, bytes: true, least: 8 * MIB, height: 150, shown: true,
+    curves: [
+      { field: "memory", label: "usage", colour: "blue", width: 2, fill: true },
+      { field: "workingSet", label: "working set", colour: "green", dash: [2, 3], width: 1.5 },
+      { field: "peak", label: "peak", colour: "grey", dash: [1, 2], width: 1 },
+    ],
+    lines: [
+      { limit: "mem", label: "limit", colour: "red", dash: [7, 4] },
+      { limit: "high", label: "memory-high", colour: "orange", dash: [8, 3, 2, 3] },
+    ],
+    host: { field: "hostMemory", total: (config) => config.host_memory, label: (config) => `of the host's ${formatBytes(config.host_memory)}` },
+  },
+  {
+    key: "cpu", label: "CPU", format: formatPercent, least: 10, height: 120, shown: true,
+    curves: [
+      { field: "throttled", label: "throttled", colour: "orange", shade: true },
+      { field: "cpu", label: "total", colour: "blue", width: 2 },
+      { field: "user", label: "user", colour: "green", dash: [2, 3], width: 1.5 },
+      { field: "system", label: "system", colour: "purple", dash: [6, 2, 1, 2], width: 1.5 },
+    ],
+    lines: [{ limit: "cpus", scale: 100, label: "quota", colour: "red", dash: [7, 4] }],
+    host: { field: "hostCpu", total: (config) => 100 * config.host_cpus, label: (config) => `of the host's ${config.host_cpus} cores` },
+  },
+  {
+    key: "pids", label: "Processes", format: (n) => String(Math.round(n)), least: 4, height: 76,
+    curves: [{ field: "pids", label: "processes and threads", colour: "blue", width: 2 }],
+    lines: [{ limit: "pids", label: "limit", colour: "red", dash: [7, 4] }],
+  },
+  {
+    key: "io", label: "Disk", format: formatRate, bytes: true, least: 1024, height: 76,
+    curves: [
+      { field: "ioRead", label: "read", colour: "blue", width: 2 },
+      { field: "ioWrite", label: "write", colour: "orange", dash: [6, 2], width: 2 },
+    ],
+    lines: [],
+  },
+  {
+    key: "net", label: "Network", format: formatRate, bytes: true, least: 1024, height: 76,
+    curves: [
+      { field: "netRx", label: "received", colour: "blue", width: 2 },
+      { field: "netTx", label: "sent", colour: "orange", dash: [6, 2], width: 2 },
+    ],
+    lines: [],
+  },
+  {
+    key: "pressure", label: "Pressure", format: formatPercent, least: 10, height: 76,
+    curves: [
+      { field: "cpuPressure", label: "waits for CPU", colour: "blue", width: 2 },
+      { field: "memoryPressure", label: "for memory", colour: "red", dash: [6, 2], width: 2 },
+      { field: "ioPressure", label: "for I/O", colour: "green", dash: [2, 3], width: 2 },
+    ],
+    lines: [],
+  },
+];
+
+// One row in words, for the read-out and for screen readers.
+export function describeRow(row, charts, limits) {
+  const parts = [`${row.seconds.toFixed(2)} s`];
+  for (const chart of charts) {
+    const values = chart.curves.map((curve) => `${curve.label} ${chart.format(row[curve.field])}`);
+    parts.push(`${chart.label}: ${values.join(", ")}`);
+  }
+  if (limits.mem) parts.push(`limit ${formatBytes(limits.mem)}`);
+  return parts.join(" · ");
+}
+
+// ---- the page
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "class") made.className = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+const PADDING = { left: 62, right: 12, top: 8, bottom: 20 };
+
+class Chart {
+  constructor(definition, panel) {
+    this.definition = definition;
+    this.panel = panel;
+    this.canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": `${definition.label} over time` });
+    this.legend = element("span", { class: "nbc-legend" });
+    this.values = definition.curves.map((curve) => this.legendItem(curve));
+    this.lineValues = definition.lines.map((line) => this.legendItem(line));
+    if (definition.host) this.hostValue = this.legendItem({ colour: "host", label: "host", width: 1 });
+    this.root = element(
+      "figure", { class: "nbc-chart" },
+      element("figcaption", {}, element("b", {}, definition.label), this.legend), this.canvas,
+    );
+    this.root.hidden = !definition.shown;
+  }
+
+  legendItem(curve) {
+    const key = element("i", { class: `nbc-key${curve.shade ? " nbc-shade" : ""}${curve.dash ? " nbc-dashed" : ""}` });
+    key.style.setProperty("--nbc-key", `var(--nbc-${curve.colour})`);
+    const value = element("span", { class: "nbc-value" });
+    const item = element("span", {}, key, `${curve.label} `, value);
+    this.legend.append(item);
+    return { item, value };
+  }
+
+  layout() {
+    const width = Math.max(240, this.root.clientWidth);
+    const scale = window.devicePixelRatio || 1;
+    const { height } = this.definition;
+    if (this.width !== width || this.scale !== scale) {
+      [this.width, this.scale] = [width, scale];
+      this.canvas.width = Math.round(width * scale);
+      this.canvas.height = Math.round(height * scale);
+      this.canvas.style.height = `${height}px`;
+    }
+    this.plot = { x: PADDING.left, y: PADDING.top, w: width - PADDING.left - PADDING.right, h: height - PADDING.top - PADDING.bottom };
+  }
+
+  limitOf(line) {
+    const value = this.panel.limits[line.limit];
+    return value ? value * (line.scale || 1) : null;
+  }
+
+  draw(colours) {
+    if (this.root.hidden) return;
+    this.layout();
+    const { definition, panel } = this;
+    const { rows } = panel;
+    const g = this.canvas.getContext("2d");
+    g.setTransform(this.scale, 0, 0, this.scale, 0, 0);
+    g.clearRect(0, 0, this.width, definition.height);
+    const highest = Math.max(...definition.curves.filter((curve) => !curve.shade).map((curve) => rows.most(curve.field)));
+    const limits = definition.lines.map((line) => this.limitOf(line));
+    this.top = axisTop(highest, limits, definition.least);
+    this.axes(g, colours);
+    if (rows.rows.length) {
+      if (definition.host && panel.showHost) this.curve(g, colours, { field: definition.host.field, colour: "host", width: 1 }, definition.host.total(panel.config));
+      for (const curve of definition.curves) this.curve(g, colours, curve, this.top);
+    }
+    definition.lines.forEach((line, i) => this.limitLine(g, colours, line, limits[i]));
+    this.markers(g, colours);
+    this.cursor(g, colours);
+    this.label(limits);
+  }
+
+  x(seconds) {
+    return this.plot.x + (this.plot.w * seconds) / this.panel.span;
+  }
+
+  y(value, top = this.top) {
+    return this.plot.y + this.plot.h * (1 - Math.min(value / top, 1.02));
+  }
+
+  axes(g, colours) {
+    const { plot, definition } = this;
+    g.font = `11px ${colours.font}`;
+    g.lineWidth = 1;
+    g.textBaseline = "middle";
+    for (const value of ticks(this.top, definition.height > 100 ? 5 : 2, definition.bytes)) {
+      const y = Math.round(this.y(value)) + 0.5;
+      g.strokeStyle = colours.grid;
+      g.beginPath();
+      g.moveTo(plot.x, y);
+      g.lineTo(plot.x + plot.w, y);
+      g.stroke();
+      g.fillStyle = colours.faint;
+      g.textAlign = "right";
+      g.fillText(definition.format(value), plot.x - 6, y);
+    }
+    g.textAlign = "center";
+    for (const seconds of ticks(this.panel.span, Math.max(2, Math.floor(plot.w / 90)), false)) {
+      if (this.x(seconds) > plot.x + plot.w - 10) continue;
+      g.fillText(`${Math.round(seconds * 100) / 100} s`, this.x(seconds), plot.y + plot.h + 12);
+    }
+  }
+
+  curve(g, colours, curve, top) {
+    const { rows } = this.panel.rows;
+    g.save();
+    g.beginPath();
+    g.rect(this.plot.x, this.plot.y - 4, this.plot.w + 1, this.plot.h + 5);
+    g.clip();
+    g.beginPath();
+    const known = rows.filter((row) => Number.isFinite(row[curve.field]));
+    if (!known.length) return g.restore();
+    known.forEach((row, i) => g[i ? "lineTo" : "moveTo"](this.x(row.seconds), this.y(row[curve.field], top)));
+    g.strokeStyle = g.fillStyle = colours[curve.colour];
+    g.lineWidth = curve.width || 1;
+    g.lineJoin = "round";
+    g.setLineDash(curve.dash || []);
+    if (!curve.shade) g.stroke();
+    if (curve.fill || curve.shade) {
+      g.lineTo(this.x(known[known.length - 1].seconds), this.y(0));
+      g.lineTo(this.x(known[0].seconds), this.y(0));
+      g.globalAlpha = curve.shade ? 0.28 : 0.13;
+      g.fill();
+    }
+    g.restore();
+  }
+
+  limitLine(g, colours, line, value) {
+    if (!value) return;
+    const above = value > this.top;
+    const y = Math.round(above ? this.plot.y : this.y(value)) + 0.5;
+    g.save();
+    g.strokeStyle = g.fillStyle = colours[line.colour];
+    if (!above) {
+      g.lineWidth = 1.5;
+      g.setLineDash(line.dash);
+      g.beginPath();
+      g.moveTo(this.plot.x, y);
+      g.lineTo(this.plot.x + this.plot.w, y);
+      g.stroke();
+    }
+    g.textAlign = "right";
+    g.textBaseline = above || y < this.plot.y + 14 ? "top" : "bottom";
+    g.fillText(`${line.label} ${this.definition.format(value)}${above ? " ↑" : ""}`, this.plot.x + this.plot.w - 4, above ? y : y + (y < this.plot.y + 14 ? 3 : -2));
+    g.restore();
+  }
+
+  markers(g, colours) {
+    for (const [seconds, kind] of this.panel.markers) {
+      const x = Math.round(this.x(seconds)) + 0.5;
+      const bad = kind === "oom";
+      g.save();
+      g.strokeStyle = g.fillStyle = bad ? colours.red : colours.faint;
+      g.lineWidth = bad ? 1.5 : 1;
+      g.setLineDash(kind === "start" ? [] : [3, 3]);
+      g.beginPath();
+      g.moveTo(x, this.plot.y);
+      g.lineTo(x, this.plot.y + this.plot.h);
+      g.stroke();
+      if (kind !== "start") {
+        g.textAlign = "center";
+        g.textBaseline = "top";
+        g.font = `12px ${colours.font}`;
+        g.fillText({ pause: "‖", resume: "▸", limits: "⇅", oom: "✖", end: "■" }[kind] || "•", x, this.plot.y - 6);
+      }
+      g.restore();
+    }
+  }
+
+  cursor(g, colours) {
+    const row = this.panel.hovered;
+    if (!row) return;
+    const x = this.x(row.seconds);
+    g.save();
+    g.strokeStyle = colours.text;
+    g.globalAlpha = 0.6;
+    g.beginPath();
+    g.moveTo(x, this.plot.y);
+    g.lineTo(x, this.plot.y + this.plot.h);
+    g.stroke();
+    g.globalAlpha = 1;
+    for (const curve of this.definition.curves) {
+      if (!Number.isFinite(row[curve.field])) continue;
+      g.fillStyle = colours[curve.colour];
+      g.beginPath();
+      g.arc(x, this.y(row[curve.field]), 3, 0, 7);
+      g.fill();
+    }
+    g.restore();
+  }
+
+  label(limits) {
+    const { definition, panel } = this;
+    const row = panel.hovered || panel.rows.last;
+    if (!row) return;
+    definition.curves.forEach((curve, i) => (this.values[i].value.textContent = definition.format(row[curve.field])));
+    definition.lines.forEach((line, i) => {
+      this.lineValues[i].item.hidden = !limits[i];
+      this.lineValues[i].value.textContent = limits[i] ? definition.format(limits[i]) : "";
+    });
+    if (this.hostValue) {
+      this.hostValue.item.hidden = !panel.showHost;
+      const share = (100 * row[definition.host.field]) / definition.host.total(panel.config);
+      this.hostValue.value.textContent = `${formatPercent(share)} ${definition.host.label(panel.config)}`;
+    }
+  }
+}
+
+class Panel {
+  constructor(model, root) {
+    this.model = model;
+    this.root = root;
+    this.config = model.get("config");
+    this.limits = this.config.limits;
+    this.status = "running";
+    this.rows = new Rows();
+    this.markers = [];
+    this.showHost = true;
+    this.asked = false;
+    this.build();
+  }
+
+  build() {
+    const { config } = this;
+    this.dot = element("span", { class: "nbc-dot", "aria-hidden": "true" });
+    this.state = element("span", { class: "nbc-state" });
+    this.charts = CHARTS.map((definition) => new Chart(definition, this));
+    this.warning = element("div", { class: "nbc-warning", role: "alert" });
+    this.message = element("div", { class: "nbc-message", role: "status" });
+    this.readout = element("div", { class: "nbc-hidden", "aria-live": "polite" });
+    const head = element("div", { class: "nbc-head" }, this.dot, element("b", {}, config.title), this.state, this.buttons());
+    const parts = [head, this.warning, ...this.charts.map((chart) => chart.root), this.toggles(), this.limitControls(), this.message, this.readout];
+    this.root.className = "nbc-panel";
+    this.root.setAttribute("role", "region");
+    this.root.setAttribute("aria-label", `Live view of ${config.title}`);
+    this.root.append(...parts);
+    this.listen();
+    this.showStatus();
+  }
+
+  // ---- controls
+
+  buttons() {
+    this.pauseButton = this.button("Pause", "Freeze all processes of the container", () => this.send(this.status === "paused" ? "resume" : "pause"));
+    this.stopButton = this.button("Stop", "Interrupt (SIGINT); a second time kills", () => this.send("stop"));
+    this.killButton = this.button("Kill", "End all processes at once (SIGKILL)", () => this.send("kill"));
+    this.killButton.classList.add("nbc-danger");
+    return element("span", { class: "nbc-buttons", role: "group", "aria-label": "Controls" }, this.pauseButton, this.stopButton, this.killButton);
+  }
+
+  button(text, title, onClick) {
+    const made = element("button", { type: "button", title }, text);
+    made.disabled = !this.config.controls;
+    made.addEventListener("click", onClick);
+    return made;
+  }
+
+  toggles() {
+    const box = element("div", { class: "nbc-toggles", role: "group", "aria-label": "Charts" });
+    const toggle = (label, checked, onChange) => {
+      const input = element("input", { type: "checkbox" });
+      input.checked = checked;
+      input.addEventListener("change", () => {
+        onChange(input.checked);
+        this.redraw();
+      });
+      box.append(element("label", {}, input, label));
+    };
+    for (const chart of this.charts) toggle(chart.definition.label, !!chart.definition.shown, (on) => (chart.root.hidden = !on));
+    toggle("Host", true, (on) => (this.showHost = on));
+    return box;
+  }
+
+  limitControls() {
+    const { config } = this;
+    this.memory = this.limitControl("Memory limit", "MiB", { min: 0, max: 1000, step: 1 }, { min: 1, max: Math.floor(config.host_memory / MIB), step: 1 }, {
+      key: "mem",
+      fromSlider: (position) => sliderToSize(position, config.host_memory),
+      toSlider: (bytes) => sizeToSlider(bytes || config.host_memory, config.host_memory),
+      fromBox: (text) => Math.round(Number(text) * MIB),
+      toBox: (bytes) => (bytes ? String(Math.round((bytes / MIB) * 10) / 10) : ""),
+      words: formatBytes,
+    });
+    this.cpu = this.limitControl("CPU quota", "cores", { min: 0.05, max: config.host_cpus, step: 0.05 }, { min: 0.01, max: config.host_cpus, step: 0.05 }, {
+      key: "cpus",
+      fromSlider: (position) => Math.round(position * 100) / 100,
+      toSlider: (cpus) => cpus || config.host_cpus,
+      fromBox: (text) => (text === "" ? null : Number(text)),
+      toBox: (cpus) => (cpus ? String(Math.round(cpus * 100) / 100) : ""),
+      words: (cpus) => `${cpus} cores`,
+    });
+    return element("div", { class: "nbc-limits" }, this.memory.root, this.cpu.root);
+  }
+
+  limitControl(label, unit, sliderBounds, boxBounds, how) {
+    const slider = element("input", { type: "range", "aria-label": `${label} slider`, ...sliderBounds });
+    const box = element("input", { type: "number", "aria-label": `${label} in ${unit}`, placeholder: "none", ...boxBounds });
+    const hint = element("span", { class: "nbc-hint" });
+    slider.disabled = box.disabled = !this.config.controls;
+    const control = { slider, box, hint, how, root: element("label", {}, element("span", { class: "nbc-name" }, label), slider, box, unit, hint) };
+    let timer = null;
+    const change = (value, now) => {
+      control.touched = Date.now();
+      if (value !== null && !(value > 0)) return;
+      this.foresee(control, value);
+      clearTimeout(timer);
+      const send = () => {
+        if (value === control.sent) return; // a slider says its last value twice
+        control.sent = value;
+        this.send("update", { [how.key]: value });
+      };
+      timer = setTimeout(send, now ? 0 : 100);
+    };
+    const fromSlider = (now) => {
+      const value = how.fromSlider(Number(slider.value));
+      box.value = how.toBox(value);
+      slider.setAttribute("aria-valuetext", how.words(value));
+      change(value, now);
+    };
+    slider.addEventListener("input", () => fromSlider(false));
+    slider.addEventListener("change", () => fromSlider(true));
+    box.addEventListener("change", () => change(how.fromBox(box.value), true));
+    return control;
+  }
+
+  // Said before Linux can say it.
+  foresee(control, value) {
+    const used = this.rows.last ? this.rows.last.workingSet : 0;
+    const below = control.how.key === "mem" && value !== null && value < used;
+    control.hint.textContent = below ? `below the ${formatBytes(used)} in use: Linux will refuse` : "";
+  }
+
+  showLimits() {
+    for (const control of [this.memory, this.cpu]) {
+      if (Date.now() - (control.touched || 0) < 700) continue; // a hand is on it
+      const value = this.limits[control.how.key];
+      control.slider.value = control.how.toSlider(value);
+      control.slider.setAttribute("aria-valuetext", value ? control.how.words(value) : "none");
+      if (document.activeElement !== control.box) control.box.value = control.how.toBox(value);
+      control.hint.textContent = "";
+    }
+  }
+
+  send(kind, set) {
+    if (this.status === "ended") return;
+    this.model.send(set ? { k: kind, set } : { k: kind });
+  }
+
+  // ---- what the kernel says
+
+  listen() {
+    this.onMessage = (message, buffers) => this.take(message, buffers || []);
+    this.model.on("msg:custom", this.onMessage);
+    this.onPointer = (chart, event) => {
+      const box = chart.canvas.getBoundingClientRect();
+      const seconds = ((event.clientX - box.left - PADDING.left) / chart.plot.w) * this.span;
+      this.hover(this.rows.rows.length ? this.rows.at(seconds) : null);
+    };
+    for (const chart of this.charts) {
+      chart.canvas.addEventListener("pointermove", (event) => this.onPointer(chart, event));
+      chart.canvas.addEventListener("pointerleave", () => this.hover(null));
+      chart.canvas.addEventListener("blur", () => this.hover(null));
+      chart.canvas.addEventListener("keydown", (event) => this.onKey(event));
+    }
+    this.resize = new ResizeObserver(() => this.redraw());
+    this.resize.observe(this.root);
+    this.theme = new MutationObserver(() => this.redraw());
+    this.theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
+    this.model.send({ k: "hello" });
+  }
+
+  take(message, buffers) {
+    if (message.k === "said") {
+      this.message.textContent = message.text;
+      this.message.classList.toggle("nbc-bad", !message.ok);
+      if (!message.ok) for (const control of [this.memory, this.cpu]) control.touched = control.sent = 0;
+      this.showLimits();
+      return;
+    }
+    if (message.k === "end") return this.end(buffers[0], message.alt);
+    if (message.k === "all") {
+      this.rows.clear();
+      this.markers = [];
+    }
+    if (buffers.length) {
+      const buffer = buffers[0];
+      const view = buffer instanceof DataView ? buffer : new DataView(buffer.buffer || buffer);
+      const complete = this.rows.add(message.n, view);
+      if (!complete && !this.asked) {
+        this.asked = true; // once: a kernel that cannot answer must not be asked ten times a second
+        this.model.send({ k: "hello" });
+      }
+    }
+    if (message.m) this.markers.push(...message.m);
+    if (message.l) {
+      this.limits = message.l;
+      this.showLimits();
+    }
+    if (message.s) this.status = message.s;
+    if (message.w !== undefined && this.warning.textContent !== message.w) this.warning.textContent = message.w;
+    this.redraw();
+  }
+
+  // The figure that stays. A page that was loaded again while the cell ran does not get the cell's outputs any more.
+  end(png, alt) {
+    const image = element("img", { alt });
+    image.src = URL.createObjectURL(new Blob([png], { type: "image/png" }));
+    image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+    this.close();
+    this.root.replaceChildren(image);
+  }
+
+  showStatus() {
+    const paused = this.status === "paused";
+    const seconds = this.rows.last ? ` · ${this.rows.last.seconds.toFixed(1)} s` : "";
+    this.state.textContent = `${this.status}${seconds}`;
+    this.dot.dataset.status = this.status;
+    if (this.pauseButton.textContent !== (paused ? "Resume" : "Pause")) this.pauseButton.textContent = paused ? "Resume" : "Pause";
+    if (this.status === "ended") {
+      for (const input of this.root.querySelectorAll("button, .nbc-limits input")) input.disabled = true;
+    }
+  }
+
+  // ---- hover and keys
+
+  hover(index) {
+    this.index = index;
+    this.redraw();
+  }
+
+  get hovered() {
+    return this.index === null || this.index === undefined ? null : this.rows.rows[Math.min(this.index, this.rows.rows.length - 1)];
+  }
+
+  onKey(event) {
+    const last = this.rows.rows.length - 1;
+    const now = this.index ?? last;
+    const wanted = { ArrowLeft: now - 1, ArrowRight: now + 1, PageUp: now - 10, PageDown: now + 10, Home: 0, End: last, Escape: null }[event.key];
+    if (wanted === undefined || last < 0) return;
+    event.preventDefault();
+    event.stopPropagation(); // the notebook has shortcuts of its own
+    this.hover(wanted === null ? null : Math.max(0, Math.min(last, wanted)));
+    const shown = this.charts.filter((chart) => !chart.root.hidden).map((chart) => chart.definition);
+    this.readout.textContent = this.hovered ? describeRow(this.hovered, shown, this.limits) : "";
+  }
+
+  // ---- drawing
+
+  redraw() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = null;
+      this.draw();
+    });
+  }
+
+  colours() {
+    const style = getComputedStyle(this.root);
+    const named = Object.fromEntries(["blue", "green", "orange", "red", "purple", "grey", "host", "grid", "faint", "text"].map((name) => [name, style.getPropertyValue(`--nbc-${name}`).trim() || "#888"]));
+    return { ...named, font: style.fontFamily };
+  }
+
+  draw() {
+    if (!this.root.isConnected) return;
+    this.showStatus();
+    this.span = Math.max(2, this.rows.last ? this.rows.last.seconds : 0, ...this.markers.map((marker) => marker[0]));
+    const colours = this.colours();
+    for (const chart of this.charts) chart.draw(colours);
+    const { last } = this.rows;
+    if (last && Math.floor(last.seconds) !== this.spoken) {
+      this.spoken = Math.floor(last.seconds);
+      for (const chart of this.charts) chart.canvas.setAttribute("aria-label", `${chart.definition.label} over time. ${describeRow(last, [chart.definition], this.limits)}`);
+    }
+  }
+
+  close() {
+    this.model.off("msg:custom", this.onMessage);
+    this.resize.disconnect();
+    this.theme.disconnect();
+    if (this.frame) cancelAnimationFrame(this.frame);
+  }
+}
+
+export default {
+  render({ model, el }) {
+    const root = document.createElement("div");
+    el.append(root);
+    const panel = new Panel(model, root);
+    panel.showLimits();
+    if (model.get("config").note) panel.message.textContent = model.get("config").note;
+    return () => panel.close();
+  },
+};

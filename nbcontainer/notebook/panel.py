@@ -1,0 +1,169 @@
+"""The live panel's widget: rows and markers go to the browser, clicks come back. Imported when a panel is shown."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import anywidget
+import traitlets
+
+from nbcontainer.engine import Run
+from nbcontainer.errors import NbcontainerError, SetupError
+from nbcontainer.notebook.surroundings import cores
+from nbcontainer.notebook.view import View, describe_change, limits_wire, marker_wire, pack_rows
+from nbcontainer.spec import host_memory_bytes
+
+WITHOUT_PUMP = "This kernel cannot hear clicks while a cell runs: only the stop button (interrupt) works."
+_SOURCES = files("nbcontainer.notebook")
+
+
+class RunPanel(anywidget.AnyWidget):
+    """Synchronised is only what never changes; all else are custom messages, so that nothing is sent twice."""
+
+    _esm = (_SOURCES / "panel.js").read_text(encoding="utf-8")
+    _css = (_SOURCES / "panel.css").read_text(encoding="utf-8")
+    config = traitlets.Dict().tag(sync=True)
+
+
+class PanelLink:
+    """Between one view and its widget. ``tick`` runs in the cell's thread; messages may come in another one."""
+
+    def __init__(self, view: View, run: Run, title: str, *, controls: bool) -> None:
+        self._view, self._run = view, run
+        self._lock = threading.Lock()
+        self._limits = view.limits
+        self._next_row = self._next_marker = 0
+        self._told: tuple[Any, ...] = ()
+        self._ticks_until_all = 0
+        self._hellos = 0
+        config = {
+            "title": title,
+            "limits": limits_wire(view.limits),
+            "host_memory": host_memory_bytes()[0],
+            "host_cpus": cores(),
+            "controls": controls,
+            "note": "" if controls else WITHOUT_PUMP,
+        }
+        self._controls = controls
+        close_old_panels()
+        self.widget = RunPanel(config=config)
+        self.widget.on_msg(self._on_message)
+
+    @property
+    def answered(self) -> bool:
+        """A front end has drawn it and said so."""
+        return self._hellos > 0
+
+    # ---- out
+
+    def tick(self) -> None:
+        """Send what is new since the last one, in one message."""
+        with self._lock:
+            if not self._controls and self._ticks_until_all <= 0:
+                # Nobody can ask for what the browser missed while it loaded: send all of it now and then.
+                self._ticks_until_all = 20
+                self._send_all()
+            else:
+                self._ticks_until_all -= 1
+                self._send_new()
+
+    def _send_new(self) -> None:
+        view = self._view
+        rows, number = view.rows_since(self._next_row), self._next_row
+        message: dict[str, Any] = {"k": "d", "n": max(number, view.next_row - len(rows)), **self._news()}
+        markers = view.markers[self._next_marker :]
+        if markers:
+            message["m"] = [marker_wire(marker) for marker in markers]
+        if rows or len(message) > 2:
+            self.widget.send(message, [pack_rows(rows)] if rows else None)
+        self._next_row, self._next_marker = view.next_row, len(view.markers)
+
+    def _send_all(self) -> None:
+        view, rows = self._view, self._view.all_rows()
+        self._told = ()
+        markers = [marker_wire(marker) for marker in view.markers]
+        self.widget.send({"k": "all", "n": view.next_row - len(rows), "m": markers, **self._news()}, [pack_rows(rows)])
+        self._next_row, self._next_marker = view.next_row, len(view.markers)
+
+    def _news(self) -> dict[str, Any]:
+        """Status, limits and warning, when they are other than what was sent last."""
+        view = self._view
+        now = (view.status, view.limits, view.warning)
+        if now == self._told:
+            return {}
+        self._told = now
+        return {"s": view.status, "l": limits_wire(view.limits), "w": view.warning}
+
+    # ---- in
+
+    def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
+        """From the browser, so from anyone who can type there: only what is known is done."""
+        kind = content.get("k") if isinstance(content, dict) else None
+        if kind == "hello":
+            with self._lock:
+                self._hellos += 1
+                self._send_all()
+            return
+        actions: dict[Any, Callable[[], str]] = {
+            "pause": self._pause,
+            "resume": self._resume,
+            "stop": self._stop,
+            "kill": self._kill,
+            "update": lambda: self._update(content.get("set")),
+        }
+        if kind not in actions:
+            return
+        try:
+            text, ok = actions[kind](), True
+        except SetupError as error:
+            text, ok = f"Linux refused it: {os.strerror(error.errno) if error.errno else error.step}. {error.remedy}", False
+        except NbcontainerError as error:
+            text, ok = str(error), False
+        widget.send({"k": "said", "ok": ok, "text": text})
+
+    def _pause(self) -> str:
+        self._run.pause()
+        return "All processes are frozen."
+
+    def _resume(self) -> str:
+        self._run.resume()
+        return "All processes run again."
+
+    def _stop(self) -> str:
+        self._run.interrupt()
+        return "Interrupted (SIGINT); a second time kills."
+
+    def _kill(self) -> str:
+        self._run.kill()
+        return "Killed."
+
+    def _update(self, changes: Any) -> str:
+        if not isinstance(changes, dict) or not all(isinstance(value, int | float | None) for value in changes.values()):
+            return "Nothing was changed."
+        before = self._limits
+        self._limits = self._run.update(**{str(name): value for name, value in changes.items()})
+        change = describe_change(before, self._limits)
+        return f"Linux says: {change}." if change else "Linux says: as before."
+
+    def end(self, png: bytes, alt: str) -> None:
+        """The panel's display is replaced, and the widget goes. But a page that was loaded again sees only the widget."""
+        with self._lock:
+            self.widget.on_msg(self._on_message, remove=True)
+            if self._hellos > 1 and png:
+                self.widget.send({"k": "end", "alt": alt}, [png])
+                _LEFT_OPEN.append(self.widget)
+            else:
+                self.widget.close()
+
+
+def close_old_panels() -> None:
+    """Those that were left open because a page had been loaded again."""
+    while _LEFT_OPEN:
+        _LEFT_OPEN.pop().close()
+
+
+_LEFT_OPEN: list[RunPanel] = []

@@ -1,0 +1,259 @@
+"""What a live panel shows: a state folded from events, and the rows that travel to the browser. No front end in here."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Sample, Started
+from nbcontainer.spec import Limits, format_size
+
+ROW_SECONDS = 0.05
+"""Samples that are closer than this become one row; it keeps the most memory of them."""
+CAPACITY_ROWS = 2400
+HIGH_SHARE = 0.9
+"""From this share of the memory limit on, the panel warns."""
+
+
+class Row(NamedTuple):
+    """One point of all curves; rates are over the time since the row before, NaN is not known (yet).
+
+    In the browser: float32, in this order.
+    """
+
+    seconds: float
+    memory_bytes: float
+    working_set_bytes: float
+    peak_bytes: float
+    cpu_percent: float
+    user_percent: float
+    system_percent: float
+    throttled_percent: float
+    pids: float
+    io_read_bytes_per_second: float
+    io_write_bytes_per_second: float
+    net_rx_bytes_per_second: float
+    net_tx_bytes_per_second: float
+    cpu_pressure_percent: float
+    memory_pressure_percent: float
+    io_pressure_percent: float
+    host_cpu_percent: float
+    host_memory_bytes: float
+
+
+ROW_FORMAT = f"<{len(Row._fields)}f"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A moment worth a line in the charts."""
+
+    seconds: float
+    kind: str
+    """start, pause, resume, limits, oom or end."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine as a whole: CPU in percent of one core, memory in use in bytes."""
+
+    cpu_percent: float = math.nan
+    memory_bytes: float = math.nan
+
+
+class Rates(NamedTuple):
+    """Of two readings, in the order of :class:`Row`."""
+
+    net_rx_bytes_per_second: float = math.nan
+    net_tx_bytes_per_second: float = math.nan
+    cpu_pressure_percent: float = math.nan
+    memory_pressure_percent: float = math.nan
+    io_pressure_percent: float = math.nan
+
+
+class View:
+    """Fold events into it; take rows and markers from it. The first row has the number 0."""
+
+    def __init__(self, limits: Limits, capacity: int = CAPACITY_ROWS) -> None:
+        self._capacity = capacity
+        self.limits = limits
+        self.status = "starting"
+        self.markers: list[Marker] = []
+        self.outcome = ""
+        self.last: Sample | None = None
+        self.host = Host()
+        self.readings: Readings | None = None
+        self._rates = Rates()
+        self._rows: list[Row] = []
+        self._dropped = 0
+        self._start = 0.0
+        self._base: Sample | None = None
+        self._most_bytes = 0
+        self._oom_kills = 0
+
+    # ---- in
+
+    def fold(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._start = event.monotonic_seconds
+                self.status = "running"
+                self._mark(event.monotonic_seconds, "start", "start")
+            case Sample():
+                self._sample(event)
+            case Paused():
+                self.status = "paused"
+                self._mark(event.monotonic_seconds, "pause", "paused")
+            case Resumed():
+                self.status = "running"
+                self._mark(event.monotonic_seconds, "resume", "resumed")
+            case Changed():
+                text = describe_change(self.limits, event.limits)
+                self.limits = event.limits
+                if text:
+                    self._mark(event.monotonic_seconds, "limits", text)
+            case Finished():
+                self.status, self.outcome = "ended", event.outcome
+                seconds = self._start + event.usage.wall_seconds
+                self._mark(seconds, "oom" if event.outcome == "oom" else "end", event.outcome.replace("oom", "out of memory"))
+
+    def look_around(self, host: Host, readings: Readings | None) -> None:
+        """The host and the slower readings, for the rows from here on."""
+        self.host = host
+        if readings is not None:
+            if self.readings is not None:
+                self._rates = _reading_rates(self.readings, readings)
+            self.readings = readings
+
+    def _mark(self, monotonic_seconds: float, kind: str, text: str) -> None:
+        self.markers.append(Marker(round(max(0.0, monotonic_seconds - self._start), 3), kind, text))
+
+    def _sample(self, sample: Sample) -> None:
+        self.last = sample
+        if sample.oom_kills > self._oom_kills:
+            self._mark(sample.monotonic_seconds, "oom", f"out of memory: {sample.oom_kills} killed")
+            self._oom_kills = sample.oom_kills
+        base = self._base
+        self._most_bytes = max(self._most_bytes, sample.memory_bytes)
+        if base is not None and sample.monotonic_seconds - base.monotonic_seconds < ROW_SECONDS:
+            return
+        self._rows.append(self._row(base or sample, sample))
+        self._base, self._most_bytes = sample, 0
+        if len(self._rows) > self._capacity:
+            self._halve()
+
+    def _row(self, before: Sample, now: Sample) -> Row:
+        width = (now.monotonic_seconds - before.monotonic_seconds) or 1.0
+
+        def rate(name: str, scale: float = 100.0) -> float:
+            difference: float = getattr(now, name) - getattr(before, name)
+            return max(0.0, scale * difference / width)
+
+        return Row(
+            now.monotonic_seconds - self._start,
+            max(self._most_bytes, now.memory_bytes),
+            now.working_set_bytes,
+            now.memory_peak_bytes,
+            rate("cpu_seconds"),
+            rate("user_seconds"),
+            rate("system_seconds"),
+            rate("throttled_seconds"),
+            now.pids,
+            rate("io_read_bytes", 1.0),
+            rate("io_write_bytes", 1.0),
+            *self._rates,
+            self.host.cpu_percent,
+            self.host.memory_bytes,
+        )
+
+    def _halve(self) -> None:
+        """Of every two older rows, the one with more memory stays; the newest quarter stays as it is."""
+        old = self._rows[: self._capacity * 3 // 4]
+        kept = [max(old[i : i + 2], key=lambda row: row.memory_bytes) for i in range(0, len(old), 2)]
+        self._dropped += len(old) - len(kept)
+        self._rows = kept + self._rows[len(old) :]
+
+    # ---- out
+
+    @property
+    def next_row(self) -> int:
+        """The number that the next row will have. Rows that were thinned out keep none of theirs."""
+        return self._dropped + len(self._rows)
+
+    def rows_since(self, number: int) -> list[Row]:
+        return self._rows[max(0, number - self._dropped) :]
+
+    def all_rows(self) -> list[Row]:
+        return list(self._rows)
+
+    @property
+    def warning(self) -> str:
+        """A sentence when memory is nearly used up or held back, else ""."""
+        if self.last is None or self.status == "ended":
+            return ""
+        limit, high, used = self.limits.memory_bytes, self.limits.memory_high_bytes, self.last.working_set_bytes
+        if high and self.last.memory_bytes >= high * 0.99:
+            return f"Above --memory-high {format_size(high)}: Linux slows the container down and reclaims its memory."
+        if limit and used >= HIGH_SHARE * limit:
+            return f"{100 * used / limit:.0f} % of --mem {format_size(limit)} are in use: beyond it, Linux kills."
+        return ""
+
+    def text_line(self) -> str:
+        """Everything in one line, for front ends without widgets and for screen readers."""
+        last = self.last
+        if last is None:
+            return "starting"
+        limit = f" of {format_size(self.limits.memory_bytes)}" if self.limits.memory_bytes else ""
+        quota = f" of {100 * self.limits.cpus:g} %" if self.limits.cpus else ""
+        row = self._rows[-1] if self._rows else None
+        cpu = f"{row.cpu_percent:.0f} %{quota}" if row else "-"
+        state = f"{self.status}, " if self.status != "running" else ""
+        processes = "1 process" if last.pids == 1 else f"{last.pids} processes"
+        seconds = last.monotonic_seconds - self._start
+        return f"{state}memory {format_size(last.memory_bytes)}{limit} · CPU {cpu} · {processes} · {seconds:.1f} s"
+
+
+def _reading_rates(before: Readings, now: Readings) -> Rates:
+    width = (now.monotonic_seconds - before.monotonic_seconds) or 1.0
+
+    def waited(resource: str) -> float:
+        if resource not in now.pressure_seconds:
+            return math.nan
+        seconds = now.pressure_seconds.get(resource, 0.0) - before.pressure_seconds.get(resource, 0.0)
+        return min(100.0, max(0.0, 100 * seconds / width))
+
+    received = max(0.0, (now.net_rx_bytes - before.net_rx_bytes) / width)
+    sent = max(0.0, (now.net_tx_bytes - before.net_tx_bytes) / width)
+    return Rates(received, sent, waited("cpu"), waited("memory"), waited("io"))
+
+
+def describe_change(before: Limits, after: Limits) -> str:
+    """``"mem 128 MiB → 256 MiB"``; "" when nothing that is drawn has changed."""
+    parts = []
+    for name, old, new in (
+        ("mem", before.memory_bytes, after.memory_bytes),
+        ("memory-high", before.memory_high_bytes, after.memory_high_bytes),
+    ):
+        if old != new:
+            parts.append(f"{name} {format_size(old) if old else 'none'} → {format_size(new) if new else 'none'}")
+    for name, old_number, new_number in (("cpus", before.cpus, after.cpus), ("pids", before.pids, after.pids)):
+        if old_number != new_number:
+            parts.append(f"{name} {'none' if old_number is None else f'{old_number:g}'} → {'none' if new_number is None else f'{new_number:g}'}")
+    return ", ".join(parts)
+
+
+def pack_rows(rows: Sequence[Row]) -> bytes:
+    return b"".join(struct.pack(ROW_FORMAT, *row) for row in rows)
+
+
+def limits_wire(limits: Limits) -> dict[str, Any]:
+    """The limits that the panel draws and controls; null is none."""
+    return {"mem": limits.memory_bytes, "high": limits.memory_high_bytes, "cpus": limits.cpus, "pids": limits.pids}
+
+
+def marker_wire(marker: Marker) -> list[Any]:
+    return [marker.seconds, marker.kind, marker.text]

@@ -1,0 +1,245 @@
+"""The live panel as a reader sees it: drawn, heard by Linux, and at last a figure that stays."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from servers import Lab
+
+from nbcontainer.state import ContainerRecord, list_containers
+
+LOAD = "%load_ext nbcontainer"
+GROW = "data = []\nimport time\nwhile True:\n    data.append(bytearray(1_000_000)); time.sleep(0.1)"
+SPIN = "while True: pass"
+
+
+class Notebook:
+    """One notebook in one tab."""
+
+    def __init__(self, page: Any, lab: Lab, name: str) -> None:
+        self.page, self._lab, self._name = page, lab, name
+
+    def open(self) -> None:
+        self.page.goto(self._lab.url(f"doc/tree/{self._name}"))
+        self.page.get_by_text(re.compile(r"\| Idle$")).wait_for()
+
+    def run(self, *cells: int) -> None:
+        """Click into each and press Shift+Enter, without waiting for its end."""
+        for index in cells:
+            self.page.locator(".jp-CodeCell .cm-content").nth(index).click()
+            self.page.keyboard.press("Shift+Enter")
+
+    @property
+    def panel(self) -> Any:
+        return self.page.locator(".nbc-panel")
+
+    def canvas(self, chart: int = 0) -> Any:
+        return self.panel.locator("canvas").nth(chart)
+
+    def wait_for_seconds(self, seconds: float) -> None:
+        """Until the panel shows a run that is this old."""
+        self.page.wait_for_function(
+            "(s) => parseFloat((document.querySelector('.nbc-state')?.textContent.match(/· ([0-9.]+) s/) || [0, '0'])[1]) >= s", arg=seconds
+        )
+
+    def wait_for_message(self, text: str) -> None:
+        self.panel.locator(".nbc-message", has_text=text).wait_for()
+
+    def wait_for_figure(self, cell: int = 1) -> str:
+        """Its alternative text, from the saved notebook: JupyterLab does not pass it on to the page."""
+        self.panel.wait_for(state="detached")
+        self.page.locator(".jp-OutputArea img").last.wait_for()
+        self.save()
+        outputs = nbformat.read(self._lab.directory / self._name, as_version=4).cells[cell].outputs
+        return str(next(output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})))
+
+    def save(self) -> None:
+        with self.page.expect_response(lambda response: response.request.method == "PUT" and "/api/contents/" in response.url):
+            self.page.keyboard.press("Control+s")
+
+
+def container() -> ContainerRecord:
+    (found,) = list_containers()
+    return found
+
+
+def cgroup_file(record: ContainerRecord, *names: str) -> Path:
+    """The first of these files that there is for a container, on cgroup v1 or v2."""
+    parent = os.environ.get("NBCONTAINER_CGROUP_PARENT", "")
+    for name in names:
+        for pattern in (f"/sys/fs/cgroup{parent}/*/{record.id}", f"/sys/fs/cgroup/*{parent}/*/{record.id}"):
+            if found := glob.glob(f"{pattern}/{name}"):
+                return Path(found[0])
+    raise FileNotFoundError(names)
+
+
+def memory_limit(record: ContainerRecord) -> int:
+    return int(cgroup_file(record, "memory.max", "memory.limit_in_bytes").read_text())
+
+
+def frozen(record: ContainerRecord) -> bool:
+    return cgroup_file(record, "freezer.state", "cgroup.freeze").read_text().strip() in ("1", "FROZEN")
+
+
+@pytest.fixture
+def notebook(page: Any, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
+    """``notebook(cell, ...)`` opens one with these cells after ``%load_ext``."""
+
+    def make(*cells: str, on: Lab = lab) -> Notebook:
+        name = f"{request.node.name.partition('[')[0]}.ipynb"
+        on.write(name, LOAD, *cells)
+        made = Notebook(page, on, name)
+        made.open()
+        return made
+
+    yield make
+    lab.end_sessions()
+
+
+def test_memory_is_drawn_and_the_kill_is_explained(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    book = notebook("%%container --mem 64M --cpus 0.5\n" + GROW.replace("0.1", "0.05"))
+    book.run(0, 1)
+    book.wait_for_seconds(1)
+    before = book.canvas().evaluate("(canvas) => canvas.toDataURL()")
+    book.wait_for_seconds(2)
+    assert book.canvas().evaluate("(canvas) => canvas.toDataURL()") != before
+    assert "of the host's" in book.panel.inner_text()
+    keep("panel-light")
+    assert book.wait_for_figure().startswith("Memory and CPU over time: killed: out of memory at 64 MiB")
+    card = book.page.locator(".jp-OutputArea [role=note]").inner_text()
+    assert "--mem 64 MiB" in card and "variables" in card
+    keep("figure-light")
+
+
+def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    book = notebook(f"%%container --live --mem 128M\ndata = bytearray(40_000_000)\n{SPIN}", "print('queued', 6 * 7)")
+    book.run(0, 1, 2)
+    book.wait_for_seconds(1)
+    record = container()
+    book.panel.get_by_role("button", name="Pause").click()
+    book.wait_for_message("frozen")
+    assert frozen(record)
+    book.panel.get_by_role("button", name="Resume").click()
+    book.wait_for_message("run again")
+    assert not frozen(record)
+    slider = book.panel.get_by_label("Memory limit slider")
+    slider.focus()
+    slider.press("ArrowRight")
+    book.wait_for_message("Linux says: mem 128 MiB →")
+    assert memory_limit(record) > 128 << 20
+    box = book.panel.get_by_label("Memory limit in MiB")
+    box.fill("10")
+    box.press("Enter")
+    book.wait_for_message("Linux refused it")
+    keep("refused")
+    box.fill("200")
+    box.press("Enter")
+    book.wait_for_message("→ 200 MiB")
+    assert memory_limit(record) == 200 << 20
+    quota = book.panel.get_by_label("CPU quota in cores")
+    quota.fill("0.25")
+    quota.press("Enter")
+    book.wait_for_message("cpus none → 0.25")
+    book.panel.get_by_role("button", name="Kill").click()
+    assert "killed on request" in book.wait_for_figure()
+    assert list_containers() == []
+
+
+def test_keys_read_the_values_out(notebook: Callable[..., Notebook]) -> None:
+    book = notebook(f"%%container --live\n{SPIN}")
+    book.run(0, 1)
+    book.wait_for_seconds(1)
+    canvas = book.canvas(1)
+    canvas.focus()
+    canvas.press("Home")
+    assert book.panel.locator("[aria-live=polite]").inner_text().startswith("0.")
+    assert re.match(r"CPU over time\. [\d.]+ s · CPU: throttled", canvas.get_attribute("aria-label"))
+    book.panel.get_by_role("button", name="Stop").click()
+    assert "interrupted" in book.wait_for_figure()
+
+
+def test_a_page_that_is_loaded_again_shows_the_whole_run(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    book = notebook(f"%%container --mem 512M\n{GROW}")
+    book.run(0, 1)
+    book.wait_for_seconds(1.5)
+    book.save()
+    book.page.reload()
+    book.panel.wait_for()
+    book.wait_for_seconds(2)
+    first = book.panel.locator("canvas").first
+    first.focus()
+    first.press("Home")
+    assert book.panel.locator("[aria-live=polite]").inner_text().startswith("0.")
+    keep("reloaded")
+    book.panel.get_by_role("button", name="Kill").click()
+    assert "killed on request" in book.panel.locator("img").get_attribute("alt")
+
+
+def test_the_saved_notebook_has_the_figure_and_no_widget(notebook: Callable[..., Notebook], lab: Lab) -> None:
+    book = notebook("%%container --live --no-raise-error\nimport time; time.sleep(0.7)")
+    book.run(0, 1)
+    assert "exit code 0" in book.wait_for_figure()
+    (path,) = lab.directory.glob("test_the_saved*.ipynb")
+    saved = nbformat.read(path, as_version=4)
+    (output,) = saved.cells[1].outputs
+    assert set(output.data) == {"image/png", "text/plain"}
+    book.page.reload()
+    book.page.locator(".jp-OutputArea img").wait_for()
+
+
+def test_dark(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None], tmp_path: Path) -> None:
+    lab = Lab(tmp_path, dark=True)
+    try:
+        book = notebook(f"%%container --live --mem 64M --cpus 0.5\n{SPIN}", on=lab)
+        book.run(0, 1)
+        book.wait_for_seconds(1.5)
+        background = book.panel.evaluate("(panel) => getComputedStyle(panel).backgroundColor")
+        assert max(map(int, re.findall(r"\d+", background)[:3])) < 64
+        keep("panel-dark")
+        book.panel.get_by_role("button", name="Kill").click()
+        book.wait_for_figure()
+    finally:
+        lab.close()
+
+
+def test_without_anywidget_in_the_front_end_there_is_an_image(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None], tmp_path: Path) -> None:
+    lab = Lab(tmp_path, without=("anywidget",))
+    try:
+        book = notebook("%%container --mem 256M\nimport time\nfor _ in range(80): time.sleep(0.1)", on=lab)
+        book.run(0, 1)
+        image = page.locator(".jupyter-widgets.widget-image")
+        image.wait_for()
+        first = image.get_attribute("src")
+        page.wait_for_function("(src) => document.querySelector('.widget-image')?.src !== src", arg=first)
+        keep("image")
+        image.wait_for(state="detached")
+        assert "exit code 0" in book.wait_for_figure()
+    finally:
+        lab.close()
+
+
+def test_nbclassic(page: Any, keep: Callable[[str], None], browser_context: Any, tmp_path: Path) -> None:
+    lab = Lab(tmp_path, classic=True)
+    try:
+        lab.write("classic.ipynb", LOAD, f"%%container --live --mem 128M\n{SPIN}")
+        page.goto(lab.url("notebooks/classic.ipynb"))
+        page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.is_connected()")
+        page.evaluate("() => { Jupyter.notebook.execute_all_cells(); }")
+        panel = page.locator(".nbc-panel")
+        panel.wait_for()
+        panel.get_by_role("button", name="Pause").click()
+        panel.locator(".nbc-message", has_text="frozen").wait_for()
+        assert frozen(container())
+        keep("nbclassic")
+        panel.get_by_role("button", name="Kill").click()
+        panel.wait_for(state="detached")
+        page.locator(".output_png img").first.wait_for()
+    finally:
+        lab.close()

@@ -1,0 +1,266 @@
+"""The live panel on the wire: a raw Jupyter client clicks while the cell blocks the kernel, on several ipykernels."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from facilities import require
+from jupyter_client.manager import KernelManager
+
+from nbcontainer.notebook.view import ROW_FORMAT
+
+OTHERS = Path(__file__).resolve().parents[2] / ".venv" / "ipykernels"
+WAIT_SECONDS = 60
+MIB = 1 << 20
+BUSY = "while True: pass"
+
+
+class Client:
+    """Executes cells and answers what comes, as a front end would."""
+
+    def __init__(self, version: str) -> None:
+        environment = dict(os.environ)
+        if version != "installed":
+            environment["PYTHONPATH"] = str(OTHERS / version)
+        self._manager = KernelManager(kernel_name="python3")
+        self._manager.start_kernel(env=environment)
+        self._client = self._manager.client()
+        self._client.start_channels()
+        self._client.wait_for_ready(WAIT_SECONDS)
+        self.panel = ""
+        self.rows: list[tuple[float, ...]] = []
+        self.markers: list[Any] = []
+        self.said: list[dict[str, Any]] = []
+        self.outputs: list[dict[str, Any]] = []
+
+    def execute(self, code: str) -> str:
+        return str(self._client.execute(code))
+
+    def send(self, **content: Any) -> None:
+        """To the panel, on the shell channel, as the browser does."""
+        data = {"comm_id": self.panel, "data": {"method": "custom", "content": content}}
+        self._client.shell_channel.send(self._client.session.msg("comm_msg", data))
+
+    def printed(self, *message_ids: str) -> str:
+        """What these cells have printed: a text may come in several messages."""
+        return "".join(output["text"] for output in self.outputs if output["type"] == "stream" and output["parent"] in message_ids)
+
+    def figure(self) -> dict[str, Any]:
+        return next(output for output in reversed(self.outputs) if "image/png" in output.get("data", {}))
+
+    def request(self, kind: str) -> str:
+        message = self._client.session.msg(kind, {})
+        self._client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
+
+    def interrupt(self) -> None:
+        self._manager.interrupt_kernel()
+
+    def read_until_idle(self, message_id: str, on_message: Callable[[dict[str, Any]], None] = lambda content: None) -> None:
+        """``on_message`` gets each of the panel's own messages, and ``{"k": "open"}`` for its beginning."""
+        while True:
+            message = self._client.get_iopub_msg(timeout=WAIT_SECONDS)
+            content = message["content"]
+            if message["msg_type"] == "comm_open" and content["data"]["state"].get("_model_module") == "anywidget":
+                self.panel = content["comm_id"]
+                on_message({"k": "open"})
+            elif message["msg_type"] == "comm_msg" and content["comm_id"] == self.panel and content["data"]["method"] == "custom":
+                self._take(content["data"]["content"], message["buffers"])
+                on_message(content["data"]["content"])
+            elif message["msg_type"] in ("display_data", "update_display_data", "stream", "error"):
+                self.outputs.append({"type": message["msg_type"], "parent": message["parent_header"].get("msg_id"), **content})
+            elif message["parent_header"].get("msg_id") == message_id and content.get("execution_state") == "idle":
+                return
+
+    def _take(self, content: dict[str, Any], buffers: list[Any]) -> None:
+        if content["k"] == "said":
+            self.said.append(content)
+            return
+        if content["k"] == "all":
+            self.rows, self.markers = [], []
+        self.markers += content.get("m", [])
+        for buffer in buffers:
+            self.rows += struct.iter_unpack(ROW_FORMAT, buffer)
+
+    def shell_replies(self, *message_ids: str) -> list[dict[str, Any]]:
+        """The replies to these requests, in the order in which they come; others are left out."""
+        replies: list[dict[str, Any]] = []
+        while len(replies) < len(message_ids):
+            reply = self._client.get_shell_msg(timeout=WAIT_SECONDS)
+            if reply["parent_header"]["msg_id"] in message_ids:
+                replies.append(reply)
+        return replies
+
+    def forget(self) -> None:
+        self.panel, self.rows, self.markers, self.said, self.outputs = "", [], [], [], []
+
+    def close(self) -> None:
+        self._client.stop_channels()
+        self._manager.shutdown_kernel()
+
+
+@pytest.fixture(scope="module", params=["installed", "6.31.0", "7.3.0"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[Client]:
+    require(os.geteuid() == 0, "the local engine needs root: sudo tests/run --lane notebook")
+    require(request.param == "installed" or (OTHERS / request.param).is_dir(), f"ipykernel {request.param}: tests/run installs it")
+    client = Client(request.param)
+    client.read_until_idle(client.execute("import ipykernel; print(ipykernel.__version__)\n%load_ext nbcontainer"))
+    version = "".join(output["text"] for output in client.outputs if output["type"] == "stream").strip()
+    assert request.param in ("installed", version)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def client(kernel: Client) -> Client:
+    kernel.forget()
+    return kernel
+
+
+def test_clicks_are_heard_while_the_cell_runs(client: Client) -> None:
+    script = [
+        ({"k": "pause"}, True, "frozen"),
+        ({"k": "resume"}, True, "run again"),
+        ({"k": "update", "set": {"cpus": 0.3}}, True, "cpus none → 0.3"),
+        ({"k": "update", "set": {"mem": 200 * MIB}}, True, "mem 128 MiB → 200 MiB"),
+        ({"k": "update", "set": {"mem": 9 * MIB}}, False, "in use"),
+        ({"k": "update", "set": {"cpus": -1}}, False, "is not a number from"),
+        ({"k": "update", "set": {"hostname": 1}}, False, "cannot be changed"),
+        ({"k": "update", "set": "nonsense"}, True, "Nothing was changed"),
+        ({"k": "kill"}, True, "Killed"),
+    ]
+    steps = iter(script)
+
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "open":
+            client.send(k="hello")
+        elif content["k"] in ("all", "said") and (step := next(steps, None)):
+            client.send(**step[0])
+
+    client.read_until_idle(client.execute(f"%%container --mem 128M --no-raise-error\ndata = bytearray(40_000_000)\n{BUSY}"), on_message)
+    assert [said["ok"] for said in client.said] == [ok for _, ok, _ in script]
+    for said, (_, _, text) in zip(client.said, script, strict=True):
+        assert text in said["text"]
+    assert [kind for _, kind, _ in client.markers] == ["start", "pause", "resume", "limits", "limits", "end"]
+    seconds = [row[0] for row in client.rows]
+    assert seconds == sorted(set(seconds)) and max(row[1] for row in client.rows) > 40_000_000
+    last = client.figure()
+    assert last["type"] == "update_display_data" and "killed on request" in last["metadata"]["image/png"]["alt"]
+    assert "application/vnd.jupyter.widget-view+json" not in last["data"]
+
+
+def test_queued_cells_are_neither_lost_nor_reordered(client: Client) -> None:
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "open":
+            queued.extend(client.execute(f"print('cell {number}')") for number in range(3))
+            client.send(k="hello")
+        elif content["k"] == "all" and len(queued) == 3:
+            queued.extend(client.execute(f"print('cell {number}')") for number in range(3, 6))
+            client.send(k="kill")
+
+    queued: list[str] = []
+    client.read_until_idle(client.execute(f"%%container --live --no-raise-error\n{BUSY}"), on_message)
+    client.read_until_idle(queued[-1])
+    assert client.printed(*queued) == "".join(f"cell {number}\n" for number in range(6))
+    assert [reply["parent_header"]["msg_id"] for reply in client.shell_replies(*queued)] == queued
+
+
+def test_queued_cells_are_aborted_after_a_failure_as_ever(client: Client) -> None:
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "open":
+            queued.extend(client.execute(f"print('cell {number}')") for number in range(2))
+            client.send(k="hello")
+        elif content["k"] == "all":
+            client.send(k="kill")
+
+    queued: list[str] = []
+    client.read_until_idle(client.execute(f"%%container --live\n{BUSY}"), on_message)
+    client.read_until_idle(queued[-1])
+    assert [reply["content"]["status"] for reply in client.shell_replies(*queued)] == ["aborted", "aborted"]
+    alive = client.execute("print('alive')")
+    client.read_until_idle(alive)
+    assert client.printed(alive) == "alive\n"
+
+
+def test_a_front_end_that_comes_back_gets_the_history(client: Client) -> None:
+    seen: list[int] = []
+
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "d" and len(client.rows) >= 8 and not seen:
+            questions.extend([client.request("kernel_info_request"), client.request("comm_info_request")])
+            seen.append(len(client.rows))
+            client.send(k="hello")
+        elif content["k"] == "all":
+            seen.append(len(client.rows))
+            replies.extend(client.shell_replies(*questions))
+            client.send(k="stop")
+
+    replies: list[dict[str, Any]] = []
+    questions: list[str] = []
+    client.read_until_idle(client.execute("%%container --live --no-raise-error\nimport time; time.sleep(60)"), on_message)
+    assert seen[1] >= seen[0]
+    assert [reply["msg_type"] for reply in replies] == ["kernel_info_reply", "comm_info_reply"]
+    assert client.panel in replies[1]["content"]["comms"]
+    assert "interrupted" in client.figure()["metadata"]["image/png"]["alt"]
+
+
+def test_the_kernels_interrupt_works_too_and_widgets_do_after_it(client: Client) -> None:
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "open":
+            client.interrupt()
+
+    client.read_until_idle(client.execute("%%container --live --no-raise-error\nimport time; time.sleep(60)"), on_message)
+    code = "import ipywidgets\nbox = ipywidgets.IntText()\nprint(box.model_id)"
+    made = client.execute(code)
+    client.read_until_idle(made)
+    model = client.printed(made).strip()
+    data = {"comm_id": model, "data": {"method": "update", "state": {"value": 7}, "buffer_paths": []}}
+    client._client.shell_channel.send(client._client.session.msg("comm_msg", data))
+    asked = client.execute("print(box.value)")
+    client.read_until_idle(asked)
+    assert client.printed(asked) == "7\n"
+
+
+def test_a_kernel_without_the_private_names_degrades_to_interrupts(client: Client) -> None:
+    code = (
+        "import nbcontainer.notebook.pump as pump\nkept = pump.open_pump\n"
+        "def refuse(kernel): raise pump.PumpUnavailable('gone')\npump.open_pump = refuse"
+    )
+    client.read_until_idle(client.execute(code))
+    histories: list[int] = []
+
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "all":
+            histories.append(len(client.rows))
+            if len(histories) == 2:
+                client.interrupt()
+
+    client.read_until_idle(client.execute("%%container --live --no-raise-error\nimport time; time.sleep(60)"), on_message)
+    assert histories[1] > histories[0], "nobody can ask for it, so it comes by itself"
+    client.read_until_idle(client.execute("pump.open_pump = kept"))
+
+
+def test_a_cleared_output_keeps_the_panel(client: Client) -> None:
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "d" and client.rows and client.rows[-1][0] > 1.5:
+            client.send(k="kill")
+
+    code = "import time\nfrom IPython.display import clear_output\ntime.sleep(1)\nclear_output()\ntime.sleep(60)"
+    client.read_until_idle(client.execute(f"%%container --live --no-raise-error\n{code}"), on_message)
+    shown = [output for output in client.outputs if output["type"] == "display_data"]
+    assert len(shown) == 2
+    assert shown[0]["transient"]["display_id"] == shown[1]["transient"]["display_id"]
+
+
+@pytest.mark.parametrize("option", ["--no-live", "--quiet"])
+def test_no_panel_where_none_is_wanted(client: Client, option: str) -> None:
+    message_id = client.execute(f"%%container {option} --no-raise-error\nimport time; time.sleep(0.8)")
+    client.read_until_idle(message_id)
+    assert client.panel == ""
+    shown = [list(output.get("data", output)) for output in client.outputs if output["parent"] == message_id]
+    assert shown == ([["image/png", "text/plain"]] if option == "--no-live" else [])

@@ -1,0 +1,93 @@
+"""The panel's JavaScript that needs no browser, run by Node; and that both sides mean the same columns."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from facilities import require
+
+from nbcontainer.notebook.view import Row, pack_rows
+
+SOURCE = (files("nbcontainer.notebook") / "panel.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require(shutil.which("node"), "JavaScript tests need Node: apt install nodejs")
+    path = tmp_path_factory.mktemp("js") / "panel.mjs"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def evaluate(module: Path, expression: str) -> Any:
+    """The value of a JavaScript expression in which ``p`` is the panel's module."""
+    program = f"import * as p from {json.dumps(str(module))};\nconsole.log(JSON.stringify({expression}))"
+    done = subprocess.run(["node", "--input-type=module", "-e", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_columns_are_the_same_on_both_sides(module: Path) -> None:
+    names = evaluate(module, "p.FIELDS")
+    assert len(names) == len(Row._fields)
+    assert [name[:3].lower() for name in names] == [re.sub("net_|io_|host_", lambda m: m[0][:-1], field)[:3] for field in Row._fields]
+
+
+def test_sizes_rates_and_percent(module: Path) -> None:
+    assert evaluate(module, "[0, 1023, 1536, 128 * 2 ** 20, 1.5 * 2 ** 30, NaN].map(p.formatBytes)") == [
+        "0 B", "1023 B", "1.5 KiB", "128 MiB", "1.5 GiB", "–",
+    ]  # fmt: skip
+    assert evaluate(module, "[p.formatRate(2048), p.formatPercent(0.25), p.formatPercent(49.6), p.formatPercent(NaN)]") == [
+        "2 KiB/s", "0.3 %", "50 %", "–",
+    ]  # fmt: skip
+
+
+def test_axes(module: Path) -> None:
+    assert evaluate(module, "p.ticks(143 * 2 ** 20, 5, true).map(p.formatBytes)") == ["0 B", "32 MiB", "64 MiB", "96 MiB", "128 MiB"]
+    assert evaluate(module, "p.ticks(56, 5, false)") == [0, 20, 40]
+    assert evaluate(module, "[p.axisTop(100, [120], 8), p.axisTop(10, [120], 8), p.axisTop(0, [null], 8)].map(Math.round)") == [134, 11, 9]
+    assert all(len(found) <= 9 for found in evaluate(module, "[1e-3, 0.7, 3, 1e3, 1e6, 1e9, 1e13].flatMap((t) => [p.ticks(t, 5, true), p.ticks(t, 5, false)])"))
+
+
+def test_sliders_are_logarithmic_and_round(module: Path) -> None:
+    there_and_back = "[16, 128, 1000, 24064].map((m) => p.sliderToSize(p.sizeToSlider(m * 2 ** 20, 24064 * 2 ** 20), 24064 * 2 ** 20) / 2 ** 20)"
+    sizes = evaluate(module, there_and_back)
+    assert sizes == pytest.approx([16, 128, 1000, 24064], rel=0.01)
+    assert sizes[-1] == 24064, "the right end is the host's memory and not more"
+
+
+def _add(first: int, *memory: float) -> str:
+    rows = [Row(index, value, *[0.0] * (len(Row._fields) - 2)) for index, value in enumerate(memory, first)]
+    numbers = list(pack_rows(rows))
+    return f"rows.add({first}, new DataView(new Uint8Array({json.dumps(numbers)}).buffer))"
+
+
+def test_rows_arrive_once_and_in_order(module: Path) -> None:
+    script = f"(() => {{ const rows = new p.Rows(); const complete = [{_add(0, 1, 2)}, {_add(1, 2, 3)}, {_add(7, 9)}];" + (
+        "return [complete, rows.rows.map((r) => r.memory), rows.next, rows.at(0.9), rows.at(100), rows.most('memory')]; })()"
+    )
+    complete, memory, following, near, end, most = evaluate(module, script)
+    assert complete == [True, True, False], "the third says that something is missing before it"
+    assert (memory, following, near, end, most) == ([1, 2, 3, 9], 8, 1, 3, 9)
+
+
+def test_a_row_in_words(module: Path) -> None:
+    packed = list(struct.pack(f"<{len(Row._fields)}f", 1.5, *[1024.0] * (len(Row._fields) - 1)))
+    script = f"(() => {{ const rows = new p.Rows(); rows.add(0, new DataView(new Uint8Array({packed}).buffer));" + (
+        "return p.describeRow(rows.last, p.CHARTS.slice(0, 1), { mem: 2 ** 20 }); })()"
+    )
+    assert evaluate(module, script) == "1.50 s · Memory: usage 1 KiB, working set 1 KiB, peak 1 KiB · limit 1 MiB"
+
+
+def test_no_html_from_data() -> None:
+    """Whatever the kernel says is text; nothing is parsed as HTML or run."""
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser", "http"):
+        assert word not in SOURCE, word
