@@ -196,3 +196,29 @@ def test_ps_lists_it_while_it_runs() -> None:
 def test_explain_says_what_is_shared() -> None:
     text = nbc.explain(engine="vm", mem="64M")
     assert "9p /usr (read-only)" in text and "restored from a snapshot" in text
+
+
+def test_pause_resume_update_and_readings() -> None:
+    engine = vm.open_vm()
+    from nbcontainer.events import Changed, Paused, Resumed
+    from nbcontainer.spec import make_spec
+
+    current = engine.start(make_spec({"mem": "64M", "workspace": "none"}), "import time\nwhile True: time.sleep(0.01)")
+    seen: list[Event] = []
+    ticks: list[float] = []
+    steps = iter([current.pause, current.resume, lambda: current.update(mem="96M"), current.readings, current.kill])
+    results: list[object] = []
+
+    def step() -> None:
+        ticks.append(time.monotonic())
+        if (do := next(steps, None)) is not None:
+            results.append(do())
+
+    current.attend(step)
+    seen += list(current.events())
+    assert [type(event) for event in seen if isinstance(event, Paused | Resumed | Changed)] == [Paused, Resumed, Changed]
+    assert getattr(results[2], "memory_bytes", 0) == 96 << 20
+    assert getattr(results[3], "memory_by_kind", {})["anon"] > 0
+    assert isinstance(seen[-1], Finished) and seen[-1].outcome == "killed"
+    with pytest.raises(nbc.SpecError, match="has ended"):
+        current.pause()

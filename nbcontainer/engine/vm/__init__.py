@@ -14,8 +14,9 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from nbcontainer.engine.vm import layout, qemu
-from nbcontainer.engine.vm.guest import Guest, VmRun
+from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
+from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_size
