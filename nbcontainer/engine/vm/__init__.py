@@ -68,8 +68,8 @@ class VmEngine:
         shares = layout.shares_for(sources)
         with self._lock:
             self._drop_dead()
-            for key, guest in self._guests.items():
-                if sources <= key:
+            for key, guest in list(self._guests.items()):
+                if sources <= key and guest.responds():
                     self._guests.move_to_end(key)
                     return guest, layout.shares_for(key)
             while len(self._guests) >= GUESTS:
@@ -155,6 +155,14 @@ class VmEngine:
         lines = [f"[host]   {machine.qemu.program}: a guest of {machine.memory_mib} MiB and {machine.cpus} CPUs, by software emulation, restored from a snapshot"]
         lines += [f"[host]   9p {share.source}{' (read-only)' if share.read_only else ''}: in the guest at {share.target}" for share in shares]
         return [*lines, "[guest]  from here on as --engine local does it, with control groups version 2"]
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the guest that was used last, as this host sees its QEMU; 0 where there is none."""
+        import psutil
+
+        with self._lock:
+            guest = next(reversed(self._guests.values()), None)
+        return int(psutil.Process(guest.process.pid).memory_info().rss) if guest is not None and guest.alive else 0
 
     def close(self) -> None:
         """End all guests, and with them all containers."""

@@ -117,7 +117,7 @@ class Agent:
         elif kind == "control":
             self._do(partial(self._control, message))
         elif kind == "ping":
-            self._port.send({"t": "pong"})
+            self._port.send({"t": "pong", "ask": message["ask"]})
         elif kind == "resume":
             self._resume(message)
         elif kind == "settle":

@@ -37,6 +37,7 @@ class Guest:
         self._offset_seconds = 0.0
         self._runs: dict[int, VmRun] = {}
         self._numbers = itertools.count(1)
+        self._pings: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
         self._failure = ""
         self._heard = time.monotonic()
@@ -91,7 +92,11 @@ class Guest:
             self._signs["hello"].put(message)
         elif kind == "settled":
             self._signs["settled"].put(message)
-        elif kind != "pong":
+        elif kind == "pong":
+            waiting = self._pings.get(message["ask"]) if isinstance(message.get("ask"), int) else None
+            if waiting is not None:
+                waiting.set()
+        else:
             raise ProtocolError("something unknown")
 
     def fail(self, reason: str) -> None:
@@ -106,6 +111,8 @@ class Guest:
             run.put(InternalError(f"{self._failure}; the next cell starts a new one"))
         for sign in self._signs.values():
             sign.put({"t": "failed"})
+        for waiting in list(self._pings.values()):
+            waiting.set()
         self._outgoing.put(None)
         self.process.end()
 
@@ -134,7 +141,20 @@ class Guest:
         if silent > SILENCE_SECONDS:
             self.fail(f"the virtual machine has not answered for {silent:.0f} s")
         elif silent > PING_SECONDS:
-            self.send({"t": "ping"})
+            self.send({"t": "ping", "ask": 0})
+
+    def responds(self) -> bool:
+        """Whether it lives, by asking it: a process that was killed just now may look alive for a while."""
+        ask, answered = next(self._numbers), threading.Event()
+        self._pings[ask] = answered
+        try:
+            self.send({"t": "ping", "ask": ask})
+            answered.wait(SILENCE_SECONDS)
+        finally:
+            del self._pings[ask]
+        if not answered.is_set():
+            self.fail(f"the virtual machine has not answered for {SILENCE_SECONDS:.0f} s")
+        return not self._failure
 
     # ---- what it is asked
 
