@@ -77,6 +77,7 @@ class VmEngine:
                 if sources <= key and guest.responds():
                     self._guests.move_to_end(key)
                     return guest, layout.shares_for(key)
+            self._drop_dead()  # those that did not respond
             while len(self._guests) >= GUESTS:
                 idle = next((key for key, guest in self._guests.items() if not guest.busy), None)
                 if idle is None:
