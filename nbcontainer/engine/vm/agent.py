@@ -27,7 +27,7 @@ from nbcontainer.engine.local import LocalEngine
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import Event, Finished, Readings
+from nbcontainer.events import Display, Event, Readings
 from nbcontainer.linux import syscalls
 from nbcontainer.runtime import rootfs
 from nbcontainer.runtime.plan import IdMap
@@ -218,8 +218,8 @@ class Agent:
         try:
             self._port.send(wire.event_to_json(number, event))
         except ProtocolError as error:
-            if isinstance(event, Finished):
-                raise InternalError(f"in the guest: {error}") from None
+            # What fits into a frame of the container's may be too large for one of ours.
+            self._port.send(wire.event_to_json(number, Display("display", {"text/plain": f"[not shown: {error}]"})))
 
     def _tell_run(self, number: int, what: str) -> None:
         with self._lock:
