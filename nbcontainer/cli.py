@@ -113,9 +113,9 @@ def _run(words: list[str]) -> int:
     if parsed.front.get("help"):
         print(command_help_text())
         return 0
-    for key in ("result", "out", "err"):
+    for key in ("result", "out", "err", "trust_output"):
         if key in parsed.front:
-            raise SpecError(f"--{key}: is for notebooks; redirect the output instead")
+            raise SpecError(f"--{key.replace('_', '-')}: is for notebooks; redirect the output instead")
     if not parsed.program:
         raise SpecError("run: a PROGRAM is missing, such as: nbcontainer run --mem 64M -- ls /")
     from nbcontainer import container

@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict, dataclass
 
 from nbcontainer.errors import HostError
+from nbcontainer.linux import capabilities
 from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, format_size, host_memory_bytes
 
 PROBE_SECONDS = 60.0
@@ -95,9 +96,18 @@ def _run_probes() -> dict[str, tuple[int, str]]:
 
 
 def _user_check() -> Check:
-    root = os.geteuid() == 0
-    detail = "root" if root else f"user id {os.geteuid()}: the local engine needs root for now"
-    return Check("user", REQUIRED_GROUP, root, detail, AS_ROOT)
+    if not _rootless():
+        return Check("user", "info", True, "root: each container gets a range of user ids of its own")
+    return Check("user", "info", True, f"user id {os.geteuid()}, without privileges: root in a container is you, and there is no other user")
+
+
+def _rootless() -> bool:
+    return not capabilities.may_administer()
+
+
+def _needed(rootless: bool) -> str:
+    """The group of a check that containers need, of root (False) or of an ordinary user (True); optional for the other."""
+    return REQUIRED_GROUP if rootless == _rootless() else "optional"
 
 
 def _sysctl(name: str) -> str | None:
@@ -144,7 +154,7 @@ def _namespace_checks(probes: dict[str, tuple[int, str]]) -> list[Check]:
         group = REQUIRED_GROUP if kind in NAMESPACES else "optional"
         checks.append(_from_probe(name, group, probes, "works", *_why_not(kind, probes.get(name, (0, ""))[0])))
     name = "user namespace for ordinary users"
-    return [*checks, _from_probe(name, "optional", probes, "works", *_why_not("user", probes.get(name, (0, ""))[0]))]
+    return [*checks, _from_probe(name, _needed(True), probes, "works", *_why_not("user", probes.get(name, (0, ""))[0]))]
 
 
 def _cgroup_checks() -> list[Check]:
@@ -191,10 +201,10 @@ def _file_system_checks(probes: dict[str, tuple[int, str]]) -> list[Check]:
     if refused:
         in_userns = proc = _why_not("user", refused)
     return [
-        _from_probe("overlay", REQUIRED_GROUP, probes, "copy-on-write roots", *overlay),
+        _from_probe("overlay", _needed(False), probes, "copy-on-write roots", *overlay),
         _idmapped_check(probes, release),
-        _from_probe("overlay in a user namespace", "optional", probes, "works", *in_userns),
-        _from_probe("a /proc of its own", "optional", probes, "works", *proc),
+        _from_probe("overlay in a user namespace", _needed(True), probes, "works", *in_userns),
+        _from_probe("a /proc of its own", _needed(True), probes, "works", *proc),
     ]
 
 
@@ -207,7 +217,7 @@ def _idmapped_check(probes: dict[str, tuple[int, str]], release: str) -> Check:
         reason, remedy = "only root can make them", AS_ROOT
     elif number == errno.EPERM:
         reason, remedy = _why_not("mnt", number)
-    return _from_probe("idmapped mounts", REQUIRED_GROUP, probes, f"on / and on tmpfs ({release})", reason, remedy)
+    return _from_probe("idmapped mounts", _needed(False), probes, f"on / and on tmpfs ({release})", reason, remedy)
 
 
 def _other_checks() -> list[Check]:
@@ -217,7 +227,7 @@ def _other_checks() -> list[Check]:
     mend = "sudo apt-get install libseccomp2" if actions else "a Linux with CONFIG_SECCOMP_FILTER"
     total, available = host_memory_bytes()
     return [
-        Check("seccomp", "optional", bool(actions and library), seccomp, mend),
+        Check("seccomp", REQUIRED_GROUP, bool(actions and library), seccomp, mend),
         _kvm_check(),
         *_vm_checks(),
         Check("machine", "info", True, f"{os.cpu_count()} CPUs, {format_size(total)} of memory, {format_size(available)} available"),

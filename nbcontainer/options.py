@@ -88,7 +88,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--live", "", "show", "live chart and controls from the start (without it: after 0.5 s)"),
     _option("--no-live", "", "show", "no live chart, only the figure at the end"),
     _option("--interval", "SECONDS", "show", "between samples (5 ms in the first second, then 0.1)"),
-    _option("--trust-output", "", "show", "show scripts and widgets of the container", later=True),
+    _option("--trust-output", "", "show", "show what the cell displays as it is, scripts included: they run with your rights"),
     _option("--quiet", "", "show", "only the cell's own output: no chart, no notes"),
     _option("--explain", "", "show", "print each step of the plan, then run"),
     _option("--dry-run", "", "show", "print the plan and do not run"),
@@ -99,9 +99,9 @@ COMMAND_OPTIONS: tuple[Option, ...] = (
     _option("--interactive -i", "", "data", "the program gets what comes on standard input, read to its end before it starts"),
 )
 """Options of ``nbcontainer run`` besides; they go before what the notebook means by the same name."""
-NOTEBOOK_ONLY = frozenset(("interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live"))
+NOTEBOOK_ONLY = frozenset(("interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
 """Keys that belong to the front end, not to the container."""
-_IN_NOTEBOOKS = frozenset(("out", "err", "result", "no_raise_error"))
+_IN_NOTEBOOKS = frozenset(("out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
 
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _COMMAND_BY_NAME = _BY_NAME | {name: option for option in COMMAND_OPTIONS for name in option.names}

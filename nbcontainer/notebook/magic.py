@@ -57,8 +57,9 @@ def _pace_of(shell: Any) -> Pace:
 class Screen:
     """Shows events as they come. ``hidden`` names the streams that go into a variable instead."""
 
-    def __init__(self, hidden: frozenset[str], pace: Pace) -> None:
+    def __init__(self, hidden: frozenset[str], pace: Pace, *, trusted: bool = False) -> None:
         self._hidden = hidden
+        self._trusted = trusted
         self._pace = pace
         self._display_ids = DisplayIds()
 
@@ -77,7 +78,7 @@ class Screen:
         if event.kind == "clear":
             shown.clear_output(wait=bool(event.metadata.get("wait")))
             return
-        data = sanitise(event.data)
+        data = dict(event.data) if self._trusted else sanitise(event.data)
         if event.kind == "result":
             shown.publish_display_data(data)
         elif event.display_id is None:
@@ -168,7 +169,7 @@ class ContainerMagics(Magics):
         if front.get("dry_run"):
             return
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
-        screen = Screen(hidden, _pace_of(self.shell))
+        screen = Screen(hidden, _pace_of(self.shell), trusted="trust_output" in front)
         if quiet:
             result = container.run(cell, program=parsed.program, on_event=screen.show, engine=engine, **options)
         else:
