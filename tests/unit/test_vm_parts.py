@@ -17,9 +17,21 @@ from hypothesis import strategies as st
 from nbcontainer.engine.vm import cpio, kernelimage, layout, qemu, unpack, wire
 from nbcontainer.engine.vm.template import Snapshot, Template
 from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
-from nbcontainer.events import CellError, Display, Finished, Output, Sample, Started, Usage
+from nbcontainer.events import (
+    CellError,
+    Changed,
+    Display,
+    Finished,
+    Output,
+    Paused,
+    Readings,
+    Resumed,
+    Sample,
+    Started,
+    Usage,
+)
 from nbcontainer.runtime.protocol import ProtocolError
-from nbcontainer.spec import make_spec
+from nbcontainer.spec import Limits, make_spec
 
 # ---- archives
 
@@ -270,7 +282,10 @@ EVENTS = [
     Started("id", "name", 7, 10.0),
     Sample(10.0, 1, 1, 1, 0.5, 0.25, 0.25, 0, 1, 0, 0, 0),
     Finished("oom", None, 9, CellError("E", "v", ()), USAGE, "note"),
-    Finished("exited", 0, None, None, USAGE),
+    Finished("exited", 0, None, None, USAGE, "", {"anon": 1}, ("python (pid 1)",)),
+    Paused(10.0),
+    Resumed(10.0),
+    Changed(10.0, Limits(memory_bytes=1, cpus=0.5, cpuset="0")),
 ]
 
 
@@ -315,6 +330,12 @@ def test_anything_as_a_message_is_refused(value: object) -> None:
 def test_errors_travel_with_their_type(error: Exception) -> None:
     again = wire.error_from_json(json.loads(json.dumps(wire.error_to_json(1, error))))  # type: ignore[arg-type]
     assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize("answer", [None, Limits(memory_bytes=5, swap_bytes=0), Readings(1.0, {"cpu": 0.5}, 1, 2, {"anon": 3}), SpecError("x")])
+def test_answers_travel_whole(answer: object) -> None:
+    again = wire.answer_from_json(json.loads(json.dumps(wire.answer_to_json(1, 2, answer))), 0.0)  # type: ignore[arg-type]
+    assert again == answer or (isinstance(again, SpecError) and str(again) == str(answer))
 
 
 # ---- the cache

@@ -8,7 +8,9 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
           ``{"t": "refused", run, kind, arguments}`` where the container could not be started or a run broke
 5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, ``{"t": "forget", run}``
-6. K → A  ``{"t": "ping"}``, answered by ``{"t": "pong"}``
+   K → A  ``{"t": "control", run, ask, what, changes}``: pause, resume, update or readings; answered by
+          ``{"t": "answer", run, ask, limits | readings | kind, arguments}``
+6. K → A  ``{"t": "ping", ask}``, answered by ``{"t": "pong", ask}``
 7. K → A  ``{"t": "settle"}``: everything that was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
 
 K believes nothing of what comes from the guest but its shape: whatever is not one of these raises ProtocolError.
@@ -21,7 +23,21 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
-from nbcontainer.events import CellError, Display, Event, Finished, InputRequest, Output, Sample, Started, Usage
+from nbcontainer.events import (
+    CellError,
+    Changed,
+    Display,
+    Event,
+    Finished,
+    InputRequest,
+    Output,
+    Paused,
+    Readings,
+    Resumed,
+    Sample,
+    Started,
+    Usage,
+)
 from nbcontainer.runtime.protocol import ProtocolError
 from nbcontainer.spec import ContainerSpec, Limits, Mount, Root, Ulimit
 
@@ -59,6 +75,9 @@ def event_to_json(run: int, event: Event) -> dict[str, Any]:
     if isinstance(event, Finished):
         plain["error"] = None if event.error is None else asdict(event.error)
         plain["usage"] = asdict(event.usage)
+        plain["memory_by_kind"], plain["killed"] = dict(event.memory_by_kind), list(event.killed)
+    elif isinstance(event, Changed):
+        plain["limits"] = asdict(event.limits)
     elif isinstance(event, Display):
         plain["data"], plain["metadata"] = dict(event.data), dict(event.metadata)
     return {"t": "event", "run": run, "kind": type(event).__name__, "fields": plain}
@@ -111,6 +130,19 @@ class _Reader:
             raise ProtocolError(f"a field {name} with more than strings")
         return tuple(value)
 
+    def table(self, name: str) -> dict[str, Any]:
+        """A mapping from words to numbers."""
+        value = self.get(name, dict)
+        if not all(isinstance(number, _NUMBERS) and not isinstance(number, bool) for number in value.values()):
+            raise ProtocolError(f"a field {name} with more than numbers")
+        return dict(value)
+
+    def limits(self, name: str) -> Limits:
+        read = self.nested(name)
+        text = {"cpuset": read.get("cpuset", str, type(None)), "swap_bytes": read.get("swap_bytes", int)}
+        others = {field.name: read.get(field.name, int, float, type(None)) for field in fields(Limits) if field.name not in text}
+        return Limits(**others, **text)
+
     def numbers(self, kind: type[Any]) -> dict[str, Any]:
         """Every field of a dataclass of numbers."""
         return {field.name: self.get(field.name, *(_NUMBERS if field.type == "float" else (int,))) for field in fields(kind)}
@@ -131,6 +163,11 @@ def event_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> 
         return Display(read.choice("kind", _DISPLAYS), read.get("data", dict), read.get("metadata", dict), identity)
     if kind == "CellError":
         return _cell_error(read)
+    if kind in ("Paused", "Resumed"):
+        moment = read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
+        return Paused(moment) if kind == "Paused" else Resumed(moment)
+    if kind == "Changed":
+        return Changed(read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds, read.limits("limits"))
     if kind == "InputRequest":
         return InputRequest(read.get("prompt", str), read.get("password", bool))
     if kind == "Started":
@@ -154,4 +191,32 @@ def _finished(read: _Reader) -> Finished:
         None if error is None else _cell_error(_Reader(error)),
         Usage(**read.nested("usage").numbers(Usage)),
         read.get("note", str),
+        read.table("memory_by_kind"),
+        read.strings("killed"),
     )
+
+
+def answer_to_json(run: int, ask: int, answer: Limits | Readings | NbcontainerError | None) -> dict[str, Any]:
+    message: dict[str, Any] = {"t": "answer", "run": run, "ask": ask}
+    if isinstance(answer, NbcontainerError):
+        message |= {**error_to_json(run, answer), "t": "answer"}
+    elif isinstance(answer, Limits):
+        message["limits"] = asdict(answer)
+    elif answer is not None:
+        message["readings"] = asdict(answer)
+    return message
+
+
+def answer_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> Limits | Readings | NbcontainerError | None:
+    """Raises ProtocolError."""
+    if "kind" in message:
+        return error_from_json(message)
+    read = _Reader(dict(message))
+    if "limits" in message:
+        return read.limits("limits")
+    if "readings" not in message:
+        return None
+    inner = read.nested("readings")
+    moment = inner.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
+    received, sent = inner.get("net_rx_bytes", int), inner.get("net_tx_bytes", int)
+    return Readings(moment, inner.table("pressure_seconds"), received, sent, inner.table("memory_by_kind"))
