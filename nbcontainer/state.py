@@ -162,13 +162,18 @@ def _kernel_files() -> Iterator[tuple[Path, bool]]:
 
 def list_containers() -> list[ContainerRecord]:
     """The running containers of all living kernels of this user."""
-    records: list[ContainerRecord] = []
+    return [record for _, record in list_places()]
+
+
+def list_places() -> list[tuple[str, ContainerRecord]]:
+    """The same, each with its kernel's cgroup place."""
+    records: list[tuple[str, ContainerRecord]] = []
     for path, dead in _kernel_files():
         if dead:
             continue
         try:
             content = json.loads(path.read_bytes())
-            records += [ContainerRecord(**entry) for entry in content["containers"]]
+            records += [(path.stem, ContainerRecord(**entry)) for entry in content["containers"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it was being written, or its kernel has just ended
     return records
