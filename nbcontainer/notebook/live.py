@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SHOW_AFTER_SECONDS = 0.5
 TICK_SECONDS = 0.1
+READ_SECONDS = 0.3
+"""Between readings of pressure, network and the host: a dozen files, where a sample takes half as many, kept open."""
 TEXT_SECONDS = 1.0
 SILENT_SECONDS = 3.0
 """A front end that has not drawn the panel after this long has no anywidget."""
@@ -38,7 +40,7 @@ class Live:
         self._view = View(Limits())
         self._run: Run | None = None
         self._front: _Front | None = None
-        self._begin = self._tick_at = time.monotonic()
+        self._begin = self._tick_at = self._read_at = time.monotonic()
 
     # ---- the run says
 
@@ -65,11 +67,12 @@ class Live:
         if now < self._tick_at:
             return
         self._tick_at = now + TICK_SECONDS * 0.9
-        try:
-            readings = self._run.readings()
-        except SpecError:
-            return  # it has just ended
-        self._view.look_around(SURROUNDINGS.host(), readings)
+        if now >= self._read_at:
+            self._read_at = now + READ_SECONDS
+            try:
+                self._view.look_around(SURROUNDINGS.host(), self._run.readings())
+            except SpecError:
+                return  # it has just ended
         self._front.tick(now)
 
     # ---- the end
@@ -183,14 +186,17 @@ def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
     from nbcontainer.notebook.panel import PanelLink
     from nbcontainer.notebook.pump import PumpUnavailable, open_pump
 
-    pump: MessagePump | None
-    try:
-        pump = open_pump(shell.kernel)
-    except PumpUnavailable:
-        pump = None  # the panel says so, and the stop button works
+    pump: MessagePump | None = None
+    heard = True
+    # A run in another thread does not block the kernel, which then hears the clicks by itself.
+    if threading.current_thread() is threading.main_thread():
+        try:
+            pump = open_pump(shell.kernel)
+        except PumpUnavailable:
+            heard = False  # the panel says so, and the stop button works
     # The figure at the end needs it, and the cell's process does not wait for this thread.
     threading.Thread(target=importlib.import_module, args=("matplotlib.backends.backend_agg",), daemon=True).start()
-    front = _KernelFront(view, PanelLink(view, run, title, controls=pump is not None), pump)
+    front = _KernelFront(view, PanelLink(view, run, title, controls=heard), pump)
     if pump is not None:
         run.attend(pump, pump.fileno())
     return front

@@ -207,7 +207,7 @@ def test_the_dashboard_shows_all_containers(notebook: Callable[..., Notebook], k
     book = notebook(begin, "for run in runs: run.kill()")
     book.run(0, 1)
     table = book.page.locator(".nbc-dashboard table")
-    book.page.locator(".nbc-dashboard td", has_text=re.compile(r"of 25 %")).wait_for()
+    book.page.locator(".nbc-dashboard td", has_text=re.compile(r"\d % of 25 %")).wait_for()
     rows = table.locator("tbody tr")
     assert {"spinner", "sleeper"} <= {rows.nth(index).locator("td").first.inner_text() for index in range(rows.count())}
     keep("dashboard")
