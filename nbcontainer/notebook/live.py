@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SHOW_AFTER_SECONDS = 0.5
 TICK_SECONDS = 0.1
+AT_FULL_RATE = 10
+"""With more views than this, each is drawn less often; no row gets lost."""
 READ_SECONDS = 0.3
 """Between readings of pressure, network and the host: a dozen files, where a sample takes half as many, kept open."""
 TEXT_SECONDS = 1.0
@@ -63,10 +65,11 @@ class Live:
         if self._front is None:
             if self._live or now - self._begin >= SHOW_AFTER_SECONDS:
                 self._front = _open_front(self._shell, self._view, self._run, f"container {self._run.spec.name or self._run.container_id}")
+                _SHOWN.add(self)
             return
         if now < self._tick_at:
             return
-        self._tick_at = now + TICK_SECONDS * 0.9
+        self._tick_at = now + TICK_SECONDS * max(0.9, len(_SHOWN) / AT_FULL_RATE)
         if now >= self._read_at:
             self._read_at = now + READ_SECONDS
             try:
@@ -80,12 +83,17 @@ class Live:
     def close(self, result: Result | None, worth_a_figure: bool) -> None:
         """Replace the live view by the figure that stays; ``result`` is None when the run failed for reasons of ours."""
         front, self._front = self._front, None
+        _SHOWN.discard(self)
         wanted = result is not None and (front is not None or worth_a_figure) and is_kernel(self._shell)
         bundle, metadata = _figure(result) if result is not None and wanted else ({}, {})
         if front is not None:
             front.close(bundle, metadata)
         elif bundle:
             show(bundle, metadata)
+
+
+_SHOWN: set[Live] = set()
+"""The live views of this process; each leaves it when its run ends."""
 
 
 def is_kernel(shell: Any) -> bool:

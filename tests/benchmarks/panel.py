@@ -29,6 +29,7 @@ def run_live(seconds, live):
         view.fold(event)
     view = Live(shell, live)
     result = nbcontainer.run(f'import time; time.sleep({seconds})', mem='64M', interval=0.1, on_event=on_event, on_start=view.on_start)
+    view.close(result, False)
     assert result.ok, result.describe()
     return view, result
 """
