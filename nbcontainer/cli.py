@@ -1,18 +1,20 @@
-"""The ``nbcontainer`` command: run, doctor, ps, prune, demo, lab."""
+"""The ``nbcontainer`` command: run, doctor, ps, prune, demo, lab, vm."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from nbcontainer import __version__
 from nbcontainer.errors import NbcontainerError, SpecError
-from nbcontainer.options import help_text, parse_options
+from nbcontainer.options import command_help_text, parse_options
 
 if TYPE_CHECKING:
     from nbcontainer.container import Result
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 2
 EXIT_HOST = 3
+EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_CODES = {"oom": 137, "killed": 137, "timeout": 124, "interrupted": 130, "output-limit": 122}
 COURSE = "nbcontainer-course"
 USAGE = """usage: nbcontainer COMMAND
@@ -30,6 +33,7 @@ USAGE = """usage: nbcontainer COMMAND
   prune                                 remove what killed kernels left behind
   demo [--output FILE.png]              a cell that runs out of memory at 128 MiB, with its chart
   lab [ARG...]                          open JupyterLab on the course
+  vm setup [--kernel PATH] [--force]    make the virtual machine of --engine vm ready
   --version, --help"""
 
 DEMO_CELL = """\
@@ -74,6 +78,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
+class _Termination:
+    """SIGTERM is a SIGINT with another exit code: the container ends, and everything of it goes. Afterwards nobody waits for
+    it any more, and it is ignored."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> _Termination:
+        signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if kind is KeyboardInterrupt and self.came:
+            raise SystemExit(EXIT_TERMINATED)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.raise_signal(signal.SIGINT)
+
+
 def _print_event(event: Event) -> None:
     from nbcontainer.events import Output
 
@@ -84,16 +109,17 @@ def _print_event(event: Event) -> None:
 
 
 def _run(words: list[str]) -> int:
-    parsed = parse_options(words)
+    parsed = parse_options(words, command=True)
     if parsed.front.get("help"):
-        print(help_text("nbcontainer run [OPTIONS] [--] PROGRAM [ARG...]"))
+        print(command_help_text())
         return 0
-    for key in ("result", "out", "err"):
+    for key in ("result", "out", "err", "trust_output"):
         if key in parsed.front:
-            raise SpecError(f"--{key}: is for notebooks; redirect the output instead")
+            raise SpecError(f"--{key.replace('_', '-')}: is for notebooks; redirect the output instead")
     if not parsed.program:
         raise SpecError("run: a PROGRAM is missing, such as: nbcontainer run --mem 64M -- ls /")
     from nbcontainer import container
+    from nbcontainer.engine import local
 
     options = dict(parsed.container)
     engine = options.pop("engine", None)
@@ -101,8 +127,15 @@ def _run(words: list[str]) -> int:
         print(container.explain(program=parsed.program, engine=engine, **options), flush=True)
     if parsed.front.get("dry_run"):
         return 0
-    body = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    result = container.run(body, program=parsed.program, on_event=_print_event, engine=engine, **options)
+    try:
+        with _Termination() as termination:
+            # As with docker run: without -i nothing is read, as whoever holds the other end may never close it.
+            body = sys.stdin.buffer.read() if parsed.front.get("interactive") and sys.stdin is not None else b""
+            result = container.run(body, program=parsed.program, on_event=_print_event, engine=engine, **options)
+    finally:
+        local.shutdown()
+    if termination.came:
+        return EXIT_TERMINATED
     if not parsed.front.get("quiet") and (result.outcome != "exited" or result.note):
         print(f"nbcontainer: {result.describe()}", file=sys.stderr)
     return exit_code(result)
@@ -195,6 +228,24 @@ def _lab(words: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *words, str(target)])
 
 
+def _vm(words: list[str]) -> int:
+    from nbcontainer.engine.vm.setup import set_up
+
+    if not words or words[0] != "setup":
+        raise SpecError("vm: there is setup, such as: nbcontainer vm setup")
+    kernel, force, rest = None, False, words[1:]
+    while rest:
+        word = rest.pop(0)
+        if word == "--force":
+            force = True
+        elif word == "--kernel" and rest:
+            kernel = rest.pop(0)
+        else:
+            raise SpecError(f"vm setup: {word!r} is not understood; there are --kernel PATH and --force")
+    set_up(kernel, force, lambda text: print(text, flush=True))
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "doctor": _doctor,
@@ -202,6 +253,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prune": _prune,
     "demo": _demo,
     "lab": _lab,
+    "vm": _vm,
 }
 
 if __name__ == "__main__":

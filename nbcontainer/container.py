@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import tempfile
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.engine import Run, open_engine
-from nbcontainer.errors import InternalError, SpecError
+from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.events import (
     CellError,
     Changed,
@@ -28,7 +29,7 @@ from nbcontainer.events import (
     Started,
     Usage,
 )
-from nbcontainer.spec import ContainerSpec, Limits, format_size, make_spec
+from nbcontainer.spec import ContainerSpec, Limits, check_text, format_size, make_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -305,8 +306,24 @@ class _Interrupts:
             run.interrupt()
 
 
+def _used_up(error: OSError) -> HostError:
+    """This process itself cannot go on: it has used up what it may have."""
+    remedies = {
+        errno.EMFILE: "restart the notebook's kernel, or start Jupyter after: ulimit -n 65536",
+        errno.ENFILE: "sudo sysctl -w fs.file-max=1000000",
+        errno.EAGAIN: "end some processes, or raise the pids limit around the kernel",
+        errno.ENOSPC: "free space in /tmp and /run, or set TMPDIR",
+        errno.ENOMEM: "end some programs",
+    }
+    where = f" ({error.filename})" if error.filename else ""
+    return HostError(
+        f"the kernel's own process cannot start a container: {error.strerror or error}{where}",
+        remedies.get(error.errno or 0, "see: nbcontainer doctor"),
+    )
+
+
 def run(
-    code: str = "",
+    code: str | bytes = "",
     *,
     program: str | Sequence[str] = (),
     on_event: OnEvent | None = None,
@@ -316,17 +333,23 @@ def run(
 ) -> Result:
     """Run ``code`` in a new container and wait for its end.
 
-    Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input. ``options`` are the
+    Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input, and may be bytes. ``options`` are the
     long option names of the magic with ``_`` for ``-`` (``mem="128M"``, ``cpus=0.5``, ``volumes=["./data:/data:ro"]``).
     ``on_start`` gets the :class:`~nbcontainer.engine.Run` with the first event: its controls may be used from any thread
     while the cell runs. ``on_event`` is called with each event as it happens. What the code does is in the result; raises only SpecError,
     HostError, SetupError and InternalError.
     """
-    if not isinstance(code, str):
-        raise SpecError(f"code: {type(code).__name__} is not a str")
-    spec = make_spec(options, program=program)
+    if isinstance(code, bytes) and program:
+        text = code.decode("utf-8", "surrogateescape")
+    elif isinstance(code, str):
+        text = check_text(code, "code")
+    else:
+        raise SpecError(f"code: {type(code).__name__} is not a str{'' if program else ' (bytes are for a program)'}")
     with _Interrupts() as interrupts:
-        current = open_engine(engine).start(spec, code)
+        try:
+            current = open_engine(engine).start(make_spec(options, program=program), text)
+        except OSError as error:
+            raise _used_up(error) from error
         collector = _Collector(current.spec, on_event)
         interrupts.goes_to(current)
         # Closing ends the container at once, also when on_event raises.

@@ -8,16 +8,17 @@ import html
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
 from nbcontainer.errors import HostError
+from nbcontainer.linux import capabilities
 from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, format_size, host_memory_bytes
 
 PROBE_SECONDS = 60.0
 REQUIRED_GROUP = "needed"
+VIRTUAL_MACHINE = "virtual machine"
 AS_ROOT = "sudo nbcontainer run ..., or run Jupyter as root in a virtual machine of your own"
 OUTER_CONTAINER = "docker run --privileged --cgroupns=private ... (on Kubernetes: securityContext.privileged: true)"
 
@@ -52,6 +53,8 @@ class HostReport:
             if not check.ok and check.remedy:
                 lines.append(f"     {'':<{width}}  -> {check.remedy}")
         verdict = "%%container works on this host." if self.ready else "%%container cannot run here yet: see the lines with no."
+        if not self.ready and any(check.name == VIRTUAL_MACHINE and check.ok for check in self.checks):
+            verdict = "%%container runs in a virtual machine here (--engine vm); for this host itself, see the lines with no."
         return "\n".join([*lines, "", verdict])
 
     def to_json(self) -> str:
@@ -93,9 +96,18 @@ def _run_probes() -> dict[str, tuple[int, str]]:
 
 
 def _user_check() -> Check:
-    root = os.geteuid() == 0
-    detail = "root" if root else f"user id {os.geteuid()}: the local engine needs root for now"
-    return Check("user", REQUIRED_GROUP, root, detail, AS_ROOT)
+    if not _rootless():
+        return Check("user", "info", True, "root: each container gets a range of user ids of its own")
+    return Check("user", "info", True, f"user id {os.geteuid()}, without privileges: root in a container is you, and there is no other user")
+
+
+def _rootless() -> bool:
+    return not capabilities.may_administer()
+
+
+def _needed(rootless: bool) -> str:
+    """The group of a check that containers need, of root (False) or of an ordinary user (True); optional for the other."""
+    return REQUIRED_GROUP if rootless == _rootless() else "optional"
 
 
 def _sysctl(name: str) -> str | None:
@@ -142,7 +154,7 @@ def _namespace_checks(probes: dict[str, tuple[int, str]]) -> list[Check]:
         group = REQUIRED_GROUP if kind in NAMESPACES else "optional"
         checks.append(_from_probe(name, group, probes, "works", *_why_not(kind, probes.get(name, (0, ""))[0])))
     name = "user namespace for ordinary users"
-    return [*checks, _from_probe(name, "optional", probes, "works", *_why_not("user", probes.get(name, (0, ""))[0]))]
+    return [*checks, _from_probe(name, _needed(True), probes, "works", *_why_not("user", probes.get(name, (0, ""))[0]))]
 
 
 def _cgroup_checks() -> list[Check]:
@@ -189,10 +201,10 @@ def _file_system_checks(probes: dict[str, tuple[int, str]]) -> list[Check]:
     if refused:
         in_userns = proc = _why_not("user", refused)
     return [
-        _from_probe("overlay", REQUIRED_GROUP, probes, "copy-on-write roots", *overlay),
+        _from_probe("overlay", _needed(False), probes, "copy-on-write roots", *overlay),
         _idmapped_check(probes, release),
-        _from_probe("overlay in a user namespace", "optional", probes, "works", *in_userns),
-        _from_probe("a /proc of its own", "optional", probes, "works", *proc),
+        _from_probe("overlay in a user namespace", _needed(True), probes, "works", *in_userns),
+        _from_probe("a /proc of its own", _needed(True), probes, "works", *proc),
     ]
 
 
@@ -205,7 +217,7 @@ def _idmapped_check(probes: dict[str, tuple[int, str]], release: str) -> Check:
         reason, remedy = "only root can make them", AS_ROOT
     elif number == errno.EPERM:
         reason, remedy = _why_not("mnt", number)
-    return _from_probe("idmapped mounts", REQUIRED_GROUP, probes, f"on / and on tmpfs ({release})", reason, remedy)
+    return _from_probe("idmapped mounts", _needed(False), probes, f"on / and on tmpfs ({release})", reason, remedy)
 
 
 def _other_checks() -> list[Check]:
@@ -215,9 +227,9 @@ def _other_checks() -> list[Check]:
     mend = "sudo apt-get install libseccomp2" if actions else "a Linux with CONFIG_SECCOMP_FILTER"
     total, available = host_memory_bytes()
     return [
-        Check("seccomp", "optional", bool(actions and library), seccomp, mend),
+        Check("seccomp", REQUIRED_GROUP, bool(actions and library), seccomp, mend),
         _kvm_check(),
-        _qemu_check(platform.machine()),
+        *_vm_checks(),
         Check("machine", "info", True, f"{os.cpu_count()} CPUs, {format_size(total)} of memory, {format_size(available)} available"),
         Check("Python", "info", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer"),
     ]
@@ -232,8 +244,7 @@ def _kvm_check() -> Check:
     return Check("KVM", "optional", False, "there is no /dev/kvm", remedy)
 
 
-def _qemu_check(machine: str) -> Check:
-    program = f"qemu-system-{machine}"
-    package = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}.get(machine, "qemu-system")
-    found = shutil.which(program)
-    return Check("QEMU", "optional", found is not None, found or f"no {program} on PATH", f"sudo apt-get install {package}")
+def _vm_checks() -> list[Check]:
+    from nbcontainer.engine.vm.setup import findings
+
+    return [Check(found.name, "optional", found.ok, found.detail, found.remedy) for found in findings()]

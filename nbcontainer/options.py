@@ -74,7 +74,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--env -e", "NAME=VALUE", "isolation", "environment variable", repeat=True),
     _option("--workdir -w", "DIR", "isolation", "directory to start in (/workspace)"),
     _option("--workspace", "none", "isolation", "none: an empty /workspace", choices=("none",)),
-    _option("--engine", "ENGINE", "isolation", "auto or local", choices=("auto", "local")),
+    _option("--engine", "ENGINE", "isolation", "auto, local or vm: where it runs (auto: this host if it can, else a virtual machine)", choices=("auto", "local", "vm")),
     _option("--name", "NAME", "life", "name of the container (its id)"),
     _option("--detach -d", "", "life", "run in the background", later=True),
     _option("--keep", "", "life", "keep the container when it ends", later=True),
@@ -88,17 +88,23 @@ OPTIONS: tuple[Option, ...] = (
     _option("--live", "", "show", "live chart and controls from the start (without it: after 0.5 s)"),
     _option("--no-live", "", "show", "no live chart, only the figure at the end"),
     _option("--interval", "SECONDS", "show", "between samples (5 ms in the first second, then 0.1)"),
-    _option("--trust-output", "", "show", "show scripts and widgets of the container", later=True),
+    _option("--trust-output", "", "show", "show what the cell displays as it is, scripts included: they run with your rights"),
     _option("--quiet", "", "show", "only the cell's own output: no chart, no notes"),
     _option("--explain", "", "show", "print each step of the plan, then run"),
     _option("--dry-run", "", "show", "print the plan and do not run"),
     _option("--no-raise-error", "", "show", "print how the cell failed instead of raising"),
     _option("--help -h", "", "show", "this text"),
 )
-NOTEBOOK_ONLY = frozenset(("quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live"))
+COMMAND_OPTIONS: tuple[Option, ...] = (
+    _option("--interactive -i", "", "data", "the program gets what comes on standard input, read to its end before it starts"),
+)
+"""Options of ``nbcontainer run`` besides; they go before what the notebook means by the same name."""
+NOTEBOOK_ONLY = frozenset(("interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
 """Keys that belong to the front end, not to the container."""
+_IN_NOTEBOOKS = frozenset(("out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
 
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
+_COMMAND_BY_NAME = _BY_NAME | {name: option for option in COMMAND_OPTIONS for name in option.names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,12 @@ class ParsedLine:
     program: tuple[str, ...]
 
 
-def parse_options(words: Sequence[str]) -> ParsedLine:
-    """Options up to PROGRAM (the first word that is none, or what follows ``--``). Raises SpecError of one line."""
+def parse_options(words: Sequence[str], *, command: bool = False) -> ParsedLine:
+    """Options up to PROGRAM (the first word that is none, or what follows ``--``). Raises SpecError of one line.
+
+    ``command``: as ``nbcontainer run`` has them.
+    """
+    by_name = _COMMAND_BY_NAME if command else _BY_NAME
     container: dict[str, Any] = {}
     front: dict[str, Any] = {}
     position = 0
@@ -122,8 +132,8 @@ def parse_options(words: Sequence[str]) -> ParsedLine:
             break
         if not word.startswith("-") or word == "-":
             break
-        name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
-        option = _find(name)
+        name, equals, value = word.partition("=") if word.startswith("--") else _short(word)
+        option = _find(name, word, by_name)
         position += 1
         if option.value and not equals:
             if position == len(words):
@@ -136,12 +146,21 @@ def parse_options(words: Sequence[str]) -> ParsedLine:
     return ParsedLine(container, front, tuple(words[position:]))
 
 
-def _find(name: str) -> Option:
-    option = _BY_NAME.get(name)
-    if option is None:
-        close = difflib.get_close_matches(name, _BY_NAME, 1, 0.6)
-        hint = f"did you mean {close[0]}?" if close else "--help lists the options"
-        raise SpecError(f"{name}: there is no such option; {hint}")
+def _short(word: str) -> tuple[str, str, str]:
+    """``-m64M`` and ``-m=64M`` as (name, "=", value), as ``docker run`` takes them."""
+    return word[:2], word[2:] and "=", word[2:].removeprefix("=")
+
+
+def _find(name: str, word: str, by_name: dict[str, Option]) -> Option:
+    option = by_name.get(name)
+    if option is None or (not option.value and not option.later and name != word and not word.startswith("--")):
+        # Without the hyphens, which would make any two of them look alike.
+        known = {other.lstrip("-"): other for other, one in by_name.items() if not one.later}
+        close = difflib.get_close_matches(word.partition("=")[0].lstrip("-"), known, 1, 0.65)
+        hint = f"did you mean {known[close[0]]}?" if close else "--help lists the options"
+        if word in ("-t", "-it", "-ti", "--tty"):
+            hint = "containers have no terminals"
+        raise SpecError(f"{name if word.startswith('--') else word}: there is no such option; {hint}")
     if option.later:
         raise SpecError(f"{name}: is not available yet")
     return option
@@ -158,16 +177,24 @@ def _store(values: dict[str, Any], option: Option, value: str, name: str) -> Non
         values[option.key] = value if option.value else True
 
 
-def help_text(usage: str = "%%container [OPTIONS] [PROGRAM [ARG...]]") -> str:
-    """The help, by group."""
-    lines = [
-        f"usage: {usage}",
-        "",
-        "Run this cell in a container. Without PROGRAM it is Python; with PROGRAM it is that program's standard input.",
-    ]
+def help_text() -> str:
+    """The magic's help, by group."""
+    about = "Run this cell in a container. Without PROGRAM it is Python; with PROGRAM it is that program's standard input."
+    return _help("%%container [OPTIONS] [PROGRAM [ARG...]]", about, OPTIONS)
+
+
+def command_help_text() -> str:
+    """The help of ``nbcontainer run``, by group."""
+    about = "Run a program in a container. Its standard input is empty unless -i is given."
+    options = tuple(option for option in OPTIONS if option.key not in _IN_NOTEBOOKS)
+    return _help("nbcontainer run [OPTIONS] [--] PROGRAM [ARG...]", about, COMMAND_OPTIONS + options)
+
+
+def _help(usage: str, about: str, options: Sequence[Option]) -> str:
+    lines = [f"usage: {usage}", "", about]
     for group in ("resources", "isolation", "life", "data", "show"):
         lines += ["", f"{group}:"]
-        for option in OPTIONS:
+        for option in options:
             if option.group == group and not option.later:
                 left = ", ".join(option.names) + (f" {option.value}" if option.value else "")
                 lines.append(f"  {left:<34} {option.help}")

@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from nbcontainer.errors import HostError
+from nbcontainer.cgroups.leftovers import sweep
+from nbcontainer.errors import HostError, SetupError
 from nbcontainer.runtime.plan import IdMap
 from nbcontainer.spec import format_size
 
@@ -70,6 +72,7 @@ class KernelState:
                 break
             os.close(self._fd)  # a prune of another process found it before it was locked, and removed it
         self._containers: dict[str, ContainerRecord] = {}
+        self._cgroups: tuple[str, ...] = ()
         self._write()
 
     def stage(self, rootless: bool) -> str:
@@ -80,6 +83,11 @@ class KernelState:
             path.mkdir(mode=0o711)
         return str(path)
 
+    def nests_in(self, directories: tuple[str, ...]) -> None:
+        """Keep the kernel's own cgroup directories, before there is any: whoever sweeps need not have the same parent."""
+        self._cgroups = directories
+        self._write()
+
     def add(self, record: ContainerRecord) -> None:
         self._containers[record.id] = record
         self._write()
@@ -89,10 +97,11 @@ class KernelState:
             self._write()
 
     def _write(self) -> None:
-        content = {"kernel_pid": os.getpid(), "containers": [asdict(record) for record in self._containers.values()]}
-        data = json.dumps(content).encode()
-        os.ftruncate(self._fd, 0)
+        containers = [asdict(record) for record in self._containers.values()]
+        data = json.dumps({"kernel_pid": os.getpid(), "cgroups": self._cgroups, "containers": containers}).encode()
+        # In this order: a kernel that is killed in between leaves a whole record, with a rest that nobody reads.
         os.pwrite(self._fd, data, 0)
+        os.ftruncate(self._fd, len(data))
 
     def leave_to_parent(self) -> None:
         """Let go of the lock in a forked process, without ending it in this one's parent."""
@@ -160,6 +169,13 @@ def _kernel_files() -> Iterator[tuple[Path, bool]]:
             os.close(fd)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A kernel's record; empty where there is none. Raises OSError, ValueError."""
+    text = path.read_text(encoding="utf-8")
+    content: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0] if text else {"cgroups": [], "containers": []}
+    return content
+
+
 def list_containers() -> list[ContainerRecord]:
     """The running containers of all living kernels of this user."""
     return [record for _, record in list_places()]
@@ -172,30 +188,39 @@ def list_places() -> list[tuple[str, ContainerRecord]]:
         if dead:
             continue
         try:
-            content = json.loads(path.read_bytes())
-            records += [(path.stem, ContainerRecord(**entry)) for entry in content["containers"]]
+            records += [(path.stem, ContainerRecord(**entry)) for entry in _read(path)["containers"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it was being written, or its kernel has just ended
     return records
 
 
 def prune() -> list[str]:
-    """Remove what dead kernels left: their processes, cgroups and files. Returns what was removed."""
-    from nbcontainer.cgroups import open_driver
+    """Remove what dead kernels left: their processes, cgroups and files. Returns what was removed.
 
+    Raises SetupError at the end where something could not be removed; its kernel's file stays for the next time.
+    """
     removed: list[str] = []
+    failure: SetupError | None = None
     for path, dead in _kernel_files():
         if not dead:
             continue
+        try:
+            directories = _read(path)["cgroups"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # another version's, who alone knows what it means
         place = path.stem
-        driver = open_driver(place)
-        for name in driver.names():
-            driver.adopt(name).remove()
-            removed.append(f"container {name} of {place}")
-        driver.remove_place()
+        try:
+            # Whatever the file says, nothing but this kernel's own directories.
+            names = sweep([str(directory) for directory in directories if os.path.basename(str(directory)) == place])
+        except SetupError as error:
+            failure = failure or error
+            continue
+        removed += [f"container {name} of {place}" for name in names]
         _remove_stage(place)
         path.unlink(missing_ok=True)
         removed.append(f"kernel state {place}")
+    if failure is not None:
+        raise failure
     return removed
 
 

@@ -21,6 +21,12 @@ def rootless() -> bool:
     return os.geteuid() != 0
 
 
+def only_as_root(reason: str) -> None:
+    """Skip a test that an ordinary user cannot do; tests/run does it as root."""
+    if rootless():
+        pytest.skip(f"only as root: {reason}")
+
+
 def full_run() -> bool:
     """Whether this is ``tests/run --full``, where long tests run at full length."""
     return os.environ.get("NBCONTAINER_FULL") == "1"

@@ -97,6 +97,8 @@ class Driver(Protocol):
     """2, or 1 (hybrid hosts too)."""
     place: str
     """For people: where containers nest."""
+    directories: tuple[str, ...]
+    """The kernel's own directories, absolute, one in each hierarchy; each container has one in each of them."""
     controllers: frozenset[str]
     """Controllers that containers can have here, by their names on this host."""
 

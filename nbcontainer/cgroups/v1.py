@@ -51,6 +51,7 @@ class V1Driver:
         self._refuse(refused, not self._parents.keys() & {"memory", "pids"})
         self._hierarchies = {name: os.path.realpath(f"{root}/{name}") for name in self._parents}
         self._places = {controller: f"{directory}/{place}" for controller, directory in self._parents.items()}
+        self.directories = tuple(sorted(set(self._places.values())))
         self.controllers = frozenset(self._parents)
         below = parent if parent is not None else "this process's own cgroups"
         self.place = f"{place} below {below} in {', '.join(self._parents)} (cgroup v1)"
@@ -120,10 +121,10 @@ class V1Driver:
         return tuple(self._used(limits))
 
     def names(self) -> list[str]:
-        return cgroups.children(sorted(set(self._places.values())))
+        return cgroups.children(self.directories)
 
     def remove_place(self) -> None:
-        cgroups.remove_place(sorted(set(self._places.values())), self._made)
+        cgroups.remove_place(self.directories, self._made)
 
     def check(self, limits: Limits) -> None:
         if limits.memory_high_bytes is not None:

@@ -44,6 +44,7 @@ class V2Driver:
         path = (os.path.dirname(self._own) if os.path.basename(self._own) == LEAF else self._own) if parent is None else parent
         self._parent = (root + path).rstrip("/")
         self._directory = f"{self._parent}/{place}"
+        self.directories: tuple[str, ...] = (self._directory,)
         self.device = device
         self._prepared = False
         self._made: list[str] = []
@@ -79,10 +80,10 @@ class V2Driver:
         return ("",)
 
     def names(self) -> list[str]:
-        return cgroups.children([self._directory])
+        return cgroups.children(self.directories)
 
     def remove_place(self) -> None:
-        cgroups.remove_place([self._directory], self._made)
+        cgroups.remove_place(self.directories, self._made)
 
     def check(self, limits: Limits) -> None:
         for controller, option in cgroups.asked(limits):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
@@ -56,7 +57,6 @@ class Run(Protocol):
         """
 
 
-
 class Engine(Protocol):
     name: str
 
@@ -68,11 +68,24 @@ class Engine(Protocol):
 
 
 def open_engine(name: str | None = None) -> Engine:
-    """The engine of this process by name: ``local`` or ``auto`` (NBCONTAINER_ENGINE, then ``auto``)."""
+    """The engine of this process by name: ``local``, ``vm`` or ``auto`` (NBCONTAINER_ENGINE, then ``auto``)."""
     name = name or os.environ.get("NBCONTAINER_ENGINE") or "auto"
-    if name not in ("auto", "local"):
-        raise SpecError(f"--engine: {name!r} is not available yet; there are auto and local")
+    if name not in ("auto", "local", "vm"):
+        raise SpecError(f"--engine: {name!r} is not an engine; there are auto, local and vm")
     opener: Callable[[], Engine]
-    from nbcontainer.engine.local import open_local as opener
+    if name == "vm":
+        from nbcontainer.engine.vm import open_vm as opener
+    elif name == "local":
+        from nbcontainer.engine.local import open_local as opener
+    else:
+        from nbcontainer.engine.auto import open_auto as opener
 
     return opener()
+
+
+def shutdown() -> None:
+    """End all containers of this process, wherever they run, and whatever serves them."""
+    for name in ("local", "vm"):
+        module = sys.modules.get(f"nbcontainer.engine.{name}")
+        if module is not None:
+            module.shutdown()

@@ -37,28 +37,42 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
         name=None,
         program=("program",) if spec.program else (),
         interval_seconds=None,
+        memory_by_default=False,
         notes=(),
     )
 
 
-def sources_of(shape: ContainerSpec) -> tuple[tuple[int, int, int], ...]:
-    """(device, inode, time) of everything of the user's that a box of this shape pins when it is made.
+class Sources:
+    """Everything of the user's that a box of this shape pins when it is made; a path may lead to another file later.
 
-    A path can lead to another file or directory by the time the box is used. Raises SpecError where one is gone.
+    Each is held open, so that no other can get its inode number. Raises SpecError where one is gone.
     """
-    paths = [mount.source for mount in shape.mounts if mount.kind == "bind"]
-    paths += [path for path in (shape.workspace, shape.root.path) if path]
-    found = []
-    for path in paths:
+
+    def __init__(self, shape: ContainerSpec) -> None:
+        self._fds: list[int] = []
+        paths = [mount.source for mount in shape.mounts if mount.kind == "bind"]
+        paths += [path for path in (shape.workspace, shape.root.path) if path]
         try:
-            status = os.stat(path)
+            for path in paths:
+                self._fds.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
         except OSError as error:
+            self.close()
             raise SpecError(f"{path}: {error.strerror}; it was there when the line was read") from None
-        found.append((status.st_dev, status.st_ino, 0))
-    if shape.network == "host" and os.path.exists(RESOLVER):
-        status = os.stat(RESOLVER)
-        found.append((status.st_dev, status.st_ino, status.st_mtime_ns))  # its text is copied
-    return tuple(found)
+        statuses = [os.fstat(fd) for fd in self._fds]
+        self._identity = [(status.st_dev, status.st_ino) for status in statuses]
+        if shape.network == "host" and os.path.exists(RESOLVER):
+            status = os.stat(RESOLVER)
+            self._identity.append((status.st_ino, status.st_mtime_ns))  # its text is copied
+
+    def are_those_of(self, shape: ContainerSpec) -> bool:
+        """The paths of ``shape`` still lead to the same. Raises SpecError where one leads nowhere."""
+        now = Sources(shape)
+        now.close()
+        return now._identity == self._identity
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 @dataclass(slots=True, eq=False)
@@ -70,8 +84,7 @@ class Box:
     cgroup: Cgroup
     process: Cloned
     id_map: IdMap | None
-    sources: tuple[tuple[int, int, int], ...]
-    """What it has of the user's, as :func:`sources_of` told when it was made."""
+    sources: Sources
     ready: bool = False
 
 
@@ -81,12 +94,22 @@ def has_ended(box: Box) -> bool:
     return bool(poller.poll(0))
 
 
+def _current_directory() -> tuple[str, ...]:
+    """Nothing where it has been deleted."""
+    try:
+        return (os.getcwd(),)
+    except OSError:
+        return ()
+
+
 def make_go(spec: ContainerSpec, code: str, mask: int) -> Go:
     """Message 6 of the handshake; ``mask``: the capabilities that it may have."""
     own_root = spec.root.kind != "none"
     path = PATH
     if spec.root.kind in ("system", "host", "none"):
-        path = f"{sys.prefix}/bin:{PATH}" if f"{sys.prefix}/bin" not in PATH.split(":") else PATH
+        programs = f"{sys.prefix}/bin"
+        # PATH knows no escapes: a directory with a colon in its name would become two others.
+        path = PATH if programs in PATH.split(":") or ":" in programs else f"{programs}:{PATH}"
     environment = {"PATH": path, "LANG": "C.UTF-8", "TERM": "xterm-256color", "container": "nbcontainer"}
     if not spec.program:
         environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
@@ -94,5 +117,5 @@ def make_go(spec: ContainerSpec, code: str, mask: int) -> Go:
     if spec.workdir is not None:
         directories: tuple[str, ...] = (spec.workdir,)
     else:
-        directories = ("/workspace", "/") if own_root else (os.getcwd(), "/")
+        directories = ("/workspace", "/") if own_root else (*_current_directory(), "/")
     return Go(code, spec.program, environment, directories, spec.user, mask, spec.init)

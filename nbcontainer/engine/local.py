@@ -20,7 +20,7 @@ import time
 from collections import deque
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
-from nbcontainer.engine.box import Box, has_ended, make_go, shape_of, sources_of
+from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
 from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
@@ -38,9 +38,11 @@ BURST_SECONDS = 0.02
 BURST_SPARES = 2
 
 class LocalEngine:
-    """One per kernel process."""
+    """One per kernel process; the guest of the vm engine has one of its own kind."""
 
     name = "local"
+    look_again_seconds = (60.0, 600.0)
+    """See ZygoteConfig."""
 
     def __init__(self) -> None:
         self._rootless = not capabilities.may_administer()
@@ -49,18 +51,20 @@ class LocalEngine:
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._spares: deque[Box] = deque()
-        self.around = rootfs.look_around(self._rootless)
+        self.around = self._look_around()
         self.state = KernelState()
         self._ids = IdRanges()
         try:
             self._driver: Driver = open_driver(self.state.place)
-            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid())
+            self.state.nests_in(self._driver.directories)
+            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *self.look_again_seconds)
             self._client = ZygoteClient(self._config)
         except BaseException:
             self.state.close()
             self._ids.close()
             raise
         self._live: dict[str, Box] = {}
+        self._unremoved: list[Cgroup] = []
         self._plans: dict[ContainerSpec, Plan] = {}
         self._last_end = 0.0
         self._closed = False
@@ -71,10 +75,11 @@ class LocalEngine:
 
     def _make_box(self, shape: ContainerSpec) -> Box:
         container_id = secrets.token_hex(6)
-        sources = sources_of(shape)
-        id_map = self._take_ids() if "user" in shape.namespaces else None
+        sources = Sources(shape)
+        id_map: IdMap | None = None
         cgroup: Cgroup | None = None
         try:
+            id_map = self._take_ids() if "user" in shape.namespaces else None
             cgroup = self._driver.create(container_id, shape.limits)
             if shape.limits.cpuset is not None:
                 # cgroup v1 lets nobody into a cpuset that has no CPUs yet.
@@ -85,13 +90,18 @@ class LocalEngine:
                 self._client = ZygoteClient(self._config)
             process = self._client.launch(Launch(plan, shape.hostname or container_id, id_map), cgroup)
         except BaseException:
-            if cgroup is not None:
-                cgroup.remove()
+            sources.close()
             self._give_back_ids(id_map)
+            if cgroup is not None:
+                with contextlib.suppress(SetupError, OSError):  # the first error tells more
+                    self._remove(cgroup)
             raise
         box = Box(container_id, shape, cgroup, process, id_map, sources)
         self._live[container_id] = box
         return box
+
+    def _look_around(self) -> rootfs.Surroundings:
+        return rootfs.look_around(self._rootless)
 
     def _take_ids(self) -> IdMap:
         return IdMap(os.geteuid(), 1) if self._rootless else self._ids.take()
@@ -156,12 +166,21 @@ class LocalEngine:
         except (SetupError, InternalError, ProcessLookupError):
             pass  # there is no such process, or no more
         try:
-            box.cgroup.remove()
+            self._remove(box.cgroup)
         finally:
             box.process.close()
+            box.sources.close()
             self.state.discard(box.container_id)
         # Only now: ids of processes that cannot be killed are not for others.
         self._give_back_ids(box.id_map)
+
+    def _remove(self, cgroup: Cgroup) -> None:
+        """What cannot be removed now, because descriptors have run out, say, is tried again later."""
+        try:
+            cgroup.remove()
+        except BaseException:
+            self._unremoved.append(cgroup)
+            raise
 
     def _take_box(self, shape: ContainerSpec) -> Box:
         """A ready box of this shape: the spare one if it fits and lives, else a new one."""
@@ -171,12 +190,12 @@ class LocalEngine:
             while self._spares:
                 spare = self._spares.popleft()
                 try:
-                    if spare.shape == shape and spare.sources == sources_of(shape):
+                    if spare.shape == shape and spare.sources.are_those_of(shape):
                         self._wait_ready(spare)
                         if not has_ended(spare):
                             return spare
-                except InternalError:
-                    pass  # it was killed while it waited: another takes its place
+                except (InternalError, SetupError):
+                    pass  # it was killed while it waited, or made of what was just being replaced: another takes its place
                 except BaseException:
                     self.discard(spare)
                     raise
@@ -280,6 +299,7 @@ class LocalEngine:
         self._ids.close()
         for box in self._live.values():
             box.process.close()
+            box.sources.close()
 
     def close(self) -> None:
         """End every container, the zygote, and this kernel's cgroups."""
@@ -291,6 +311,8 @@ class LocalEngine:
         for box in list(self._live.values()):
             self.discard(box)
         self._client.close()
+        for cgroup in self._unremoved:
+            cgroup.remove()
         self._driver.remove_place()
         self.state.close()
         self._ids.close()

@@ -78,6 +78,9 @@ def read_failure(message: dict[str, Any]) -> NbcontainerError:
             return SpecError(f"PROGRAM: {path!r} is not in the container (PATH is searched unless it has a /)")
         reason = os.strerror(number) if isinstance(number, int) else "failed"
         return SpecError(f"PROGRAM: {path!r} cannot be executed: {reason}")
+    if step == "interpreter":
+        what = "the loader (of a dynamic program) or interpreter (its #! line) that it needs is not"
+        return SpecError(f"PROGRAM: {path!r} is in the container, but {what}; try a static program such as busybox")
     if step == "user":
         return SpecError(f"--user: {path!r} is not a user of the container; give a name from its /etc/passwd, or UID:GID")
     if step == "workdir":

@@ -83,6 +83,8 @@ REFUSED = (
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 NAMESPACE_FLAGS = 0x7E020000
 """All CLONE_NEW* that fit into clone's flags; CLONE_NEWTIME does not."""
+CLONE_PARENT = 0x8000
+"""In a shared pid namespace the child would be the zygote's, which does not know it: a zombie for as long as the kernel lives."""
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 
 
@@ -101,7 +103,7 @@ def rules(capabilities: Iterable[str]) -> list[FilterRule]:
     if "SYS_ADMIN" not in held:
         # clone3 has its flags in memory, which a filter cannot read; ENOSYS makes libraries use clone.
         refused -= {"clone", "clone3"}
-        found.append(FilterRule("clone", comparison=Comparison(0, "masked", 0, NAMESPACE_FLAGS)))
+        found.append(FilterRule("clone", comparison=Comparison(0, "masked", 0, NAMESPACE_FLAGS | CLONE_PARENT)))
         found.append(FilterRule("clone3", errno.ENOSYS))
     found += _socket_rules("NET_RAW" in held)
     return found + [FilterRule(name, errno.EPERM) for name in sorted(refused)]

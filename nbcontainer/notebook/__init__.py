@@ -34,6 +34,6 @@ def unload(ipython: Any) -> None:
     if allow_empty_body in ipython.input_transformers_cleanup:
         ipython.input_transformers_cleanup.remove(allow_empty_body)
 
-    local = sys.modules.get("nbcontainer.engine.local")
-    if local is not None:
-        local.shutdown()
+    engine = sys.modules.get("nbcontainer.engine")
+    if engine is not None:
+        engine.shutdown()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
+import time
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -18,6 +18,8 @@ from nbcontainer.notebook.failure import ContainerFailed, render
 from nbcontainer.notebook.sanitise import DisplayIds, sanitise
 from nbcontainer.options import ParsedLine, help_text, parse_options
 
+JUPYTER_BYTES_PER_SECOND, JUPYTER_BURST_BYTES = 8e5, 2e6
+"""The server's default is 1e6, averaged over 3 seconds; encoding as JSON adds some."""
 _VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
@@ -28,16 +30,43 @@ def _display_module() -> Any:
     return IPython.display
 
 
+class Pace:
+    """Keeps output below what Jupyter's server lets through: above 1 MB a second it drops everything, and says so.
+
+    The cell itself is not slowed down before its pipe is full.
+    """
+
+    def __init__(self, bytes_per_second: float, burst_bytes: float) -> None:
+        self._rate, self._burst = bytes_per_second, burst_bytes
+        self._room, self._moment = burst_bytes, time.monotonic()
+
+    def wait_for(self, size_bytes: int) -> None:
+        """Sleep until so much more may be sent."""
+        now = time.monotonic()
+        self._room = min(self._burst, self._room + (now - self._moment) * self._rate) - size_bytes
+        self._moment = now
+        if self._room < 0:
+            time.sleep(-self._room / self._rate)
+
+
+def _pace_of(shell: Any) -> Pace:
+    jupyter = type(shell).__name__ == "ZMQInteractiveShell"
+    return Pace(JUPYTER_BYTES_PER_SECOND, JUPYTER_BURST_BYTES) if jupyter else Pace(1e15, 1e15)
+
+
 class Screen:
     """Shows events as they come. ``hidden`` names the streams that go into a variable instead."""
 
-    def __init__(self, hidden: frozenset[str]) -> None:
+    def __init__(self, hidden: frozenset[str], pace: Pace, *, trusted: bool = False) -> None:
         self._hidden = hidden
+        self._trusted = trusted
+        self._pace = pace
         self._display_ids = DisplayIds()
 
     def show(self, event: Event) -> None:
         if isinstance(event, Output):
             if event.stream not in self._hidden:
+                self._pace.wait_for(len(event.text))
                 stream = sys.stdout if event.stream == "stdout" else sys.stderr
                 stream.write(event.text)
                 stream.flush()
@@ -49,7 +78,7 @@ class Screen:
         if event.kind == "clear":
             shown.clear_output(wait=bool(event.metadata.get("wait")))
             return
-        data = sanitise(event.data)
+        data = dict(event.data) if self._trusted else sanitise(event.data)
         if event.kind == "result":
             shown.publish_display_data(data)
         elif event.display_id is None:
@@ -149,7 +178,7 @@ class ContainerMagics(Magics):
         if front.get("help"):
             print(help_text())
             return
-        options = {"base": os.getcwd(), **parsed.container}
+        options = dict(parsed.container)
         engine = options.pop("engine", None)
         quiet = bool(front.get("quiet"))
         if front.get("explain") or front.get("dry_run"):
@@ -157,7 +186,7 @@ class ContainerMagics(Magics):
         if front.get("dry_run"):
             return
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
-        screen = Screen(hidden)
+        screen = Screen(hidden, _pace_of(self.shell), trusted="trust_output" in front)
         if quiet:
             result = container.run(cell, program=parsed.program, on_event=screen.show, engine=engine, **options)
         else:

@@ -25,11 +25,14 @@ def sanitise(data: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and len(value) > MAX_DISPLAY_BYTES:
             safe["text/plain"] = f"[{kind} of {len(value)} characters is not shown: too large]"
         elif kind in SAFE_AS_TEXT and isinstance(value, str):
-            safe.setdefault(kind, value)
+            if kind != "text/plain" or "text/markdown" not in data:
+                safe.setdefault(kind, value)
         elif kind in SAFE_RASTER and isinstance(value, str):
             safe[kind] = _valid_base64(value)
         elif kind == "application/json":
             safe[kind] = value
+        elif kind == "text/markdown" and isinstance(value, str) and "text/html" not in data:
+            safe["text/plain"] = value  # its source: front ends would load images from elsewhere
         elif kind == "text/html" and isinstance(value, str):
             safe[kind] = clean_html(value)
         elif kind == "image/svg+xml" and isinstance(value, str) and "text/html" not in data:
@@ -46,7 +49,10 @@ def _valid_base64(value: str) -> str:
 
 
 def clean_html(html: str) -> str:
-    """HTML without scripts, handlers, styles, frames and forms; links and images only by http, https and data images."""
+    """HTML without scripts, handlers, styles, frames and forms; links by http and https, images only in the text itself.
+
+    An image from elsewhere would have the reader's browser tell that server what the cell, without a network, cannot.
+    """
     import nh3
 
     attributes = {tag: set(names) for tag, names in nh3.ALLOWED_ATTRIBUTES.items()}
@@ -55,7 +61,7 @@ def clean_html(html: str) -> str:
     attributes.setdefault("img", set()).update({"src", "alt", "width", "height"})
 
     def only_images(tag: str, name: str, value: str) -> str | None:
-        if not _INVISIBLE.sub("", value).lower().startswith("data:"):
+        if not _INVISIBLE.sub("", value).lower().startswith("data:") and not (tag == "img" and name in ("src", "srcset")):
             return value
         is_image = tag == "img" and name == "src" and value.startswith(tuple(f"data:{kind};base64," for kind in SAFE_RASTER))
         return value if is_image else None

@@ -216,7 +216,6 @@ def _run_cell(shell: Any, code: str) -> BaseException | None:
 
 
 def _execute(shell: Any, codes: list[CodeType]) -> BaseException | None:
-    __tracebackhide__ = "__ipython_bottom__"  # IPython's own mark: frames up to here are not the cell's
     sys.displayhook = shell.displayhook
     shell.events.trigger("pre_execute")
     try:
@@ -225,7 +224,9 @@ def _execute(shell: Any, codes: list[CodeType]) -> BaseException | None:
     except SystemExit as error:
         return error
     except BaseException as error:
-        shell.showtraceback(running_compiled_code=True)
+        frames = error.__traceback__
+        # Without this function's own frame.
+        shell.showtraceback((type(error), error, frames and frames.tb_next), running_compiled_code=True)
         return error
     finally:
         shell.events.trigger("post_execute")

@@ -219,5 +219,13 @@ def _execute(program: tuple[str, ...], body: str) -> NoReturn:
     try:
         os.execvpe(program[0], program, os.environ)
     except OSError as error:
-        send_failure(CHANNEL_FD, "exec", error.errno or errno.EIO, program[0])
+        found = _find_program(program[0]) if error.errno == errno.ENOENT else ""
+        send_failure(CHANNEL_FD, "interpreter" if found else "exec", error.errno or errno.EIO, found or program[0])
         os._exit(EXIT_NO_PROGRAM)
+
+
+def _find_program(name: str) -> str:
+    """Its path; "" where there is none. Linux says ENOENT also of a program that is there, when its loader is not."""
+    directories = [""] if "/" in name else os.environ.get("PATH", "").split(":")
+    paths = [os.path.join(directory, name) for directory in directories]
+    return next((path for path in paths if os.access(path, os.F_OK)), "")

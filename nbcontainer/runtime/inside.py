@@ -197,13 +197,21 @@ class Directories:
     """Mount points on a file system of the container's own."""
 
     paths: tuple[str, ...]
+    file: str = ""
+    """An empty file, made after them."""
     name: ClassVar[str] = "mount points"
 
     def explain(self) -> str:
-        return f"mkdir {' '.join(self.paths)}: mount points"
+        words = [f"mkdir {' '.join(self.paths)}"] if self.paths else []
+        words += [f"create {self.file}"] if self.file else []
+        return f"{', '.join(words)}: mount points"
 
     def calls(self) -> tuple[Call, ...]:
-        return tuple(Call("mkdirat", (AT_FDCWD, path, 0o755)) for path in self.paths)
+        calls = [Call("umask", (0o022,)), *(Call("mkdirat", (AT_FDCWD, path, 0o755)) for path in self.paths)]
+        if self.file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+            calls += [Call("openat", (AT_FDCWD, self.file, flags, 0o644), "tree"), close("tree")]
+        return tuple(calls)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from nbcontainer.runtime.inside import InsideStep
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.skeleton import Branch, TopLevel, find_branches, find_top_level
 from nbcontainer.runtime.steps import Step
+from nbcontainer.runtime.targets import ContainerTree, Target, find_targets, is_below
 from nbcontainer.spec import ContainerSpec, Mount
 
 OOM_SCORE = 500
@@ -60,6 +61,8 @@ class _Draft:
     first: list[InsideStep] = field(default_factory=list)
     before: list[InsideStep] = field(default_factory=list)
     after: list[InsideStep] = field(default_factory=list)
+    waiting: dict[str, list[Step]] = field(default_factory=dict)
+    """Host steps by the overlay that they make something in."""
 
     @property
     def rootless(self) -> bool:
@@ -71,15 +74,32 @@ class _Draft:
         kind = self.spec.root.kind
         return [branch for branch in self.around.branches if kind == "host" or (kind == "system" and branch.in_system)]
 
-    def place(self, path: str) -> tuple[str, str]:
-        """(overlay, path in it) of a path of the container, for what has to be there before anything is mounted."""
+    def place(self, path: str) -> tuple[str, tuple[str, ...], str]:
+        """(overlay, its layers, path in it) of a path of the container, for what has to be there before anything is mounted."""
         if self.spec.workspace is not None and path.startswith("/workspace/"):
-            return "workspace", path.removeprefix("/workspace")
-        if self.rootless:
-            for index, branch in reversed(list(enumerate(self.branches))):
-                if path == branch.path or path.startswith(branch.path + "/"):
-                    return f"branch-{index}", path.removeprefix(branch.path)
-        return "root", path
+            return "workspace", ("workspace",), path.removeprefix("/workspace")
+        for index, branch in reversed(list(enumerate(self.branches))):
+            if is_below(path, branch.path):
+                slot = f"branch-{index}"
+                layers = rootless.layers(slot, branch, self.branches) if self.rootless else (f"{slot}-skeleton", slot)
+                return slot, layers, path.removeprefix(branch.path)
+        return "root", self.root_layers, path
+
+    @property
+    def root_layers(self) -> tuple[str, ...]:
+        if self.rootless and self.spec.root.kind != "dir":
+            return ()
+        return ("base",) if self.spec.bare else ("skeleton", "base")
+
+    def prepare(self, target: Target) -> None:
+        """A place for a mount in the writable layer that will lie there."""
+        place = self.place(target.mount.target)
+        step = steps.UpperFile(*place) if target.is_file else steps.UpperDirectory(*place)
+        self.waiting.setdefault(place[0], []).append(step)
+
+    def prepared(self, overlay: str) -> list[Step]:
+        """What has to be in ``overlay``: for when its layers are there, and itself is not yet."""
+        return self.waiting.pop(overlay, [])
 
 
 def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], task_fds: int) -> Plan:
@@ -135,34 +155,34 @@ def _host_tree(draft: _Draft) -> None:
     """--root none: the host's tree as it is; only /proc must fit the pid namespace."""
     if "pid" in draft.spec.namespaces:
         draft.after += [_proc(), inside.Attach("proc", "/proc", "the host's /proc would show the wrong processes")]
-    for index, mount in enumerate(draft.spec.mounts):
-        if not os.path.exists(mount.target):
-            raise SpecError(f"--volume, --tmpfs: {mount.target} does not exist, and --root none makes nothing on the host")
-        _mount(draft, mount, index)
+    _mounts(draft, find_targets(draft.spec, ()))
 
 
 def _own_root(draft: _Draft, views: Sequence[str]) -> None:
     spec, host = draft.spec, draft.host
+    targets = find_targets(spec, draft.branches)
     host.append(steps.Scratch(spec.disk_bytes))
     if spec.root.writable:
         _check_mount_points(spec)
         host.append(steps.Tree("root", spec.root.path, "the root: the directory itself", spec.read_only, recursive=True))
     else:
         if not spec.bare:
-            host.append(steps.IdentityFiles(*draft.place("/etc"), "uts" in spec.namespaces, spec.network))
-        for mount in spec.mounts:
-            _mount_point(draft, mount)
+            identity = steps.IdentityFiles(*draft.place("/etc"), "uts" in spec.namespaces, spec.network)
+            draft.waiting[identity.overlay] = [identity]
+        for target in targets:
+            if target.within is None:
+                draft.prepare(target)
         _root_overlays(draft)
-    if spec.workspace is not None and not any(mount.target == "/workspace" for mount in spec.mounts) and not spec.root.writable:
+    if spec.workspace is not None and not spec.root.writable and not any(target.mount.target == "/workspace" for target in targets):
         host += [
             steps.Layer("workspace", spec.workspace, "the notebook's directory"),
+            *draft.prepared("workspace"),
             steps.Overlay("workspace", ("workspace",), "/workspace, copy-on-write", spec.read_only),
         ]
         draft.after.append(inside.Attach("workspace", "/workspace", "the notebook's directory, copy-on-write"))
     if not spec.bare:
         _kernel_file_systems(draft, views)
-    for index, mount in enumerate(spec.mounts):
-        _mount(draft, mount, index)
+    _mounts(draft, targets)
     host.append(steps.ReleaseScratch())
     draft.before.append(inside.EnterRoot("root"))
 
@@ -174,17 +194,16 @@ def _root_overlays(draft: _Draft) -> None:
         host += devices
         draft.after += attach_devices
     if draft.around.top_level is not None and kind != "dir":
-        parts, attach = rootless.make_root(spec, draft.around.top_level, draft.branches)
+        parts, attach = rootless.make_root(spec, draft.around.top_level, draft.branches, draft.prepared)
         host += parts
         draft.after[:0] = attach
         return
     lower = spec.root.path if kind == "dir" else "/"
     host.append(steps.Layer("base", lower, "the directory" if kind == "dir" else "the host's tree"))
-    layers: tuple[str, ...] = ("base",)
     if not spec.bare:
         host.append(steps.Layer("skeleton", kind, "device nodes, mount points, and what is hidden", staged=True))
-        layers = ("skeleton", "base")
-    host.append(steps.Overlay("root", layers, f"the {spec.root} root, copy-on-write", spec.read_only))
+    host += draft.prepared("root")
+    host.append(steps.Overlay("root", draft.root_layers, f"the {spec.root} root, copy-on-write", spec.read_only))
     if kind == "dir":
         return
     for index, branch in enumerate(draft.branches):
@@ -192,6 +211,7 @@ def _root_overlays(draft: _Draft) -> None:
         host += [
             steps.Layer(slot, branch.path, branch.why),
             steps.Layer(f"{slot}-skeleton", branch.key, "hides what others may not read", staged=True),
+            *draft.prepared(slot),
             steps.Overlay(slot, (f"{slot}-skeleton", slot), f"{branch.path}, copy-on-write", spec.read_only),
         ]
         draft.after.append(inside.Attach(slot, branch.path, branch.why))
@@ -243,12 +263,17 @@ def _cgroup_views(draft: _Draft, views: Sequence[str]) -> None:
         draft.after.append(inside.ReadOnlyPaths((CGROUP_ROOT,), "readings, not settings", in_place=True))
 
 
-def _mount_point(draft: _Draft, mount: Mount) -> None:
-    """A place for ``mount`` in the writable layer that will lie there."""
-    if mount.kind == "bind" and not os.path.isdir(mount.source):
-        draft.host.append(steps.UpperFile(*draft.place(mount.target)))
-    elif mount.target != "/workspace":
-        draft.host.append(steps.UpperDirectory(*draft.place(mount.target)))
+def _mounts(draft: _Draft, targets: Sequence[Target]) -> None:
+    """The user's, outer ones first; what lies in a tmpfs has its place made there."""
+    made: set[str] = set()
+    for index, target in enumerate(targets):
+        path, within = target.mount.target, target.within
+        if within is not None and within.kind == "tmpfs":
+            parts = path.split("/")
+            levels = ["/".join(parts[:count]) for count in range(within.target.count("/") + 2, len(parts) + (not target.is_file))]
+            draft.after.append(inside.Directories(tuple(level for level in levels if level not in made), path if target.is_file else ""))
+            made.update(levels)
+        _mount(draft, target.mount, index)
 
 
 def _mount(draft: _Draft, mount: Mount, index: int) -> None:
@@ -265,10 +290,9 @@ def _mount(draft: _Draft, mount: Mount, index: int) -> None:
 
 def _check_mount_points(spec: ContainerSpec) -> None:
     """With DIR:rw nothing may be made in the user's directory: every mount point must be there."""
-    needed = [] if spec.bare else ["/proc", "/sys", "/dev/pts", "/dev/shm", "/dev/null"]
-    needed += [mount.target for mount in spec.mounts]
-    for target in needed:
-        if not os.path.exists(spec.root.path + target):
+    tree = ContainerTree(spec, ())
+    for path in () if spec.bare else ("/proc", "/sys", "/dev/pts", "/dev/shm", "/dev/null"):
+        if not tree.kind(tree.resolve(path)):
             raise SpecError(
-                f"--root: {spec.root.path} is writable and has no {target}; make it there yourself, or use --bare, or leave out :rw"
+                f"--root: {spec.root.path} is writable and has no {path}; make it there yourself, or use --bare, or leave out :rw"
             )

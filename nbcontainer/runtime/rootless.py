@@ -6,6 +6,8 @@ cannot be made there, so the host's own are mounted over empty files.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nbcontainer.runtime import inside, steps
 from nbcontainer.runtime.inside import InsideStep
 from nbcontainer.runtime.skeleton import DEVICE_LINKS, DEVICES, REVEALED, Branch, TopLevel
@@ -20,8 +22,10 @@ _EMPTY = {
 _MOUNT_POINTS = ("/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/run", "/workspace")
 
 
-def make_root(spec: ContainerSpec, top: TopLevel, branches: list[Branch]) -> tuple[list[Step], list[InsideStep]]:
-    """The host steps, and the inside steps that attach what they make."""
+def make_root(
+    spec: ContainerSpec, top: TopLevel, branches: list[Branch], prepared: Callable[[str], list[Step]]
+) -> tuple[list[Step], list[InsideStep]]:
+    """The host steps, and the inside steps that attach what they make. ``prepared``: what an overlay must have in it."""
     system = spec.root.kind == "system"
     directories = dict(_EMPTY) if system else {}
     directories.update((path, mode) for path, mode in top.directories if not system)
@@ -33,11 +37,13 @@ def make_root(spec: ContainerSpec, top: TopLevel, branches: list[Branch]) -> tup
     links = [(path, target) for path, target in top.links if not system or path.count("/") == 1 or _in(path, branches)]
     if system:
         links.append(("/var/run", "/run"))
-    host: list[Step] = [_plain_root(spec, directories, links)]
+    host: list[Step] = [*prepared("root"), _plain_root(spec, directories, links)]
     after: list[InsideStep] = []
     for index, branch in enumerate(branches):
         slot = f"branch-{index}"
-        host += _branch(slot, branch, branches, spec)
+        host += _branch(slot, branch, branches)
+        host += prepared(slot)
+        host.append(steps.Overlay(slot, layers(slot, branch, branches), f"{branch.path}, copy-on-write", spec.read_only))
         after.append(inside.Attach(slot, branch.path, branch.why))
     return host, after
 
@@ -52,16 +58,19 @@ def _plain_root(spec: ContainerSpec, directories: dict[str, int], links: list[tu
     return steps.PlainRoot("root", tuple(sorted(directories.items())), devices, (*links, *own), spec.read_only)
 
 
-def _branch(slot: str, branch: Branch, branches: list[Branch], spec: ContainerSpec) -> list[Step]:
-    layers = [f"{slot}-skeleton", slot]
+def layers(slot: str, branch: Branch, branches: list[Branch]) -> tuple[str, ...]:
+    """Of a branch's overlay, the uppermost first."""
+    inner = any(other.path.startswith(branch.path + "/") for other in branches)
+    return (*((f"{slot}-revealed",) if inner else ()), f"{slot}-skeleton", slot)
+
+
+def _branch(slot: str, branch: Branch, branches: list[Branch]) -> list[Step]:
     host: list[Step] = [
         steps.Layer(slot, branch.path, branch.why),
         steps.Layer(f"{slot}-skeleton", branch.key, "hides what others may not read", staged=True),
     ]
-    if any(other.path.startswith(branch.path + "/") for other in branches):
+    if f"{slot}-revealed" in layers(slot, branch, branches):
         host.append(steps.Layer(f"{slot}-revealed", branch.key + REVEALED, "the way to what Python runs from", staged=True))
-        layers.insert(0, f"{slot}-revealed")
-    host.append(steps.Overlay(slot, tuple(layers), f"{branch.path}, copy-on-write", spec.read_only))
     return host
 
 

@@ -34,6 +34,8 @@ DEVICE_LINKS = {
 }
 _NOT_OF_DISKS = ("proc", "sys", "dev", "run")
 _MOUNT_POINTS = ("proc", "sys", "dev", "dev/pts", "dev/shm", "workspace")
+DIRECTORIES_OF_A_DIR = ("proc", "sys", "dev", "workspace", "etc", "tmp")
+"""Directories that a ``DIR`` root always has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +160,21 @@ class Search:
         tests = "( -type d ( ! -perm -o+r -o ! -perm -o+x ) -prune -printf d%p\\0 )"
         tests += " -o ( ! -type d ! -type l ! -perm -o+r -printf f%p\\0 )"
         existing = [path for path in directories if os.path.isdir(path) and not os.path.islink(path)]
+        self._output = os.memfd_create("hidden")
         self._process = subprocess.Popen(
-            ["find", *existing, "-xdev", *tests.split()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ["find", *existing, "-xdev", *tests.split()], stdout=self._output, stderr=subprocess.DEVNULL
         )
+
+    @property
+    def done(self) -> bool:
+        return self._process.poll() is not None
 
     def result(self) -> Hidden:
         """Wait for the end. Raises OSError where find could not look at everything."""
-        output, _ = self._process.communicate()
+        self._process.wait()
+        with os.fdopen(self._output, "rb") as file:
+            file.seek(0)
+            output = file.read()
         entries = [os.fsdecode(entry) for entry in output.split(b"\0") if entry]
         # Files that vanish while find walks end with status 1; a killed or missing find must not pass as "nothing".
         if self._process.returncode not in (0, 1):
@@ -177,10 +187,12 @@ class Search:
 class SkeletonBuilder:
     """Builds one skeleton at ``base``; ``lower`` is the host directory that it will lie over, "" where it is not known."""
 
-    def __init__(self, base: str, lower: str = "/", *, rootless: bool = False) -> None:
+    def __init__(self, base: str, lower: str = "/", *, rootless: bool = False, exists: bool = False) -> None:
         self.base = base
         self.lower = lower
         self.rootless = rootless
+        if exists:
+            return
         os.mkdir(base, 0o755)
         if lower:
             self._adopt(base, lower)

@@ -132,25 +132,56 @@ def _copy_skeleton(source: str, target: str) -> None:
 
 @dataclass(frozen=True)
 class UpperDirectory:
-    """A directory of the upper layer, made beforehand so that something can be mounted or written there."""
+    """A directory of the upper layer, made beforehand so that something can be mounted or written there.
+
+    It and those above it look as in the layers below, which they would hide else: an upper directory's mode and owner win.
+    """
 
     overlay: str
+    lowers: tuple[str, ...]
+    """The overlay's layers, the uppermost first."""
     path: str
-    mode: int = 0o755
+    """Without symbolic links."""
     name: ClassVar[str] = "prepare directory"
 
     def explain(self) -> str:
-        return f"mkdir({self.path}) in the writable layer"
+        return f"mkdir({self.path or '/'}) in the writable layer of {self.overlay}"
 
     def execute(self, context: Context) -> None:
         current = context.scratch(f"u-{self.overlay}")
         os.makedirs(current, exist_ok=True)
+        layers = [context.scratch(f"l-{lower}") for lower in self.lowers]
         for part in filter(None, self.path.split("/")):
             current = f"{current}/{part}"
-            if not os.path.isdir(current):
-                os.mkdir(current, self.mode)
-                os.chmod(current, self.mode)
-                os.chown(current, context.id_base, context.id_base)
+            layers, like = _enter(layers, part)
+            if os.path.isdir(current):
+                continue
+            os.mkdir(current)
+            if not context.rootless:
+                os.chown(current, *((like.st_uid, like.st_gid) if like else (context.id_base, context.id_base)))
+            os.chmod(current, stat.S_IMODE(like.st_mode) if like else 0o755)
+
+
+def _enter(layers: list[str], name: str) -> tuple[list[str], os.stat_result | None]:
+    """The directories ``name`` of some layers that together are one in the overlay, and the uppermost's status."""
+    found: list[str] = []
+    uppermost: os.stat_result | None = None
+    for layer in layers:
+        path = f"{layer}/{name}"
+        try:
+            status = os.lstat(path)
+        except OSError:
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            break  # a whiteout or a file: it hides what is below it
+        found.append(path)
+        uppermost = uppermost or status
+        try:
+            os.getxattr(path, "trusted.overlay.opaque")
+            break
+        except OSError:
+            continue
+    return found, uppermost
 
 
 @dataclass(frozen=True)
@@ -158,14 +189,15 @@ class UpperFile:
     """An empty file of the upper layer, for something to be mounted over it."""
 
     overlay: str
+    lowers: tuple[str, ...]
     path: str
     name: ClassVar[str] = "prepare file"
 
     def explain(self) -> str:
-        return f"create {self.path} in the writable layer"
+        return f"create {self.path} in the writable layer of {self.overlay}"
 
     def execute(self, context: Context) -> None:
-        UpperDirectory(self.overlay, os.path.dirname(self.path)).execute(context)
+        UpperDirectory(self.overlay, self.lowers, os.path.dirname(self.path)).execute(context)
         _own_file(context, context.scratch(f"u-{self.overlay}") + self.path, b"")
 
 
@@ -174,6 +206,7 @@ class IdentityFiles:
     """/etc/hostname, /etc/hosts and /etc/resolv.conf."""
 
     overlay: str
+    lowers: tuple[str, ...]
     etc: str
     """Where /etc is in that overlay."""
     own_hostname: bool
@@ -184,7 +217,7 @@ class IdentityFiles:
         return "write /etc/hostname, /etc/hosts, /etc/resolv.conf: the container's own"
 
     def execute(self, context: Context) -> None:
-        UpperDirectory(self.overlay, self.etc).execute(context)
+        UpperDirectory(self.overlay, self.lowers, self.etc).execute(context)
         name = context.hostname if self.own_hostname else os.uname().nodename
         resolver = b"# This container has no network.\n"
         if self.network == "host":

@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,10 @@ class ZygoteConfig:
     branches: tuple[skeleton.Branch, ...]
     rootless: bool
     kernel_pid: int
+    look_again_seconds: float
+    """While containers are made, what "other" may not read is looked for again this often, and hidden when that is done."""
+    wait_for_look_seconds: float
+    """After a longer pause, the next container waits for it."""
 
 
 @dataclass(slots=True)
@@ -56,6 +61,8 @@ class Zygote:
     image: syscalls.ForkImage = field(default_factory=syscalls.ForkImage)
     plans: dict[int, LaidOutPlan] = field(default_factory=dict)
     user_namespaces: dict[tuple[int, int], int] = field(default_factory=dict)
+    search: skeleton.Search | None = None
+    looked_seconds: float = field(default_factory=time.monotonic)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     poller: select.poll = field(default_factory=select.poll)
     child_poller: select.poll = field(default_factory=select.poll)
@@ -122,9 +129,11 @@ class Zygote:
         first_task = 5 if request.has_cgroup_fd else 4
         slots.update((f"task-{index}", fd) for index, fd in enumerate(fds[first_task:]))
         try:
+            self._look_again()
             self._skeletons(laid_out.plan)
             if not rootless:
-                if request.id_map is not None:
+                # Ids that are the host's own need no idmapped mounts, which the vm engine's guest has not: 9p has none.
+                if request.id_map is not None and request.id_map[0]:
                     context.userns_fd = self._user_namespace(request.id_map)
                     context.id_base = request.id_map[0]
                 walk(laid_out.plan.host, context, self._reap_ended)
@@ -215,6 +224,34 @@ class Zygote:
         self.user_namespaces[id_map] = fd
         return fd
 
+    def _look_again(self) -> None:
+        """Files that somebody has made unreadable since the last look are hidden too, in all containers."""
+        age = time.monotonic() - self.looked_seconds
+        if self.search is None and age > self.config.look_again_seconds:
+            self.search = self._search()
+        if self.search is None or not (self.search.done or age > self.config.wait_for_look_seconds):
+            return
+        search, self.search = self.search, None
+        try:
+            hidden = search.result()
+            for branch in self.config.branches:
+                self._hide(branch.key, branch.path, hidden)
+            for key in ("system", "host"):
+                self._hide(key, "/", hidden)
+        except OSError as error:
+            raise StepFailed("hide unreadable files", error) from None
+        self.looked_seconds = time.monotonic()
+
+    def _hide(self, key: str, lower: str, hidden: skeleton.Hidden) -> None:
+        base, rootless = f"{self.config.stage}/base/{key}", self.config.rootless
+        if os.path.isdir(base) and not (rootless and lower == "/"):
+            skeleton.SkeletonBuilder(base, lower, rootless=rootless, exists=True).hide(hidden)
+
+    def _search(self) -> skeleton.Search:
+        if os.path.isdir(f"{self.config.stage}/base/host"):
+            return skeleton.Search(["/", *(branch.path for branch in self.config.branches)])
+        return _search_system(self.config)
+
     def _skeletons(self, plan: Plan) -> None:
         """The ``host`` root's skeleton needs a walk over everything; it is made when it is first asked for."""
         if not plan.host_root:
@@ -282,6 +319,12 @@ def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system:
             skeleton.build_branch(f"{config.stage}/base/{branch.key}", branch.path, hidden, paths, rootless=config.rootless)
 
 
+def _search_system(config: ZygoteConfig) -> skeleton.Search:
+    """Below everything that a ``system`` root shows."""
+    shown = [branch.path for branch in config.branches if branch.in_system]
+    return skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *shown])
+
+
 def _start(launch: socket.socket) -> Zygote:
     config: ZygoteConfig = pickle.loads(launch.recv(MAX_REQUEST_BYTES))
     kernel_pidfd = os.pidfd_open(config.kernel_pid)
@@ -290,7 +333,7 @@ def _start(launch: socket.socket) -> Zygote:
     try:
         own_mounts, kernel_mounts = _prepare_stage(config.stage, config.rootless)
         shown = [branch.path for branch in config.branches if branch.in_system]
-        search = skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *shown])
+        search = _search_system(config)
         from nbcontainer.runtime.cell import build_shell  # 0.3 s, while find(1) works beside us
 
         shell = build_shell(f"{config.stage}/ipython")
@@ -315,6 +358,7 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
+    os.umask(0o022)  # whatever the kernel's is: /etc/hosts is for everybody in a container
     signal.signal(signal.SIGINT, _ignore_interrupt)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

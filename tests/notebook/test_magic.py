@@ -152,6 +152,11 @@ def test_hostile_displays_are_made_harmless(notebook: Notebook) -> None:
     assert html[2].startswith("<img ")
 
 
+def test_trusted_output_is_shown_as_it_is(notebook: Notebook) -> None:
+    code = "%%container --trust-output\nfrom IPython.display import Javascript, display\ndisplay(Javascript('1 + 1'))"
+    assert notebook.run(code).outputs[0].data["application/javascript"] == "1 + 1"
+
+
 def test_update_display_and_clear_output(notebook: Notebook) -> None:
     code = (
         "%%container\nfrom IPython.display import display, clear_output\nprint('gone'); clear_output()\n"

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,13 @@ import time
 import footprint
 import psutil
 import pytest
-from facilities import full_run
+from facilities import full_run, require, rootless
 
 import nbcontainer as nbc
 from nbcontainer.engine import local
 from nbcontainer.events import Display, Event, Output
 from nbcontainer.runtime.protocol import encode
+from nbcontainer.state import prune
 
 RUNS = 1000 if full_run() else 150
 KILLS = 200 if full_run() else 24
@@ -32,6 +34,7 @@ def test_many_runs_in_a_row() -> None:
         assert result.stdout == f"{number}\n"
 
 
+@pytest.mark.essential
 def test_the_zygote_killed_at_random_moments() -> None:
     randomness = random.Random(1)
     for _ in range(KILLS // 3):
@@ -66,6 +69,7 @@ def test_the_cell_process_killed_at_random_moments() -> None:
         assert (result.outcome, result.signal) == ("signalled", signal.SIGKILL)
 
 
+@pytest.mark.essential
 def test_kernels_killed_at_random_moments_leave_nothing() -> None:
     """A process of its own plays the kernel; what it leaves must be gone after the next start."""
     code = (
@@ -81,12 +85,38 @@ def test_kernels_killed_at_random_moments_leave_nothing() -> None:
         kernel.kill()
         kernel.wait()
         kernel.stdout.close()
-        from nbcontainer.state import prune
-
         deadline = time.monotonic() + 10
         while footprint.cgroup_directories(place) and time.monotonic() < deadline:
             prune()
         assert footprint.cgroup_directories(place) == []
+
+
+def test_what_a_kernel_with_another_cgroup_parent_left_is_swept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = f"{os.environ.get('NBCONTAINER_CGROUP_PARENT', '')}/elsewhere-{os.getpid()}"
+    require(parent.count("/") > 1, "NBCONTAINER_CGROUP_PARENT: a place to make cgroups in")
+    code = (
+        "import nbcontainer as nbc\nfrom nbcontainer.engine import local\nprint(local.open_local().state.place, flush=True)\n"
+        "nbc.run('import time; print(1, flush=True); time.sleep(60)', mem='64M', on_event=lambda event: print(event, flush=True))"
+    )
+    environment = {**os.environ, "NBCONTAINER_CGROUP_PARENT": parent}
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    assert kernel.stdout is not None
+    place = kernel.stdout.readline().strip()
+    assert "Started" in kernel.stdout.readline()
+    try:
+        left = footprint.cgroup_directories(place)
+        assert left
+        assert all(f"{parent}/{place}" in path for path in left)
+        prune()
+        assert len(footprint.cgroup_directories(place)) >= len(left)  # it lives
+    finally:
+        kernel.kill()
+        kernel.wait()
+        kernel.stdout.close()
+    prune()
+    assert footprint.cgroup_directories(place) == []
+    for path in {path.partition(f"/{place}")[0] for path in left}:
+        os.rmdir(path)
 
 
 def _kill(pid: int) -> None:
@@ -190,18 +220,27 @@ def test_the_zygote_ends_with_its_kernel_also_when_a_child_of_the_kernel_lives_o
     os.kill(children[0], signal.SIGKILL)
 
 
-def test_a_removed_stage_is_a_typed_error_then_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(nbc.SpecError):
-        nbc.run("", root="/nonexistent")
-    assert nbc.run("print(1)").ok
+def test_a_removed_stage_is_a_set_up_error_until_there_is_a_new_zygote() -> None:
+    engine = local.open_local()
+    zygote = engine._client
+    # As the zygote alone sees it: the directory of that name on the host is not touched.
+    seen = f"/proc/{zygote.pid}/root{engine._config.stage}"
+    if not rootless():
+        assert os.stat(seen).st_dev != os.stat(engine._config.stage).st_dev
+    assert os.path.isdir(f"{seen}/base/dir")
+    with engine._lock:
+        engine.drop_spares()
+        shutil.rmtree(f"{seen}/base")
+        with pytest.raises(nbc.SetupError, match=r"set-up step 'layer' at .*/base/.*: ENOENT"):
+            nbc.run("print(1)")
+    _kill(zygote.pid)
+    while zygote.alive:
+        time.sleep(0.001)
+    assert nbc.run("print(1)").stdout == "1\n"
 
 
 def test_too_small_a_disk_is_a_set_up_error() -> None:
-    try:
-        result = nbc.run("print(1)", disk="4K")
-    except nbc.SetupError as error:
-        assert error.step
-        assert "--disk" in str(error)
-    else:
-        assert result.ok
+    with pytest.raises(nbc.SetupError, match=r"ENOSPC .* give a larger --disk") as caught:
+        nbc.run("print(1)", disk="4K")
+    assert caught.value.step == "own file"
     assert nbc.run("print(1)").ok

@@ -15,6 +15,7 @@ import nbcontainer as nbc
 GROW = "data = []\nimport time\nwhile True:\n    data.append(bytearray(8 << 20)); time.sleep(0.005)"
 
 
+@pytest.mark.essential
 def test_out_of_memory_says_limit_peak_and_what_to_try() -> None:
     result = nbc.run(GROW, mem="128M")
     assert result.outcome == "oom"
@@ -29,10 +30,12 @@ def test_out_of_memory_says_limit_peak_and_what_to_try() -> None:
     assert memory[0] < 20 << 20 < max(memory) <= 128 << 20
 
 
+@pytest.mark.essential
 def test_swap_does_not_help() -> None:
     assert nbc.run("x = bytearray(100 << 20)", mem="64M").outcome == "oom"
 
 
+@pytest.mark.essential
 def test_only_a_child_was_killed_is_a_note() -> None:
     code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(300 << 20)'])\nprint('went on')"
     result = nbc.run(code, mem="64M")
@@ -54,11 +57,13 @@ def test_an_error_that_has_nothing_to_do_with_a_child_s_end_stays_the_cell_s_own
     assert nbc.run(f"{sys.executable} -c 'x = bytearray(300 << 20)'", program=["bash"], mem="64M").outcome == "oom"
 
 
+@pytest.mark.essential
 def test_files_in_the_writable_layer_count_as_memory() -> None:
     result = nbc.run("head -c 100000000 /dev/zero > /tmp/x", program=["bash"], mem="64M", disk="512M")
     assert result.usage.oom_kills >= 1
 
 
+@pytest.mark.essential
 def test_cpu_quota() -> None:
     code = "import time\nend = time.monotonic() + 1.0\nwhile time.monotonic() < end: pass"
     result = nbc.run(code, cpus=0.2)
@@ -66,6 +71,7 @@ def test_cpu_quota() -> None:
     assert result.usage.cpu_seconds < 0.6 * result.usage.wall_seconds
 
 
+@pytest.mark.essential
 def test_pids() -> None:
     result = nbc.run("for i in 1 2 3 4 5 6 7 8; do sleep 0.3 & done; wait; echo end", program=["bash"], pids=4)
     assert "Resource temporarily unavailable" in result.stderr
@@ -76,6 +82,7 @@ def test_pids_1_runs_a_plain_cell() -> None:
     assert nbc.run("print(1)", pids=1).stdout == "1\n"
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("share", [None, "pid"])
 def test_fork_bomb(share: str | None) -> None:
     assert nbc.run("import os; print(os.path.exists('/.nbc'))").ok
@@ -85,6 +92,7 @@ def test_fork_bomb(share: str | None) -> None:
     assert result.usage.pids_peak <= 50
 
 
+@pytest.mark.essential
 def test_cpuset() -> None:
     assert nbc.run("import os; print(os.sched_getaffinity(0))", cpuset="0").stdout == "{0}\n"
 
@@ -94,6 +102,7 @@ def test_ulimits() -> None:
     assert nbc.run(code, ulimit=["nofile=64:128"]).stdout == "(64, 128)\n"
 
 
+@pytest.mark.essential
 def test_memory_high_needs_cgroup_v2() -> None:
     from nbcontainer.engine.local import open_local
 
@@ -108,6 +117,7 @@ def test_oom_score() -> None:
     assert nbc.run("print(open('/proc/self/oom_score_adj').read().strip())").stdout == "500\n"
 
 
+@pytest.mark.essential
 def test_one_mebibyte_is_not_enough_and_says_so() -> None:
     try:
         result = nbc.run("print(1)", mem="1M")
@@ -118,6 +128,7 @@ def test_one_mebibyte_is_not_enough_and_says_so() -> None:
         assert "needs some" in result.describe()
 
 
+@pytest.mark.essential
 def test_samples_cover_the_run() -> None:
     result = nbc.run("import time; time.sleep(0.3)")
     columns = result.samples.columns()

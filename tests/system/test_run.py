@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ import nbcontainer as nbc
 from nbcontainer.events import Display, Event, Finished, Output, Started
 
 
+@pytest.mark.essential
 def test_a_python_cell_is_pid_1_and_prints() -> None:
     result = nbc.run("import os\nprint('I am pid', os.getpid())", mem="128M")
     assert (result.outcome, result.exit_code, result.signal) == ("exited", 0, None)
@@ -24,11 +27,13 @@ def test_the_kernel_s_packages_are_there() -> None:
     assert nbc.run("import psutil; print(psutil.__name__)").stdout == "psutil\n"
 
 
+@pytest.mark.essential
 def test_program_gets_the_body_on_standard_input() -> None:
     result = nbc.run("echo out; echo err >&2; exit 3", program=["bash"])
     assert (result.outcome, result.exit_code, result.stdout, result.stderr) == ("exited", 3, "out\n", "err\n")
 
 
+@pytest.mark.essential
 def test_last_expression_and_displays_keep_their_order_with_prints() -> None:
     events: list[Event] = []
     code = "from IPython.display import HTML, display\nprint('one'); display(HTML('<b>two</b>')); print('three')\n40 + 2"
@@ -76,6 +81,7 @@ def test_output_of_subprocesses_comes_too() -> None:
     assert nbc.run("!echo shell").stdout.strip() == "shell"
 
 
+@pytest.mark.essential
 def test_an_exception_is_rendered_by_ipython() -> None:
     result = nbc.run("def f():\n    return 1 / 0\nf()")
     assert result.outcome == "exited"
@@ -96,6 +102,7 @@ def test_top_level_await() -> None:
     assert nbc.run("import asyncio\nawait asyncio.sleep(0)\nprint('awaited')").stdout == "awaited\n"
 
 
+@pytest.mark.essential
 def test_signalled() -> None:
     result = nbc.run("kill -TERM $$; sleep 5", program=["bash"], init=True)
     assert (result.outcome, result.signal, result.exit_code) == ("signalled", signal.SIGTERM, None)
@@ -112,12 +119,14 @@ def test_init_reaps_orphans() -> None:
     assert nbc.run(code, program=["sh"], init=True).stdout.strip() == "0"
 
 
+@pytest.mark.essential
 def test_timeout() -> None:
     result = nbc.run("import time; time.sleep(60)", timeout=0.2)
     assert result.outcome == "timeout"
     assert 0.2 <= result.usage.wall_seconds < 30
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     "code",
     [
@@ -181,6 +190,7 @@ def test_two_runs_share_no_random_numbers() -> None:
     assert nbc.run(code).stdout != nbc.run(code).stdout
 
 
+@pytest.mark.essential
 def test_parallel_runs() -> None:
     results: list[nbc.Result] = []
     threads = [
@@ -194,6 +204,7 @@ def test_parallel_runs() -> None:
     assert sorted(result.stdout for result in results) == [f"{number}\n" for number in range(8)]
 
 
+@pytest.mark.essential
 def test_environment_is_clean_and_yours() -> None:
     os.environ["NBC_TEST_SECRET"] = "token"
     try:
@@ -226,3 +237,35 @@ def test_tracebacks_of_what_is_not_plain_python_are_the_cell_s_own(code: str) ->
     text = "".join(error.traceback)
     assert "nbcontainer" not in text
     assert "During handling" not in text
+
+
+def test_code_that_is_no_text_is_refused_and_bytes_go_to_programs() -> None:
+    with pytest.raises(nbc.SpecError, match=r"code: .* is not valid text"):
+        nbc.run("print('\udcff')")
+    with pytest.raises(nbc.SpecError, match=r"code: .* is not valid text"):
+        nbc.run("echo \ud800", program=["sh"])
+    with pytest.raises(nbc.SpecError, match="code: bytes"):
+        nbc.run(b"print(1)")
+    assert nbc.run(b"\xff\x00\n", program=["od", "-An", "-tx1"]).stdout.split() == ["ff", "00", "0a"]
+
+
+def test_a_deleted_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(nbc.SpecError, match="the current directory does not exist any more"):
+        nbc.run("print(1)")
+    assert nbc.run("import os; print(os.getcwd())", base=str(tmp_path), root="none").stdout == "/\n"
+
+
+def test_a_python_prefix_with_a_colon_is_not_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/opt/a:b")
+    assert "b/bin" not in nbc.run("echo $PATH", program=["sh"]).stdout
+    monkeypatch.setattr(sys, "prefix", "/opt/ab")
+    assert nbc.run("echo $PATH", program=["sh"]).stdout.startswith("/opt/ab/bin:")
+
+
+def test_the_smallest_number_of_descriptors_and_of_processes() -> None:
+    assert nbc.run("print('starts')", ulimit=["nofile=16"]).stdout == "starts\n"
+    assert nbc.run("print('starts')", pids=2, init=True).stdout == "starts\n"

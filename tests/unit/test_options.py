@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nbcontainer.errors import SpecError
 from nbcontainer.notebook.completion import complete
-from nbcontainer.options import OPTIONS, help_text, parse_options
+from nbcontainer.options import OPTIONS, command_help_text, help_text, parse_options
 from nbcontainer.spec import OPTION_NAMES
 
 
@@ -32,6 +32,29 @@ def test_spellings_of_mem(spelling: str) -> None:
     assert parse_options([spelling, "1G"]).container == {"mem": "1G"}
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-m64M"], {"mem": "64M"}),
+        (["-m=64M"], {"mem": "64M"}),
+        (["-eA=1", "-e=B=2", "-e", "C=3"], {"env": ["A=1", "B=2", "C=3"]}),
+        (["-v./a:/a", "-w/x"], {"volume": ["./a:/a"], "workdir": "/x"}),
+    ],
+)
+def test_values_may_be_attached_to_short_options(words: list[str], expected: dict[str, object]) -> None:
+    assert parse_options(words).container == expected
+
+
+def test_the_command_has_docker_s_interactive() -> None:
+    for word in ("-i", "--interactive"):
+        assert parse_options([word, "cat"], command=True).front == {"interactive": True}
+        assert word in command_help_text()
+    with pytest.raises(SpecError, match="-it: there is no such option; containers have no terminals"):
+        parse_options(["-it", "cat"], command=True)
+    with pytest.raises(SpecError, match="--interactive: there is no such option"):
+        parse_options(["--interactive", "cat"])
+
+
 def test_the_front_end_s_options_are_kept_apart() -> None:
     parsed = parse_options(["--quiet", "--result", "r", "--init"])
     assert parsed.front == {"quiet": True, "result": "r"}
@@ -43,6 +66,9 @@ def test_the_front_end_s_options_are_kept_apart() -> None:
     [
         (["--meem", "1"], "did you mean --mem"),
         (["--me", "1"], "no such option"),
+        (["--bogus", "1"], "no such option; --help"),
+        (["--volumes", "1"], "did you mean --volume"),
+        (["-x1"], "-x1: there is no such option; --help"),
         (["--mem"], "a value is missing"),
         (["--init=1"], "takes no value"),
         (["--mem", "1M", "--mem", "2M"], "given twice"),
@@ -68,7 +94,7 @@ def test_any_words_parse_or_are_refused(words: list[str]) -> None:
 
 
 def test_every_container_option_is_known_to_the_spec() -> None:
-    front = {"quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "engine", "live", "no_live"}
+    front = {"quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "engine", "live", "no_live", "trust_output"}
     for option in OPTIONS:
         assert option.later or option.key in OPTION_NAMES | front, option.key
 

@@ -88,6 +88,12 @@ def test_what_is_no_size_is_refused_by_name(text: Any) -> None:
     assert "128M" in str(caught.value)  # what is allowed
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), [1], b"1M", None, {}, 1j, "٣M", "1٠"])
+def test_what_python_could_not_compare_is_no_size_either(value: Any) -> None:
+    with pytest.raises(SpecError, match=r"--mem: .* is not a size such as"):
+        parse_size(value, "--mem")
+
+
 @pytest.mark.parametrize("text", ["0", "0M", 0, -1, -1.5, "0.0001K"])
 def test_sizes_below_the_minimum_are_refused(text: Any) -> None:
     with pytest.raises(SpecError, match=r"--mem: .* too small"):
@@ -98,7 +104,7 @@ def test_zero_is_a_size_where_it_is_allowed() -> None:
     assert parse_size("0", "--swap", minimum=0) == 0
 
 
-@pytest.mark.parametrize("text", ["9" * 30, "99999999T", 1 << 63])
+@pytest.mark.parametrize("text", ["9" * 30, "9" * 400, "9" * 5000, "99999999T", 1 << 63])
 def test_sizes_that_linux_cannot_count_are_refused(text: Any) -> None:
     with pytest.raises(SpecError, match="--mem"):
         parse_size(text, "--mem")
@@ -134,6 +140,25 @@ def test_any_finite_float_is_a_size_or_a_spec_error(value: float) -> None:
         pass
 
 
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.binary(max_size=4), st.text(max_size=8), st.complex_numbers(),
+    st.lists(st.one_of(st.integers(), st.text(max_size=8), st.binary(max_size=4)), max_size=3),
+    st.dictionaries(st.text(max_size=4), st.one_of(st.none(), st.integers(), st.text(max_size=4)), max_size=2),
+)  # fmt: skip
+
+
+@given(ANYTHING)
+def test_anything_is_a_size_and_a_number_or_a_spec_error(value: Any) -> None:
+    try:
+        assert 1 <= parse_size(value, "--mem") <= 1 << 62
+    except SpecError as error:
+        assert "\n" not in str(error)
+    try:
+        assert 0 <= parse_number(value, "--cpus", minimum=0, maximum=64) <= 64
+    except SpecError as error:
+        assert "\n" not in str(error)
+
+
 @given(st.integers(0, 1 << 50))
 def test_formatted_sizes_read_back_within_their_precision(size: int) -> None:
     text = format_size(size)
@@ -162,7 +187,7 @@ def test_numbers_hold_their_bounds(value: float, low: float, width: float) -> No
             parse_number(value, "--cpus", minimum=low, maximum=high)
 
 
-@pytest.mark.parametrize("value", ["", "one", "1;2", "nan", "inf", "-inf", float("nan"), None, [], "0x1"])
+@pytest.mark.parametrize("value", ["", "one", "1;2", "nan", "inf", "-inf", float("nan"), None, [], "0x1", True, "1_0", "٣", b"1"])
 def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
     with pytest.raises(SpecError) as caught:
         parse_number(value, "--cpus", minimum=0, maximum=8)
@@ -186,7 +211,7 @@ def test_cpu_lists(text: str) -> None:
     assert parse_cpu_list(text) == text.strip()
 
 
-@pytest.mark.parametrize("text", ["", "a", "0-", "-1", "0,,1", "0-1-2", "0;1", "0 1", "0-1\n"[:-1] + ",\n"])
+@pytest.mark.parametrize("text", ["", "a", "0-", "-1", "0,,1", "0-1-2", "0;1", "0 1", "0-1\n"[:-1] + ",\n", "1-0", "0,3-2", "٠-١", "9" * 5000])
 def test_what_is_no_cpu_list_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="--cpuset"):
         parse_cpu_list(text)
@@ -211,6 +236,13 @@ def test_what_is_no_ulimit_is_refused(text: str) -> None:
         Ulimit.parse(text)
 
 
+@pytest.mark.parametrize("text", ["nofile=0", "nofile=15", "nofile=3:64"])
+def test_the_runtime_needs_some_descriptors(text: str) -> None:
+    with pytest.raises(SpecError, match="nofile=16 or more"):
+        Ulimit.parse(text)
+    assert Ulimit.parse("nofile=16").soft == 16
+
+
 # ---- mounts
 
 
@@ -223,6 +255,27 @@ def test_volumes(tmp_path: Path) -> None:
     assert not Mount.parse_volume("./data:/data:rw", str(tmp_path)).read_only
     assert Mount.parse_volume(".:/workspace", str(tmp_path)).source == str(tmp_path.resolve())
     assert Mount.parse_volume("./data:/a//b/../c/", str(tmp_path)).target == "/a/c"
+
+
+def test_a_target_with_more_slashes_is_the_same_target(tmp_path: Path) -> None:
+    assert Mount.parse_volume(f"{tmp_path}://data", "/").target == "/data"
+    assert "two mounts at /a" in refusal(volume=[f"{tmp_path}:/a", "/usr://a"])
+    assert make_spec(workdir="//a").workdir == "/a"
+
+
+@given(st.text(alphabet="/.ab", max_size=8))
+def test_any_target_is_absolute_and_plain_or_refused(text: str) -> None:
+    try:
+        target = Mount.parse_tmpfs("/" + text).target
+    except SpecError:
+        return
+    assert target.startswith("/")
+    assert not {"", ".", ".."} & set(target[1:].split("/"))
+
+
+def test_linux_s_own_file_systems_are_no_volumes() -> None:
+    assert "every container has a /proc of its own" in refusal(volume=["/proc:/x"])
+    assert make_spec(volume=["/dev/shm:/x"]).mounts[0].source == "/dev/shm"
 
 
 def test_a_volume_follows_links(tmp_path: Path) -> None:
@@ -241,7 +294,7 @@ def test_a_volume_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monk
     [
         *("", ":", "/tmp", "/tmp:", ":/data", "/tmp:/data:", "/tmp:/data:rx", "/tmp:/data:ro:rw", "/tmp:data", "/tmp:/", "/tmp:/.."),
         *("/tmp:./data", "/tmp:/proc/x", "/tmp:/sys", "/tmp:/dev/../dev/x", "/tmp:/da\nta", "/tm\0p:/data", "/does/not/exist:/data"),
-        "volume:/data",
+        *("volume:/data", "/tmp://proc", "/tmp:///sys/x", "/tmp://", "/proc:/x", "/sys/kernel:/x", "/dev:/x", "/tmp:/da\udcffta"),
     ],
 )
 def test_volumes_that_are_refused(text: str) -> None:
@@ -395,7 +448,78 @@ def test_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "home" in at_home.notes[0]
 
 
+@pytest.mark.parametrize("base", ["/", "/etc", "/etc/ssl", "/var", "/usr", "/home", "//etc/", "/proc/self"])
+def test_a_directory_of_the_system_is_no_workspace(base: str) -> None:
+    spec = make_spec(base=base)
+    assert spec.workspace is None
+    assert "/workspace is empty" in spec.notes[0]
+
+
+def test_a_directory_above_the_home_is_no_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "homes" / "me"))
+    (tmp_path / "homes" / "me" / "work").mkdir(parents=True)
+    assert make_spec(base=str(tmp_path / "homes")).workspace is None
+    assert make_spec(base=str(tmp_path / "homes" / "me" / "work")).workspace is not None
+
+
+def test_a_base_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is not a directory" in refusal(base=str(tmp_path / "no"))
+    assert "base" in refusal(base=5j)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "the current directory does not exist any more" in refusal()
+    assert "the current directory does not exist any more" in refusal(base=".")
+    assert make_spec(base=str(tmp_path)).workspace == str(tmp_path.resolve())
+
+
+@pytest.mark.parametrize("key", sorted(OPTION_NAMES))
+@given(value=ANYTHING)
+def test_anything_as_a_value_is_a_spec_or_a_one_line_spec_error(key: str, value: Any) -> None:
+    try:
+        assert isinstance(make_spec({key: value}), ContainerSpec)
+    except SpecError as error:
+        assert "\n" not in str(error)
+        assert key in str(error) or key.replace("_", "-") in str(error) or key in ("volumes", "program", "mem"), str(error)
+
+
+def test_users() -> None:
+    for user in ("nobody", "1000", "1000:1001", "nobody:5", "root", "0", "0:0", "65535:65535"):
+        assert make_spec(user=user).user == user
+    assert make_spec(user=1000).user == "1000"
+    assert make_spec(user="70000", share="user").user == "70000"
+
+
 BAD_OPTIONS = [
+    ("volumes", 5, "--volume"),
+    ("env", 5, "--env"),
+    ("program", 5, "PROGRAM"),
+    ("program", [b"sh"], "PROGRAM"),
+    ("unshare", 5, "--unshare"),
+    ("cap_add", 5, "--cap-add"),
+    ("ulimit", 5, "--ulimit"),
+    ("read_only", "no", "--read-only"),
+    ("init", 1, "--init"),
+    ("bare", "x", "--bare"),
+    ("env", ["A"], "--env"),
+    ("env", {"A": None}, "--env"),
+    ("env", {"A\nB": 1}, "--env"),
+    ("env", {"A": "\ud800"}, "--env"),
+    ("user", "root:5", "--user"),
+    ("user", "0:5", "--user"),
+    ("user", ":5", "--user"),
+    ("user", "", "--user"),
+    ("user", "1:2:3", "--user"),
+    ("user", "nobody:nogroup", "--user"),
+    ("user", "65536", "--user"),
+    ("user", "1:65536", "--user"),
+    ("user", "9" * 30, "--user"),
+    ("user", "\udcff", "--user"),
+    ("workdir", "/\udcff", "--workdir"),
+    ("program", ["sh", "\udcff"], "PROGRAM"),
+    ("cpuset", "1-0", "--cpuset"),
+    ("ulimit", "nofile=3", "--ulimit"),
     ("mem", "lots", "--mem"),
     ("mem", "0", "--mem"),
     ("mem", "-1", "--mem"),
@@ -454,7 +578,9 @@ BAD_OPTIONS = [
 def test_a_bad_value_is_refused_by_option_and_value(key: str, value: Any, option: str) -> None:
     message = refusal(**{key: value})
     assert option in message
-    shown = value if isinstance(value, str) else value[-1]
+    if not isinstance(value, str | list):
+        return  # what it shows of other types is Python's
+    shown = value if isinstance(value, str) else str(value[-1])
     parts = (shown, repr(shown)[1:-1], shown.partition(":")[0], shown.partition("=")[0], shown.rpartition("-")[2])
     assert any(part in message for part in parts), message
 
@@ -466,6 +592,7 @@ def test_an_unknown_option_is_named_and_the_known_ones_are_listed() -> None:
 
 
 COMBINATIONS = [
+    ({"init": True, "pids": 1}, "--pids 2"),
     ({"bare": True}, "--bare"),
     ({"root": "none", "read_only": True}, "--read-only"),
     ({"unshare": "pid", "root": "system"}, "--root"),

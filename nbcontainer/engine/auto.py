@@ -1,0 +1,89 @@
+"""``--engine auto``: this host where it can do what a spec asks for, else a virtual machine, else one clear error."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from nbcontainer.engine import Engine, Run
+from nbcontainer.errors import HostError, SetupError
+from nbcontainer.spec import ContainerSpec
+
+
+class AutoEngine:
+    """Chooses for each run. What this host cannot do at all is found out once, by trying."""
+
+    name = "auto"
+
+    def __init__(self) -> None:
+        self._local_worked = False
+        self._local_error: HostError | SetupError | None = None
+        """Why nothing runs on this host."""
+        self._told = False
+
+    def start(self, spec: ContainerSpec, code: str) -> Run:
+        error = self._local_error
+        if error is None:
+            try:
+                run = _open_local().start(spec, code)
+            except HostError as refused:
+                error = refused
+            except SetupError as refused:
+                # Where containers have run already, a step that fails now is about this one.
+                if self._local_worked:
+                    raise
+                error = refused
+            else:
+                self._local_worked = True
+                return run
+        return self._start_in_vm(spec, code, error)
+
+    def _start_in_vm(self, spec: ContainerSpec, code: str, error: HostError | SetupError) -> Run:
+        vm = _open_vm_after(error)
+        note = f"This runs in a virtual machine (--engine vm), because on this host: {error.message if isinstance(error, HostError) else error}."
+        run = vm.start(spec if self._told else spec.replace(notes=(*spec.notes, note)), code)
+        # Only now: had the virtual machine refused too, the cell's own request would be at fault.
+        self._told = True
+        if not self._local_worked:
+            self._local_error = error
+        return run
+
+    def explain(self, spec: ContainerSpec) -> list[str]:
+        if self._local_error is not None:
+            return _open_vm_after(self._local_error).explain(spec)
+        try:
+            return _open_local().explain(spec)
+        except HostError as error:
+            return _open_vm_after(error).explain(spec)
+
+
+def _open_local() -> Engine:
+    from nbcontainer.engine.local import open_local
+
+    return open_local()
+
+
+def _open_vm_after(error: HostError | SetupError) -> Engine:
+    """The vm engine; where there is none, an error that says why neither can run. Raises HostError."""
+    from nbcontainer.engine.vm import open_vm
+
+    try:
+        return open_vm()
+    except HostError as missing:
+        why = error.message if isinstance(error, HostError) else str(error)
+        remedy = f"{error.remedy}; or, for a virtual machine: {missing.remedy}" if error.remedy else missing.remedy
+        raise HostError(f"{why} (and {missing.message})", remedy) from None
+
+
+_auto: AutoEngine | None = None
+_owner_pid = -1
+_lock = threading.Lock()
+
+
+def open_auto() -> AutoEngine:
+    """The one of this process: what was found out about the host is kept."""
+    global _auto, _owner_pid
+    with _lock:
+        if _auto is None or _owner_pid != os.getpid():
+            _auto, _owner_pid = AutoEngine(), os.getpid()
+        return _auto

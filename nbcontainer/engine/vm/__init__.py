@@ -1,0 +1,192 @@
+"""Containers in a small Linux guest under QEMU: the same spec, events and outcomes, without any privilege on the host.
+
+The guest runs the local engine (:mod:`nbcontainer.engine.vm.agent`) behind one stream. Guests are restored from one
+snapshot; which directories of the host a guest sees is fixed then, so that another set of them is another guest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import replace
+
+from nbcontainer.engine.vm import layout, qemu
+from nbcontainer.engine.vm.guest import Guest, VmRun
+from nbcontainer.engine.vm.kernelimage import find as find_kernel
+from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
+from nbcontainer.errors import HostError, InternalError, SpecError
+from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_size
+from nbcontainer.state import ContainerRecord, KernelState
+
+MEMORY_VARIABLE = "NBCONTAINER_VM_MEMORY"
+DEFAULT_MEMORY_MIB = 512
+RESERVED_MIB = 128
+"""What the guest's own Linux, its zygote and its file cache need."""
+GUESTS = 3
+"""Guests that are kept, each with its own set of directories; the one unused for longest goes first."""
+
+
+def guest_memory_mib() -> int:
+    """NBCONTAINER_VM_MEMORY, 512M where it is not set. Raises SpecError."""
+    size = parse_size(os.environ.get(MEMORY_VARIABLE) or f"{DEFAULT_MEMORY_MIB}M", MEMORY_VARIABLE)
+    if size < 256 * MIB:
+        raise SpecError(f"{MEMORY_VARIABLE}: {format_size(size)} is too small; give at least 256M")
+    return size // MIB
+
+
+def guest_cpus() -> int:
+    return min(2, os.cpu_count() or 1)
+
+
+def make_template(kernel: str | None = None) -> Template:
+    """The template for this Python on this machine, built or not. Raises HostError that says what is missing."""
+    program = qemu.find()
+    cache = cache_directory()
+    return Template(cache, program, find_kernel(kernel, cache), guest_memory_mib(), guest_cpus())
+
+
+class VmEngine:
+    """One per kernel process."""
+
+    name = "vm"
+
+    def __init__(self) -> None:
+        self._owner_pid = os.getpid()
+        self.template = make_template()
+        self._lock = threading.RLock()
+        self._guests: OrderedDict[frozenset[tuple[str, bool]], Guest] = OrderedDict()
+        self.state = KernelState()
+
+    # ---- guests
+
+    def _guest_for(self, spec: ContainerSpec) -> tuple[Guest, tuple[layout.Share, ...]]:
+        sources = layout.wanted_sources(spec)
+        shares = layout.shares_for(sources)
+        with self._lock:
+            self._drop_dead()
+            for key, guest in self._guests.items():
+                if sources <= key:
+                    self._guests.move_to_end(key)
+                    return guest, layout.shares_for(key)
+            while len(self._guests) >= GUESTS:
+                idle = next((key for key, guest in self._guests.items() if not guest.busy), None)
+                if idle is None:
+                    break
+                self._guests.pop(idle).close()
+            guest = self._new_guest(shares)
+            self._guests[sources] = guest
+            return guest, shares
+
+    def _drop_dead(self) -> None:
+        for key in [key for key, guest in self._guests.items() if not guest.alive]:
+            self._guests.pop(key).close()
+
+    def _new_guest(self, shares: tuple[layout.Share, ...]) -> Guest:
+        """From the snapshot; where that fails, from a new one; where that fails too, booted."""
+        for share in shares:
+            if not os.path.isdir(share.source):
+                raise SpecError(f"--volume: {share.source} does not exist on this host any more")
+        for _ in range(2):
+            snapshot = self.template.snapshot() or self._new_snapshot()
+            if snapshot is None:
+                break
+            try:
+                return self.template.restore(snapshot, shares)
+            except InternalError:
+                self.template.discard_snapshot()
+        if not self.template.bootable:
+            with self.template.locked():
+                self.template.build_boot_files(_silent)
+        return self.template.boot(shares)
+
+    def _new_snapshot(self) -> Snapshot | None:
+        """None where none can be written: guests boot then, which is slower and otherwise the same."""
+        try:
+            with self.template.locked():
+                found = self.template.snapshot()
+                if found is None:
+                    self.template.build_boot_files(_silent)
+                    self.template.build_snapshot(_silent)
+                    found = self.template.snapshot()
+                return found
+        except (HostError, InternalError):
+            return None
+
+    # ---- the Engine protocol
+
+    def start(self, spec: ContainerSpec, code: str) -> VmRun:
+        spec = self.fit(spec)
+        guest, shares = self._guest_for(spec)
+        run = guest.start(spec, layout.translate(spec, shares), code, self._ended)
+        record = ContainerRecord(
+            os.getpid(), run.container_id, spec.name or run.container_id, guest.process.pid, "running", time.time(),
+            " ".join(spec.program) or "python", spec.limits.memory_bytes,
+        )  # fmt: skip
+        self.state.add(record)
+        return run
+
+    def _ended(self, run: VmRun) -> None:
+        self.state.discard(run.container_id)
+
+    def fit(self, spec: ContainerSpec) -> ContainerSpec:
+        """Limits that the guest can hold. Raises HostError for a limit that it could not keep, or has no device for."""
+        limits = spec.limits
+        room = (self.template.machine.memory_mib - RESERVED_MIB) * MIB
+        if limits.io_read_bytes_per_second or limits.io_write_bytes_per_second:
+            raise HostError("--io-read, --io-write: the virtual machine has no disk of its own", "leave the two options out")
+        if limits.memory_bytes is not None and limits.memory_bytes > room:
+            if not spec.memory_by_default:
+                wanted = -(-limits.memory_bytes // MIB) + RESERVED_MIB
+                raise HostError(
+                    f"--mem: {format_size(limits.memory_bytes)} is more than the {format_size(room)} that the virtual machine can give",
+                    f"export {MEMORY_VARIABLE}={wanted}M before the notebook starts, or a smaller --mem",
+                )
+            spec = spec.replace(limits=replace(limits, memory_bytes=room), disk_bytes=min(spec.disk_bytes, room // 2))
+        return spec
+
+    def explain(self, spec: ContainerSpec) -> list[str]:
+        spec = self.fit(spec)
+        shares = layout.shares_for(layout.wanted_sources(spec))
+        machine = self.template.machine
+        lines = [f"[host]   {machine.qemu.program}: a guest of {machine.memory_mib} MiB and {machine.cpus} CPUs, by software emulation, restored from a snapshot"]
+        lines += [f"[host]   9p {share.source}{' (read-only)' if share.read_only else ''}: in the guest at {share.target}" for share in shares]
+        return [*lines, "[guest]  from here on as --engine local does it, with control groups version 2"]
+
+    def close(self) -> None:
+        """End all guests, and with them all containers."""
+        if os.getpid() != self._owner_pid:
+            return
+        with self._lock:
+            while self._guests:
+                self._guests.popitem()[1].close()
+        self.state.close()
+
+
+def _silent(text: str) -> None:
+    """Building says what it does only where somebody watches."""
+
+
+_engine: VmEngine | None = None
+_engine_lock = threading.Lock()
+
+
+def open_vm() -> VmEngine:
+    """The engine of this process, made at first use and closed at its end."""
+    global _engine
+    with _engine_lock:
+        if _engine is None or _engine._owner_pid != os.getpid():
+            _engine = VmEngine()
+            atexit.register(shutdown)
+        return _engine
+
+
+def shutdown() -> None:
+    """End all guests of this process; the next run starts afresh."""
+    global _engine
+    with _engine_lock:
+        engine, _engine = _engine, None
+    if engine is not None:
+        engine.close()

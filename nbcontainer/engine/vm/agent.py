@@ -1,0 +1,285 @@
+"""The agent: runs the local engine in the guest, behind one stream. Started by guest init, never pid 1.
+
+It has threads (one for each run, and the stream's reader); the zygote, which is a process of its own, has none.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import queue
+import random
+import select
+import struct
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from nbcontainer.engine import Run
+from nbcontainer.engine.local import LocalEngine
+from nbcontainer.engine.vm import wire
+from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
+from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.events import Event, Finished, Readings
+from nbcontainer.linux import syscalls
+from nbcontainer.runtime import rootfs
+from nbcontainer.runtime.plan import IdMap
+from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
+from nbcontainer.runtime.skeleton import Branch
+from nbcontainer.spec import ContainerSpec, Limits, make_spec
+
+READ_BYTES = 1 << 18
+RNDADDENTROPY = 0x40085203
+RNDRESEEDCRNG = 0x5207
+NO_HOST_SECONDS = 0.002
+ALL_IDS = IdMap(0, 0xFFFFFFFF)
+"""9p has no idmapped mounts, so container ids are the guest's: it is the guest that keeps them from the host's files."""
+
+
+class GuestEngine(LocalEngine):
+    """The local engine, in a machine of its own."""
+
+    look_again_seconds = (float("inf"), float("inf"))
+    """The host's side looks at the host's files; over 9p it would take minutes."""
+
+    def __init__(self, branches: Sequence[str]) -> None:
+        self._shared = branches
+        super().__init__()
+
+    def _look_around(self) -> rootfs.Surroundings:
+        """Shared directories are part of every root; they are mounted after the snapshot, and empty until then."""
+        found = tuple(Branch(path, f"share-{index}", "shared by the host", True) for index, path in enumerate(sorted(self._shared)))
+        return replace(super()._look_around(), branches=found)
+
+    def _take_ids(self) -> IdMap:
+        return ALL_IDS
+
+    def _give_back_ids(self, id_map: IdMap | None) -> None:
+        pass
+
+
+class Port:
+    """The virtio-serial port: frames in, frames out."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._reader = FrameReader()
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = memoryview(encode(message))
+        with self._lock:
+            while data:
+                try:
+                    data = data[os.write(self._fd, data) :]
+                except BlockingIOError:
+                    select.select([], [self._fd], [])
+
+    def receive(self) -> list[dict[str, Any]]:
+        """The messages of one read; [] while there is nobody at the other end."""
+        data = os.read(self._fd, READ_BYTES)
+        if not data:
+            time.sleep(NO_HOST_SECONDS)  # poll(2) says POLLHUP at once, for as long as the host's end is closed
+        return list(self._reader.feed(data))
+
+
+class Agent:
+    """Serves one stream."""
+
+    def __init__(self, port: Port, engine: LocalEngine) -> None:
+        self._port, self._engine = port, engine
+        self._runs: dict[int, Run] = {}
+        self._early: dict[int, list[str]] = {}
+        self._stamp = ""
+        self._jobs: queue.SimpleQueue[tuple[int, ContainerSpec, str]] = queue.SimpleQueue()
+        self._asks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._idle = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self._answer_all, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            for message in self._port.receive():
+                self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message["t"]
+        if kind == "start":
+            self._refresh(message["stamp"])
+            self._begin(message["run"], wire.spec_from_json(message["spec"]), message["code"])
+        elif kind in ("interrupt", "kill", "forget"):
+            self._tell_run(message["run"], kind)
+        elif kind == "ask":
+            self._asks.put(message)  # freezing may take a second, in which kills must be heard
+        elif kind == "ping":
+            self._port.send({"t": "pong"})
+        elif kind == "resume":
+            self._resume(message)
+        elif kind == "settle":
+            self._engine.drop_spares()
+            self._port.send({"t": "settled"})
+
+    def _resume(self, message: dict[str, Any]) -> None:
+        """What a restored guest lacks: the time, randomness of its own, and the shares."""
+        time.clock_settime(time.CLOCK_REALTIME, message["unix_seconds"])
+        seed = base64.b64decode(message["seed"])
+        fd = os.open("/dev/urandom", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
+            fcntl.ioctl(fd, RNDRESEEDCRNG)
+        finally:
+            os.close(fd)
+        random.seed()
+        try:
+            for plain in message["shares"]:
+                _mount_share(Share(**plain))
+        except OSError as error:
+            self._port.send({"t": "broken", "why": f"{error.filename}: {error.strerror}"})
+            return
+        self._port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
+
+    def _refresh(self, stamp: str) -> None:
+        """The host changed its packages: forget what was cached of the shares."""
+        if self._stamp and stamp != self._stamp:
+            fd = os.open("/proc/sys/vm/drop_caches", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"3")
+            finally:
+                os.close(fd)
+        self._stamp = stamp
+
+    # ---- runs
+
+    def _begin(self, number: int, spec: ContainerSpec, code: str) -> None:
+        """A thread waits for the next run already: starting one takes milliseconds here."""
+        with self._lock:
+            self._early[number] = []
+            if self._idle == 0:
+                threading.Thread(target=self._work, daemon=True).start()
+            else:
+                self._idle -= 1
+        self._jobs.put((number, spec, code))
+
+    def _work(self) -> None:
+        while True:
+            self._run(*self._jobs.get())
+            with self._lock:
+                self._idle += 1
+
+    def _run(self, number: int, spec: ContainerSpec, code: str) -> None:
+        try:
+            run = self._engine.start(spec, code)
+            with self._lock:
+                self._runs[number] = run
+                early = self._early.pop(number, [])
+            for what in early:
+                _apply(run, what)
+            with contextlib.closing(run.events()) as events:
+                for event in events:
+                    self._send_event(number, event)
+        except NbcontainerError as error:
+            self._port.send(wire.error_to_json(number, error))
+        except OSError as error:
+            self._port.send(wire.error_to_json(number, InternalError(f"in the guest: {error}")))
+        finally:
+            with self._lock:
+                self._runs.pop(number, None)
+                self._early.pop(number, None)
+
+    def _send_event(self, number: int, event: Event) -> None:
+        try:
+            self._port.send(wire.event_to_json(number, event))
+        except ProtocolError as error:
+            if isinstance(event, Finished):
+                raise InternalError(f"in the guest: {error}") from None
+
+    def _tell_run(self, number: int, what: str) -> None:
+        with self._lock:
+            run = self._runs.get(number)
+            if run is None:
+                if number in self._early:
+                    self._early[number].append(what)
+                return
+        _apply(run, what)
+
+
+    def _answer_all(self) -> None:
+        while True:
+            message = self._asks.get()
+            number = message["run"]
+            with self._lock:
+                run = self._runs.get(number)
+            answer: Limits | Readings | NbcontainerError | None
+            try:
+                if run is None:
+                    raise SpecError(f"{message['what']}: the container has ended")
+                answer = _control(run, message["what"], message["changes"])
+            except NbcontainerError as error:
+                answer = error
+            except OSError as error:
+                answer = InternalError(f"in the guest: {error}")
+            self._port.send(wire.answer_to_json(number, message["ask"], answer))
+
+
+def _control(run: Run, what: str, changes: dict[str, Any]) -> Limits | Readings | None:
+    if what == "update":
+        return run.update(**changes)
+    if what == "readings":
+        return run.readings()
+    run.pause() if what == "pause" else run.resume()
+    return None
+
+
+def _apply(run: Run, what: str) -> None:
+    if what == "interrupt":
+        run.interrupt()
+    else:
+        run.kill()
+
+
+def _mount_share(share: Share) -> None:
+    os.makedirs(share.target, exist_ok=True)
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | (syscalls.MS_RDONLY if share.read_only else 0)
+    cache = "loose" if share.cached else "mmap"
+    syscalls.mount(share.tag, share.target, "9p", flags, f"trans=virtio,version=9p2000.L,msize=512000,cache={cache}")
+
+
+def _open_port() -> int:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return os.open(PORT_PATH, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(NO_HOST_SECONDS)  # udev is not here to tell when the driver has found its device
+
+
+def main() -> None:
+    with open(CONFIG_PATH, encoding="utf-8") as file:
+        config = json.load(file)
+    os.makedirs(SHARES_DIRECTORY, exist_ok=True)
+    for path in config["branches"]:
+        os.makedirs(path, exist_ok=True)
+    port = Port(_open_port())
+    engine = GuestEngine(config["branches"])
+    agent = Agent(port, engine)
+    # Code that has run once before the snapshot is in memory afterwards.
+    for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):
+        with contextlib.closing(engine.start(make_spec(options, workspace="none"), "print(1)").events()) as events:
+            for _ in events:
+                pass
+    engine.drop_spares()
+    sys.stdout.flush()
+    port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
+    agent.serve()
+
+
+if __name__ == "__main__":
+    main()

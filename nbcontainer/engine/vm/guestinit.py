@@ -1,0 +1,143 @@
+"""Process 1 of the guest: mounts what Linux needs, loads modules, makes a root that can be left, starts the agent.
+
+It is started by Linux itself, as a script, with the kernel's own Python; nothing of the host is there yet but what was
+packed into the initramfs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import socket
+import struct
+import sys
+import time
+import traceback
+from types import TracebackType
+
+from nbcontainer.engine.vm.layout import HOME, MODULES_DIRECTORY
+from nbcontainer.linux import syscalls
+
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+DISK = "/dev/vda"
+DISK_SECONDS = 10.0
+DISK_MODULES = ("9p", "9pnet_virtio", "veth", "bridge", "nf_tables")
+"""Those that only the disk of a kernel image has."""
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PYTHONUTF8": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def mount(source: str, target: str, fstype: str, options: str = "", flags: int = 0) -> None:
+    os.makedirs(target, exist_ok=True)
+    syscalls.mount(source, target, fstype, flags, options or None)
+
+
+def load_packed_modules() -> None:
+    """Those in the initramfs, in the order of their names."""
+    for name in sorted(os.listdir(MODULES_DIRECTORY)):
+        with open(f"{MODULES_DIRECTORY}/{name}", "rb") as file:
+            _load(file.read(), name)
+
+
+def _load(module: bytes, name: str) -> None:
+    try:
+        syscalls.init_module(module)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"module {name}") from None
+
+
+def load_modules_from_disk() -> None:
+    """The rest, from the root file system of the image that the kernel came with."""
+    deadline = time.monotonic() + DISK_SECONDS
+    while not os.path.exists(DISK):
+        if time.monotonic() > deadline:
+            raise OSError(19, "the disk with modules did not appear", DISK)
+        time.sleep(0.002)  # no udev here
+    mount(DISK, "/disk", "ext4", "noload", syscalls.MS_RDONLY)
+    try:
+        base = f"/disk/lib/modules/{os.uname().release}"
+        with open(f"{base}/modules.dep", encoding="ascii") as file:
+            needs = {path: rest.split() for path, _, rest in (line.partition(":") for line in file)}
+        paths = {os.path.basename(path).partition(".")[0].replace("-", "_"): path for path in needs}
+        for name in DISK_MODULES:
+            # modules.dep lists a module's needs in the reverse of the order to load them in.
+            for path in [*reversed(needs[paths[name]]), paths[name]] if name in paths else ():
+                with open(f"{base}/{path}", "rb") as file:
+                    data = file.read()
+                _load(gzip.decompress(data) if path.endswith(".gz") else data, path)
+    finally:
+        syscalls.umount2("/disk", syscalls.MNT_DETACH)
+
+
+def make_root() -> None:
+    """An overlay over the initramfs: pivot_root cannot leave the initramfs itself."""
+    mount("root", "/overlay", "tmpfs")
+    for name in ("upper", "work"):
+        os.mkdir(f"/overlay/{name}")
+    mount("root", "/newroot", "overlay", "lowerdir=/,upperdir=/overlay/upper,workdir=/overlay/work")
+    for name in ("proc", "sys", "dev"):
+        os.makedirs(f"/newroot/{name}", exist_ok=True)
+        syscalls.mount(f"/{name}", f"/newroot/{name}", None, syscalls.MS_MOVE)
+    os.chdir("/newroot")
+    syscalls.mount(".", "/", None, syscalls.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def mount_the_rest() -> None:
+    # The overlay's upper layer is a tmpfs already; one over /tmp would hide a Python that is installed there.
+    for path, mode in (("/run", 0o755), ("/tmp", 0o1777)):
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, mode)
+    mount("shm", "/dev/shm", "tmpfs", "mode=1777")
+    mount("pts", "/dev/pts", "devpts", "ptmxmode=0666,mode=620")
+    mount("cgroup", "/sys/fs/cgroup", "cgroup2")
+    # Shared, so that the zygote's private mount namespace sees shares that are mounted after a restore.
+    syscalls.mount(None, "/", None, syscalls.MS_REC | 1 << 20)
+
+
+def loopback_up() -> None:
+    """The guest's own network, which --net host shows: 127.0.0.1 and nothing else."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+
+
+def boot() -> None:
+    """Everything up to the agent, and then its end."""
+    mount("proc", "/proc", "proc")
+    mount("sys", "/sys", "sysfs")
+    mount("dev", "/dev", "devtmpfs")
+    load_packed_modules()
+    with open("/proc/cmdline", encoding="ascii") as file:
+        words = file.read().split()
+    if "nbcontainer.disk" in words:
+        load_modules_from_disk()
+    make_root()
+    mount_the_rest()
+    loopback_up()
+    code = f"import sys; sys.path.append({HOME!r}); from nbcontainer.engine.vm.agent import main; main()"
+    agent = os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", code], ENVIRONMENT)
+    while os.wait()[0] != agent:
+        pass  # orphans of containers
+
+
+def _die(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """To the console, whose last lines the host shows; then the guest ends."""
+    traceback.print_exception(kind, error, trace)
+    sys.stderr.flush()
+    syscalls.restart_machine()
+
+
+def main() -> None:
+    """Never returns: whatever happens, the guest ends."""
+    sys.excepthook = _die
+    boot()
+    syscalls.restart_machine()

@@ -1,0 +1,239 @@
+"""Builds the guest's initramfs: the kernel's own Python with what a warm zygote needs, our code, kernel modules.
+
+Nothing is compiled and no program is needed but this Python: a script is the guest's process 1.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import marshal
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from nbcontainer.engine.vm.cpio import Writer
+from nbcontainer.engine.vm.kernelimage import KernelImage
+from nbcontainer.engine.vm.layout import CONFIG_PATH, HOME, MODULES_DIRECTORY, base_directories
+from nbcontainer.errors import HostError, InternalError
+
+TRACE_SECONDS = 120.0
+LINKS_DEPTH = 40
+_OURS = ("__init__.py", "spec.py", "events.py", "errors.py", "state.py", "engine", "runtime", "cgroups", "linux")
+_ETC = (
+    "passwd group nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d alternatives localtime timezone profile bash.bashrc inputrc "
+    "services protocols mime.types debian_version os-release terminfo ssl/openssl.cnf"
+).split()
+_EMPTY = ("proc", "sys", "dev", "run", "tmp", "var/lib", "var/log", "var/tmp", "var/cache", "var/spool", "root", "home", "opt", "srv", "mnt", "media")
+
+
+class Packer:
+    """Puts host files into an archive at their own paths, links as links."""
+
+    def __init__(self, archive: Writer) -> None:
+        self._archive = archive
+        self._names: dict[str, dict[str, list[str]]] = {}
+
+    def add(self, path: str) -> None:
+        """A file or an empty directory, with every link on the way to it; what cannot be read is left out."""
+        for _ in range(LINKS_DEPTH):
+            link = self._first_link(path)
+            if link is None:
+                break
+            target = os.readlink(link)
+            self._archive.link(link, target)
+            resolved = os.path.normpath(os.path.join(os.path.dirname(link), target))
+            path = resolved + path[len(link) :]
+        try:
+            status = os.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                self._archive.directory(path)
+            elif stat.S_ISREG(status.st_mode):
+                data = Path(path).read_bytes()
+                self._archive.file(path, data, 0o755 if status.st_mode & 0o111 else 0o644, int(status.st_mtime))
+        except OSError:
+            return  # a test that reads it in the guest would miss it; containers read the share
+
+    @staticmethod
+    def _first_link(path: str) -> str | None:
+        current = ""
+        for part in path.strip("/").split("/"):
+            current = f"{current}/{part}"
+            if os.path.islink(current):
+                return current
+        return None
+
+    def module(self, path: str) -> None:
+        """A Python source file with its compiled form."""
+        self.add(path)
+        if path.endswith(".py"):
+            real = os.path.realpath(path)
+            status = os.stat(real)
+            cached = importlib.util.cache_from_source(path)
+            self._archive.file(cached, _compiled(real, path, int(status.st_mtime), status.st_size), modified_seconds=int(status.st_mtime))
+
+    def library(self, path: str) -> None:
+        """A shared library under all of its names."""
+        self.add(path)
+        directory = os.path.dirname(path)
+        if directory not in self._names:
+            names: dict[str, list[str]] = {}
+            self._names[directory] = names
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if ".so" in entry.name and entry.is_symlink():
+                        names.setdefault(os.path.realpath(entry.path), []).append(entry.path)
+        for link in self._names[directory].get(os.path.realpath(path), ()):
+            self.add(link)
+
+    def program(self, path: str) -> None:
+        """A program with its libraries, as the dynamic loader itself lists them."""
+        self.add(path)
+        done = subprocess.run([path], env={"LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True, text=True, check=False)
+        for line in done.stdout.splitlines():
+            for word in line.split():
+                if word.startswith("/"):
+                    self.add(word)
+                    self.library(os.path.realpath(word))
+
+
+def _compiled(source: str, name: str, modified: int, size: int) -> bytes:
+    """A .pyc: the one that is there, if it is right, else a new one."""
+    header = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, modified & 0xFFFFFFFF, size & 0xFFFFFFFF)
+    try:
+        present = Path(importlib.util.cache_from_source(source)).read_bytes()
+        if present.startswith(header) and source == name:
+            return present
+    except OSError:
+        pass  # not compiled yet, or not for us to read
+    return header + marshal.dumps(compile(Path(source).read_bytes(), name, "exec", dont_inherit=True))
+
+
+def trace() -> dict[str, list[str]]:
+    """Run the tracer in a process of its own. Raises InternalError."""
+    parent = str(Path(__file__).resolve().parents[3])
+    code = f"import sys; sys.path.append({parent!r}); from nbcontainer.engine.vm.traced import main; main()"
+    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"}
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=TRACE_SECONDS, check=False)
+    if done.returncode:
+        raise InternalError(f"Python's files could not be listed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    result: dict[str, list[str]] = json.loads(done.stdout)
+    return result
+
+
+def sources() -> Iterator[tuple[Path, str]]:
+    """(file, path below the package's parent) of our own code that the guest runs."""
+    package = Path(__file__).resolve().parents[2]
+    for name in _OURS:
+        for path in [package / name] if name.endswith(".py") else sorted((package / name).rglob("*.py")):
+            yield path, str(path.relative_to(package.parent))
+
+
+START = f"import sys\nsys.path.append({HOME!r})\nfrom nbcontainer.engine.vm.guestinit import main\nmain()\n"
+
+
+def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Iterable[tuple[str, bytes]] = ()) -> None:
+    """Write the whole archive. ``start`` is process 1, in Python; ``extra`` are further (path, content).
+
+    Raises HostError, InternalError, OSError (such as a full disk).
+    """
+    archive = Writer(file)
+    packer = Packer(archive)
+    traced = trace()
+    for name in _EMPTY:
+        archive.directory(name, 0o1777 if name.endswith("tmp") else 0o700 if name == "root" else 0o755)
+    archive.device("dev/console", 0o600, 5, 1)
+    archive.device("dev/null", 0o666, 1, 3)
+    for name in ("/bin", "/sbin", "/lib", "/lib64"):
+        if os.path.islink(name):
+            archive.link(name, os.readlink(name))
+    _add_python(packer, archive, traced)
+    find = shutil.which("find", path="/usr/bin:/bin")
+    if find is None:
+        raise HostError("the program find is missing", "sudo apt-get install findutils")
+    packer.program(find)
+    _add_configuration(packer, archive)
+    for path, relative in sources():
+        status = path.stat()
+        target = f"{HOME}/{relative}"
+        archive.file(target, path.read_bytes(), modified_seconds=int(status.st_mtime))
+        data = _compiled(str(path), target, int(status.st_mtime), status.st_size)
+        archive.file(importlib.util.cache_from_source(target), data, modified_seconds=int(status.st_mtime))
+    for index, (name, data) in enumerate(kernel.load_order()):
+        archive.file(f"{MODULES_DIRECTORY}/{index:03}-{name}", data)
+    archive.file(CONFIG_PATH, json.dumps({"branches": list(base_directories())}).encode())
+    for path_inside, content in extra:
+        archive.file(path_inside, content)
+    # Linux itself starts a script as process 1 when its first line names a program.
+    archive.file("init", f"#!{sys.executable} -IS\n{start}".encode(), 0o755)
+    archive.close()
+
+
+def _add_python(packer: Packer, archive: Writer, traced: dict[str, list[str]]) -> None:
+    packer.add(sys.executable)
+    if sys.prefix != sys.base_prefix:
+        packer.add(f"{sys.prefix}/pyvenv.cfg")
+    ours = str(Path(__file__).resolve().parents[2]) + os.sep
+    # getpath looks for these two before it believes that a directory is a Python's.
+    stdlib = os.path.dirname(os.__file__)
+    packer.add(f"{stdlib}/lib-dynload")
+    packer.module(f"{stdlib}/os.py")
+    for path in traced["files"]:
+        if path.startswith(ours) or path.startswith(("/proc/", "/dev/", "/sys/")):
+            continue
+        if path.endswith(".pyc"):
+            continue  # comes with its source
+        packer.module(path)
+    for path in traced["libraries"]:
+        packer.library(path)
+    packer.add(_loader(os.path.realpath(sys.executable)))
+    _add_path_entries(archive, traced["path"])
+
+
+def _add_path_entries(archive: Writer, path: Iterable[str]) -> None:
+    """Directories of sys.path that .pth files add on the host: a .pth file of ours adds them in the guest."""
+    import sysconfig
+
+    packages = sysconfig.get_path("purelib")
+    base = base_directories()
+    added = [entry for entry in path if entry and os.path.isdir(entry) and any(entry.startswith(f"{directory}/") for directory in base)]
+    for entry in added:
+        archive.directory(entry)
+    archive.file(f"{packages}/nbcontainer-guest.pth", "".join(f"{entry}\n" for entry in added).encode())
+
+
+def _loader(program: str) -> str:
+    """PT_INTERP of an ELF file: the dynamic loader, by the name under which Linux looks for it."""
+    with open(program, "rb") as file:
+        data = file.read(1 << 16)
+    table_at, entry_size, count = *struct.unpack_from("<Q", data, 0x20), *struct.unpack_from("<HH", data, 0x36)
+    for index in range(count):
+        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", data, table_at + index * entry_size)
+        if kind == 3:
+            return data[offset : offset + size - 1].decode()
+    return program
+
+
+def _add_configuration(packer: Packer, archive: Writer) -> None:
+    """The few files of /etc that programs look for; those with secrets are not among them."""
+    for name in _ETC:
+        path = f"/etc/{name}"
+        if not os.path.isdir(path):
+            if os.path.exists(path):
+                packer.add(path)
+            continue
+        for entry in sorted(os.listdir(path)):
+            full = f"{path}/{entry}"
+            if os.path.islink(full):
+                archive.link(full, os.readlink(full))
+            else:
+                packer.add(full)
+    archive.file("etc/hostname", b"guest\n")
+    archive.file("etc/hosts", b"127.0.0.1\tlocalhost guest\n")
+    archive.file("etc/resolv.conf", b"# The virtual machine has no network.\n")

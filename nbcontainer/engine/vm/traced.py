@@ -1,0 +1,57 @@
+"""What Python opens on its way to a warm zygote: run as a program on the host, it prints the files as JSON.
+
+Everything on this list has to be in the guest's memory before any share is mounted. Nothing imports this module.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+WARM_MODULES = (
+    "nbcontainer.runtime.forkhooks",
+    "nbcontainer.runtime.zygote",
+    "nbcontainer.runtime.cell",
+    "nbcontainer.engine.local",
+    "nbcontainer.engine.vm.guestinit",
+    "nbcontainer.engine.vm.agent",
+)
+
+
+def main() -> None:
+    opened: set[str] = set()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith("/"):
+            opened.add(arguments[0])
+
+    sys.addaudithook(hook)
+    for name in WARM_MODULES:
+        importlib.import_module(name)
+    for encoding in ("ascii", "latin-1", "utf-8", "idna"):
+        codecs.lookup(encoding)
+    from nbcontainer.runtime import cell, rootfs
+    from nbcontainer.spec import make_spec
+
+    rootfs.make_plan(make_spec({"mem": "64M"}), rootfs.look_around(False), (), 0)
+    with tempfile.TemporaryDirectory() as directory:
+        shell = cell.build_shell(directory)
+        cell.warm(shell)
+        cell.warm(shell)
+    for module in list(sys.modules.values()):
+        origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
+        if isinstance(origin, str) and os.path.isfile(origin):
+            opened.add(origin)
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        mapped = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and "(deleted)" not in line}
+    libraries = sorted(path for path in mapped if os.path.isfile(path))
+    json.dump({"files": sorted(path for path in opened if os.path.isfile(path)), "libraries": libraries, "path": sys.path}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""What the kernel's side and the guest's agent say to each other, as frames of JSON on one stream.
+
+K the kernel's side, A the agent; ``run`` is a number that K chose.
+
+1. A → K  ``{"t": "hello", ...}``: the agent serves (after a cold boot), or has been resumed (after 2)
+2. K → A  ``{"t": "resume", unix_seconds, seed, shares}``: the real time, fresh entropy, and which shares to mount where
+3. K → A  ``{"t": "start", run, spec, code, stamp}``
+4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
+          ``{"t": "refused", run, kind, arguments}`` where the container could not be started or a run broke
+5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, ``{"t": "forget", run}``
+   K → A  ``{"t": "ask", run, ask, what, changes}``: pause, resume, update or readings, answered by
+   A → K  ``{"t": "answer", run, ask, kind, fields}`` (Limits or Readings), or with ``arguments`` of an error
+6. K → A  ``{"t": "ping"}``, answered by ``{"t": "pong"}``
+7. K → A  ``{"t": "settle"}``: everything that was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
+
+K believes nothing of what comes from the guest but its shape: whatever is not one of these raises ProtocolError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
+from nbcontainer.events import (
+    CellError,
+    Changed,
+    Display,
+    Event,
+    Finished,
+    InputRequest,
+    Output,
+    Paused,
+    Readings,
+    Resumed,
+    Sample,
+    Started,
+    Usage,
+)
+from nbcontainer.runtime.protocol import ProtocolError
+from nbcontainer.spec import ContainerSpec, Limits, Mount, Root, Ulimit
+
+_ERRORS: dict[str, tuple[type[NbcontainerError], tuple[type, ...]]] = {
+    "SpecError": (SpecError, (str,)),
+    "HostError": (HostError, (str, str)),
+    "SetupError": (SetupError, (str, int, str, str)),
+    "InternalError": (InternalError, (str,)),
+}
+_OUTCOMES = ("exited", "oom", "timeout", "signalled", "interrupted", "output-limit", "killed")
+_DISPLAYS = ("display", "update", "result", "clear")
+MOST_NAMES = 16
+_NUMBERS: tuple[type, ...] = (int, float)
+
+
+def spec_to_json(spec: ContainerSpec) -> dict[str, Any]:
+    plain = asdict(spec)
+    plain["namespaces"] = sorted(spec.namespaces)
+    return plain
+
+
+def spec_from_json(plain: dict[str, Any]) -> ContainerSpec:
+    """The other end of :func:`spec_to_json`; only the agent calls it, which trusts the kernel's side."""
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    values["limits"] = Limits(**plain["limits"])
+    values["namespaces"] = frozenset(plain["namespaces"])
+    values["root"] = Root(**plain["root"])
+    values["mounts"] = tuple(Mount(**mount) for mount in plain["mounts"])
+    values["ulimits"] = tuple(Ulimit(**limit) for limit in plain["ulimits"])
+    values["environment"] = tuple((name, value) for name, value in plain["environment"])
+    return ContainerSpec(**values)
+
+
+def event_to_json(run: int, event: Event) -> dict[str, Any]:
+    plain = {field.name: getattr(event, field.name) for field in fields(event)}
+    if isinstance(event, Finished):
+        plain["error"] = None if event.error is None else asdict(event.error)
+        plain["usage"] = asdict(event.usage)
+        plain["memory_by_kind"], plain["killed"] = dict(event.memory_by_kind), list(event.killed)
+    elif isinstance(event, Changed):
+        plain["limits"] = asdict(event.limits)
+    elif isinstance(event, Display):
+        plain["data"], plain["metadata"] = dict(event.data), dict(event.metadata)
+    return {"t": "event", "run": run, "kind": type(event).__name__, "fields": plain}
+
+
+def answer_to_json(run: int, ask: int, answer: Limits | Readings | NbcontainerError | None) -> dict[str, Any]:
+    message: dict[str, Any] = {"t": "answer", "run": run, "ask": ask, "kind": type(answer).__name__}
+    if isinstance(answer, NbcontainerError):
+        return {**error_to_json(run, answer), **message, "kind": error_to_json(run, answer)["kind"]}
+    return {**message, "fields": {} if answer is None else asdict(answer)}
+
+
+def answer_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> Limits | Readings | NbcontainerError | None:
+    """Raises ProtocolError."""
+    kind = message.get("kind")
+    if kind == "NoneType":
+        return None
+    if kind == "Limits":
+        return _limits(_Reader(message.get("fields")))
+    if kind == "Readings":
+        read = _Reader(message.get("fields"))
+        return Readings(
+            read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds, read.by_name("pressure_seconds", float, int),
+            read.get("net_rx_bytes", int), read.get("net_tx_bytes", int), read.by_name("memory_by_kind", int),
+        )  # fmt: skip
+    return error_from_json(message)
+
+
+def error_to_json(run: int, error: NbcontainerError) -> dict[str, Any]:
+    kind = next(name for name in _ERRORS if isinstance(error, _ERRORS[name][0]))
+    arguments = list(error.args) if kind in ("HostError", "SetupError") else [str(error)]
+    return {"t": "refused", "run": run, "kind": kind, "arguments": arguments}
+
+
+def error_from_json(message: Mapping[str, Any]) -> NbcontainerError:
+    """Raises ProtocolError for what is no error of ours."""
+    kind, arguments = message.get("kind"), message.get("arguments")
+    if not isinstance(kind, str) or kind not in _ERRORS or not isinstance(arguments, list):
+        raise ProtocolError("an unknown error")
+    error, types = _ERRORS[kind]
+    if len(arguments) != len(types) or any(not isinstance(value, wanted) for value, wanted in zip(arguments, types, strict=True)):
+        raise ProtocolError(f"a {kind} that is none")
+    return error(*arguments)
+
+
+class _Reader:
+    """Takes fields out of a message, each of the type that it must have."""
+
+    def __init__(self, values: object) -> None:
+        if not isinstance(values, dict):
+            raise ProtocolError("fields that are none")
+        self._values: dict[str, Any] = values
+
+    def get(self, name: str, *types: type) -> Any:
+        value = self._values.get(name)
+        # A bool is an int to Python, but never to us.
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ProtocolError(f"a field {name} of an unexpected type")
+        return value
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> Any:
+        value = self.get(name, str)
+        if value not in choices:
+            raise ProtocolError(f"a field {name} that says {value[:40]!r}")
+        return value
+
+    def nested(self, name: str) -> _Reader:
+        return _Reader(self._values.get(name))
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        value = self.get(name, list)
+        if not all(isinstance(line, str) for line in value):
+            raise ProtocolError(f"a field {name} with more than strings")
+        return tuple(value)
+
+    def by_name(self, name: str, *types: type) -> dict[str, Any]:
+        """A small object of numbers."""
+        values = self.get(name, dict)
+        read = _Reader(values)
+        if len(values) > MOST_NAMES:
+            raise ProtocolError(f"a field {name} with too much in it")
+        return {str(key): read.get(key, *types) for key in values}
+
+    def numbers(self, kind: type[Any]) -> dict[str, Any]:
+        """Every field of a dataclass of numbers."""
+        return {field.name: self.get(field.name, *(_NUMBERS if field.type == "float" else (int,))) for field in fields(kind)}
+
+
+def event_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> Event:
+    """The event of a message 4; the guest's monotonic times become this host's. Raises ProtocolError."""
+    read = _Reader(message.get("fields"))
+    kind = message.get("kind")
+    if kind == "Output":
+        return Output(read.choice("stream", ("stdout", "stderr")), read.get("text", str))
+    if kind == "Sample":
+        numbers = read.numbers(Sample)
+        numbers["monotonic_seconds"] += clock_offset_seconds
+        return Sample(**numbers)
+    if kind == "Display":
+        identity = read.get("display_id", str, type(None))
+        return Display(read.choice("kind", _DISPLAYS), read.get("data", dict), read.get("metadata", dict), identity)
+    if kind == "CellError":
+        return _cell_error(read)
+    if kind == "InputRequest":
+        return InputRequest(read.get("prompt", str), read.get("password", bool))
+    if kind == "Started":
+        began = read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
+        return Started(read.get("container_id", str), read.get("name", str), read.get("pid", int), began)
+    if kind == "Finished":
+        return _finished(read)
+    if kind in ("Paused", "Resumed", "Changed"):
+        moment = read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
+        return Paused(moment) if kind == "Paused" else Resumed(moment) if kind == "Resumed" else Changed(moment, _limits(read.nested("limits")))
+    raise ProtocolError("an unknown event")
+
+
+def _cell_error(read: _Reader) -> CellError:
+    return CellError(read.get("ename", str), read.get("evalue", str), read.strings("traceback"))
+
+
+def _limits(read: _Reader) -> Limits:
+    def whole(name: str) -> Any:
+        return read.get(name, int, type(None))
+
+    return Limits(
+        whole("memory_bytes"), whole("memory_high_bytes"), read.get("swap_bytes", int), read.get("cpus", *_NUMBERS, type(None)),
+        whole("cpu_weight"), read.get("cpuset", str, type(None)), whole("pids"),
+        whole("io_read_bytes_per_second"), whole("io_write_bytes_per_second"),
+    )  # fmt: skip
+
+
+def _finished(read: _Reader) -> Finished:
+    error = read.get("error", dict, type(None))
+    return Finished(
+        read.choice("outcome", _OUTCOMES),
+        read.get("exit_code", int, type(None)),
+        read.get("signal", int, type(None)),
+        None if error is None else _cell_error(_Reader(error)),
+        Usage(**read.nested("usage").numbers(Usage)),
+        read.get("note", str),
+        read.by_name("memory_by_kind", int),
+        read.strings("killed"),
+    )

@@ -1,0 +1,105 @@
+"""Process 1 of the test guest: an ext4 root, the source tree on it, cgroup v2, then pytest.
+
+Its output goes to the virtio port as it comes; the last line there is ``exit CODE``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from types import TracebackType
+from typing import Any
+
+from nbcontainer.engine.vm import guestinit
+from nbcontainer.engine.vm.layout import PORT_PATH
+from nbcontainer.linux import syscalls
+
+SOURCE = "/source"
+ORDINARY_USER = 1000
+WAIT_SECONDS = 20.0
+
+
+def await_path(path: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not os.path.exists(path):
+        if time.monotonic() > deadline:
+            raise OSError(19, "a device did not appear", path)
+        time.sleep(0.005)
+
+
+def enter_root(source: str) -> None:
+    """ext4, because its mounts can be idmapped; the source tree is copied onto it at its own path."""
+    await_path("/dev/vda")
+    guestinit.mount("/dev/vda", "/newroot", "ext4")
+    shutil.copytree(SOURCE, f"/newroot{source}", dirs_exist_ok=True)
+    for name in ("proc", "sys", "dev"):
+        os.makedirs(f"/newroot/{name}", exist_ok=True)
+        syscalls.mount(f"/{name}", f"/newroot/{name}", None, syscalls.MS_MOVE)
+    os.chdir("/newroot")
+    syscalls.mount(".", "/", None, syscalls.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def delegate() -> str:
+    """A cgroup that belongs to the ordinary user, as systemd's Delegate=yes makes one; its path."""
+    path = "/sys/fs/cgroup/delegated"
+    with open("/sys/fs/cgroup/cgroup.subtree_control", "w", encoding="ascii") as file:
+        file.write("+memory +pids +cpu")
+    os.makedirs(f"{path}/session", exist_ok=True)
+    for directory in (path, f"{path}/session"):
+        for name in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
+            os.chown(directory + name, ORDINARY_USER, ORDINARY_USER)
+    return f"{path}/session"
+
+
+def run_tests(job: dict[str, Any], ordinary: bool, port: int) -> int:
+    """pytest in a process of its own, as root or as the ordinary user; its exit code."""
+    environment = {**guestinit.ENVIRONMENT, **job["environment"]}
+    command = [job["python"], "-m", "pytest", *job["arguments"]]
+    if ordinary:
+        session = delegate()
+        os.chown(job["source"], ORDINARY_USER, ORDINARY_USER)  # pytest and hypothesis keep files there
+        environment["HOME"] = environment["XDG_RUNTIME_DIR"] = "/tmp/home"
+        os.makedirs("/tmp/home", exist_ok=True)
+        os.chown("/tmp/home", ORDINARY_USER, ORDINARY_USER)
+        user = f"setpriv --reuid {ORDINARY_USER} --regid {ORDINARY_USER} --clear-groups --no-new-privs --bounding-set -all"
+        command = ["/bin/sh", "-c", f'echo $$ > {session}/cgroup.procs && exec {user} "$@"', "sh", *command]
+    os.write(port, f"--- as {'an ordinary user' if ordinary else 'root'}\n".encode())
+    os.chdir(job["source"])
+    actions = [(os.POSIX_SPAWN_DUP2, port, 1), (os.POSIX_SPAWN_DUP2, port, 2)]
+    child = os.posix_spawn(command[0], command, environment, file_actions=actions)
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            # 5: nothing was selected, which only a -k of the caller's can bring about.
+            return 0 if code == 5 and job["selected"] else code
+
+
+def _die(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace)
+    sys.stderr.flush()
+    syscalls.restart_machine()
+
+
+def main() -> None:
+    sys.excepthook = _die
+    for source, target, fstype in (("proc", "/proc", "proc"), ("sys", "/sys", "sysfs"), ("dev", "/dev", "devtmpfs")):
+        guestinit.mount(source, target, fstype)
+    guestinit.load_packed_modules()
+    with open(f"{SOURCE}.json", encoding="utf-8") as file:
+        job = json.load(file)
+    enter_root(job["source"])
+    guestinit.mount_the_rest()
+    guestinit.loopback_up()
+    await_path(PORT_PATH)
+    port = os.open(PORT_PATH, os.O_WRONLY | os.O_CLOEXEC)
+    statuses = [run_tests(job, ordinary, port) for ordinary in job["ordinary"]]
+    os.write(port, b"\nexit %d\n" % max(abs(status) for status in statuses))
+    time.sleep(0.2)  # what was written last is still on its way to the host
+    syscalls.restart_machine()

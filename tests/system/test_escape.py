@@ -1,0 +1,127 @@
+"""Nothing leads out of a container: every probe of tests/escape_probes.py is refused, in the way it should be.
+
+All probes of a variant run in one container. Where a variant opens a door, the probe's table says why it is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import escape_probes
+import footprint
+import pytest
+from escape_probes import PROBES, Probe
+from facilities import require, rootless
+
+import nbcontainer as nbc
+from nbcontainer.engine import local
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "init": {"init": True},
+    "root host": {"root": "host"},
+    "program": {"program": ["python3", "-"]},
+    "root none": {"root": "none", "program": ["/usr/bin/python3", "-"]},  # the kernel's own Python may lie where only its user can read
+    "share user": {"share": "user"},
+    "share pid": {"share": "pid"},
+    "share net": {"share": "net"},
+    "user nobody": {"user": "nobody"},
+    "all capabilities": {"cap_add": ["ALL"]},
+}
+OPEN_DOORS = {"cap_add": ["ALL"], "security": "unconfined", "share": "net"}
+Verdicts = Callable[[str], dict[str, str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_test_leaves_nothing(engine_leaves_nothing: None) -> Iterator[None]:
+    """In place of the one for each test: containers run once for all of them, and are looked after once."""
+    before = footprint.take()
+    yield
+    leaks = footprint.leaks_since(before)
+    assert not leaks, "left behind:\n" + "\n".join(leaks)
+
+
+@pytest.fixture(scope="module")
+def host_facts() -> Iterator[dict[str, Any]]:
+    """What the probes look for: things of the host that are this test's own."""
+    listener, abstract = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
+    name = f"nbcontainer-test-{os.getpid()}"
+    abstract.bind(f"\0{name}")
+    abstract.listen()
+    with listener, abstract, tempfile.NamedTemporaryFile(dir=Path.home(), prefix=".nbcontainer-test-") as secret:
+        secret.write(b"secret")
+        secret.flush()
+        yield {
+            "kernel": os.getpid(),
+            "zygote": local.open_local()._client.pid,
+            "port": listener.getsockname()[1],
+            "abstract": name,
+            "secret": secret.name,
+        }
+
+
+@pytest.fixture(scope="module")
+def verdicts(host_facts: dict[str, Any]) -> Verdicts:
+    """(variant) → probe's name → its verdict; the container runs when the first test asks."""
+    source = Path(escape_probes.__file__).read_text(encoding="utf-8")
+    known: dict[str, dict[str, str]] = {}
+
+    def look(variant: str) -> dict[str, str]:
+        if variant not in known:
+            if variant == "root none":
+                require(os.path.exists("/usr/bin/python3"), "a Python that everybody may run: apt-get install python3")
+            facts = {**host_facts, "zygote": local.open_local()._client.pid}
+            names = [probe.name for probe in PROBES.values() if variant == "open doors" or belongs(variant, probe)]
+            options = OPEN_DOORS if variant == "open doors" else VARIANTS[variant]
+            result = nbc.run(f"{source}\nmain({facts!r}, {names!r})", mem="256M", **options)
+            assert result.ok, result.describe() + result.stderr
+            known[variant] = dict(json.loads(line) for line in result.stdout.splitlines())
+            assert list(known[variant]) == names
+        return known[variant]
+
+    return look
+
+
+def belongs(variant: str, probe: Probe) -> bool:
+    if rootless() and variant in ("user nobody", "share user"):
+        return False  # an ordinary user has one id, and always gets a user namespace
+    if variant == "all capabilities" and not probe.all_capabilities:
+        return False
+    return variant not in probe.doors and not (rootless() and f"{variant} rootless" in probe.doors)
+
+
+def complaints(variant: str, names: list[str], verdicts: dict[str, str]) -> list[str]:
+    found = []
+    for name in names:
+        probe, (kind, _, how) = PROBES[name], verdicts[name].partition(" ")
+        if kind != "refused":
+            found.append(f"{variant}: {name} ({probe.why}): {verdicts[name]}")
+        elif how not in probe.refused:
+            found.append(f"{variant}: {name}: refused by {how}, not by one of {', '.join(sorted(probe.refused))}")
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, probe in PROBES.items() if belongs("default", probe)])
+def test_probe_is_refused(name: str, verdicts: Verdicts) -> None:
+    assert complaints("default", [name], verdicts("default")) == []
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "default"])
+def test_probes_are_refused_also_with(variant: str, verdicts: Verdicts) -> None:
+    names = [name for name, probe in PROBES.items() if belongs(variant, probe)]
+    if names:
+        assert complaints(variant, names, verdicts(variant)) == []
+
+
+def test_the_probes_notice_an_open_door(verdicts: Verdicts) -> None:
+    """Else they would prove nothing."""
+    found = verdicts("open doors")
+    names = ["call mount", "call umount2", "call setns", "call bpf", "call clone with a new user namespace", "remount read-write"]
+    names += ["take a capability back", "reach a port of the host's loopback", "reach an abstract socket of the host"]
+    assert [f"{name}: {found[name]}" for name in names if not found[name].startswith("succeeded")] == []

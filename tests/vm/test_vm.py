@@ -1,0 +1,198 @@
+"""The vm engine: the same cells, outcomes and limits, in a guest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import nbcontainer as nbc
+from nbcontainer.engine import vm
+from nbcontainer.events import Event, Finished, Output, Started
+
+IDLE_BYTES = 150 << 20
+
+
+def run(code: str = "", **options: object) -> nbc.Result:
+    return nbc.run(code, **{"engine": "vm", "mem": "64M", **options})  # type: ignore[arg-type]
+
+
+def test_a_cell_runs_in_another_linux_as_pid_1() -> None:
+    result = run("import os; print(os.getpid(), os.uname().release); 40 + 2")
+    pid, release = result.stdout.split()
+    assert (result.outcome, pid) == ("exited", "1")
+    assert release != os.uname().release
+    assert result.outputs == [{"text/plain": "42"}]
+
+
+def test_a_program_gets_the_cell_and_ends_with_its_code() -> None:
+    result = run("echo out; echo err >&2; exit 3", program=["bash"])
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "out\n", "err\n")
+
+
+def test_the_kernel_s_own_packages_are_there() -> None:
+    code = "import sys, psutil, matplotlib; print(sys.prefix, psutil.__file__, matplotlib.__version__)"
+    import sys
+
+    import matplotlib
+
+    result = run(code, mem="256M")
+    assert result.stdout.split() == [sys.prefix, psutil.__file__, matplotlib.__version__], result.stderr
+
+
+def test_an_exception_looks_the_same() -> None:
+    result = run("def f():\n    return 1 / 0\nf()")
+    assert result.error is not None and result.error.ename == "ZeroDivisionError"
+    assert "nbcontainer" not in "".join(result.error.traceback)
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "outcome"),
+    [
+        ("data = []\nwhile True: data.append(bytearray(1 << 20))", {}, "oom"),
+        ("import time; time.sleep(60)", {"timeout": 0.3}, "timeout"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", {"init": True}, "signalled"),
+        ("import sys; sys.exit(5)", {}, "exited"),
+    ],
+)
+def test_outcomes(code: str, options: dict[str, object], outcome: str) -> None:
+    result = run(code, **options)
+    assert result.outcome == outcome
+    if outcome == "oom":
+        assert result.usage.oom_kills >= 1 and result.usage.memory_peak_bytes <= 64 << 20
+
+
+def test_limits_of_control_groups_version_2() -> None:
+    high = run("x = bytearray(40 << 20); print('slow')", memory_high="32M")
+    assert high.stdout == "slow\n"
+    quota = run("import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass", cpus=0.2)
+    assert quota.usage.throttled_seconds > 0.2
+    pids = run("for i in 1 2 3 4 5 6 7 8; do sleep 0.3 & done; wait", program=["bash"], pids=4)
+    assert "Resource temporarily unavailable" in pids.stderr
+
+
+def test_interrupt_and_kill() -> None:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert run("import time; time.sleep(60)").outcome == "interrupted"
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    stubborn = run("import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: time.sleep(1)")
+    assert stubborn.outcome == "interrupted" and stubborn.usage.wall_seconds < 10
+
+
+def test_events_come_while_the_cell_runs_and_have_this_host_s_clock() -> None:
+    seen: list[tuple[float, Event]] = []
+    began = time.monotonic()
+    run("import time\nfor i in range(4): print(i, flush=True); time.sleep(0.2)", on_event=lambda event: seen.append((time.monotonic(), event)))
+    ended = time.monotonic()
+    lines = [when for when, event in seen if isinstance(event, Output)]
+    assert lines[-1] - lines[0] > 0.4
+    started = seen[0][1]
+    assert isinstance(started, Started) and began - 0.5 < started.monotonic_seconds < ended
+    assert isinstance(seen[-1][1], Finished)
+
+
+def test_samples_make_a_chart() -> None:
+    result = run("import time; x = bytearray(20 << 20); time.sleep(0.4)")
+    memory = result.samples.columns()["memory_bytes"]
+    assert len(memory) > 3 and max(memory) > 20 << 20
+
+
+def test_volumes_write_through_and_the_workspace_does_not(tmp_path: Path) -> None:
+    (tmp_path / "nb").mkdir()
+    (tmp_path / "nb" / "data.txt").write_text("old")
+    (tmp_path / "out").mkdir()
+    code = "cat data.txt; echo new > data.txt; echo made > /out/file; echo x > /ro/file || echo refused"
+    result = run(code, program=["sh"], base=str(tmp_path / "nb"), volumes=["../out:/out", "../out:/ro:ro"])
+    assert result.stdout == "oldrefused\n", result.stderr
+    assert (tmp_path / "nb" / "data.txt").read_text() == "old"
+    assert (tmp_path / "out" / "file").read_text() == "made\n"
+    (tmp_path / "nb" / "data.txt").write_text("changed on the host")
+    assert run("print(open('data.txt').read())", base=str(tmp_path / "nb")).stdout == "changed on the host\n"
+
+
+def test_a_directory_as_root(tmp_path: Path) -> None:
+    import shutil
+
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("busybox-static: apt-get install busybox-static")
+    (tmp_path / "bin").mkdir()
+    shutil.copy(busybox, tmp_path / "bin" / "sh")
+    assert run("echo /*", program=["sh"], root=str(tmp_path), bare=True).stdout == "/bin\n"
+
+
+def test_many_at_once() -> None:
+    results: list[nbc.Result] = []
+    threads = [threading.Thread(target=lambda number=number: results.append(run(f"print({number})", mem="32M"))) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(result.stdout for result in results) == [f"{number}\n" for number in range(6)]
+
+
+def test_guests_do_not_share_randomness_or_an_old_clock() -> None:
+    """Two that were restored from one snapshot."""
+    code = "import os, random, time, uuid; print(random.random(), uuid.uuid4(), os.urandom(8).hex()); print(time.time())"
+    seen = []
+    for _ in range(2):
+        vm.shutdown()
+        numbers, moment = run(code).stdout.splitlines()
+        seen += numbers.split()
+        assert abs(float(moment) - time.time()) < 5
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"mem": "3G"}, nbc.HostError, "NBCONTAINER_VM_MEMORY"),
+        ({"io_read": "1M"}, nbc.HostError, "no disk"),
+        ({"program": ["no-such-program"]}, nbc.SpecError, "PROGRAM"),
+        ({"user": "no-such-user"}, nbc.SpecError, "--user"),
+        ({"workdir": "/no/such"}, nbc.SpecError, "--workdir"),
+    ],
+)
+def test_bad_input_is_one_clear_line(options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run("", **options)
+    assert "\n" not in str(caught.value)
+    assert run("print(1)").stdout == "1\n"
+
+
+def test_without_mem_the_guest_s_own_size_is_the_limit() -> None:
+    assert run("print(1)", mem=None).ok
+
+
+def test_idle_it_takes_little_memory() -> None:
+    vm.shutdown()
+    run("print(1)")
+    time.sleep(0.5)
+    engine = vm.open_vm()
+    (guest,) = engine._guests.values()
+    # Pages of the snapshot's file are shared by all guests and can be dropped: what counts is the rest.
+    memory = psutil.Process(guest.process.pid).memory_full_info()
+    assert memory.uss < IDLE_BYTES, f"{memory.uss >> 20} MiB"
+
+
+def test_ps_lists_it_while_it_runs() -> None:
+    from nbcontainer.state import list_containers
+
+    thread = threading.Thread(target=run, args=("import time; time.sleep(1)",), kwargs={"name": "in-the-guest"})
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not (names := [record.name for record in list_containers() if record.name == "in-the-guest"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    thread.join()
+    assert names == ["in-the-guest"]
+
+
+def test_explain_says_what_is_shared() -> None:
+    text = nbc.explain(engine="vm", mem="64M")
+    assert "9p /usr (read-only)" in text and "restored from a snapshot" in text
