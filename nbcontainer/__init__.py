@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 
 if TYPE_CHECKING:
+    from nbcontainer.compare import compare_isolation as compare_isolation
     from nbcontainer.container import Result as Result
     from nbcontainer.container import explain as explain
     from nbcontainer.container import run as run
@@ -24,6 +25,7 @@ __all__ = [
     "Result",
     "SetupError",
     "SpecError",
+    "compare_isolation",
     "dashboard",
     "doctor",
     "explain",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "compare_isolation": ("nbcontainer.compare", "compare_isolation"),
     "run": ("nbcontainer.container", "run"),
     "explain": ("nbcontainer.container", "explain"),
     "Result": ("nbcontainer.container", "Result"),

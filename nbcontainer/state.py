@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -71,6 +72,7 @@ class KernelState:
             if os.fstat(self._fd).st_nlink:
                 break
             os.close(self._fd)  # a prune of another process found it before it was locked, and removed it
+        self._changing = threading.Lock()
         self._containers: dict[str, ContainerRecord] = {}
         self._cgroups: tuple[str, ...] = ()
         self._write()
@@ -85,16 +87,19 @@ class KernelState:
 
     def nests_in(self, directories: tuple[str, ...]) -> None:
         """Keep the kernel's own cgroup directories, before there is any: whoever sweeps need not have the same parent."""
-        self._cgroups = directories
-        self._write()
+        with self._changing:
+            self._cgroups = directories
+            self._write()
 
     def add(self, record: ContainerRecord) -> None:
-        self._containers[record.id] = record
-        self._write()
+        with self._changing:
+            self._containers[record.id] = record
+            self._write()
 
     def discard(self, container_id: str) -> None:
-        if self._containers.pop(container_id, None) is not None:
-            self._write()
+        with self._changing:
+            if self._containers.pop(container_id, None) is not None:
+                self._write()
 
     def _write(self) -> None:
         containers = [asdict(record) for record in self._containers.values()]

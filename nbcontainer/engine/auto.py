@@ -64,15 +64,16 @@ def _open_local() -> Engine:
 
 
 def _open_vm_after(error: HostError | SetupError) -> Engine:
-    """The vm engine; where there is none, an error that says why neither can run. Raises HostError."""
+    """The vm engine; where there is none, an error that says why neither can run. Raises HostError, SetupError."""
     from nbcontainer.engine.vm import open_vm
 
     try:
         return open_vm()
     except HostError as missing:
-        why = error.message if isinstance(error, HostError) else str(error)
-        remedy = f"{error.remedy}; or, for a virtual machine: {missing.remedy}" if error.remedy else missing.remedy
-        raise HostError(f"{why} (and {missing.message})", remedy) from None
+        if isinstance(error, SetupError):
+            raise error from None  # it may be about this cell only, such as too small a --disk
+        remedy = f"{error.remedy}; or, for a virtual machine: {missing.remedy}"
+        raise HostError(f"{error.message} (and {missing.message})", remedy) from None
 
 
 _auto: AutoEngine | None = None

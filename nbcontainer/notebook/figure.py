@@ -178,3 +178,25 @@ def png(result: Result) -> str:
     buffer = io.BytesIO()
     plot_result(result).savefig(buffer, format="png")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def plot_comparison(names: list[str], seconds: list[float], memory_bytes: list[int]) -> Figure:
+    """Two bar charts side by side; logarithmic, because a virtual machine dwarfs the others."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 2.6), dpi=100, layout="constrained")
+    panels: tuple[tuple[str, list[float], Callable[[float], str]], ...] = (
+        ("time of one run", [value * 1000 for value in seconds], lambda value: f"{value:.0f} ms"),
+        ("memory", [float(value) for value in memory_bytes], format_size),
+    )
+    for axes, (heading, values, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        bars = axes.barh(names, values, color=[BLUE, GREEN, ORANGE][: len(names)])
+        axes.bar_label(bars, [label(value) for value in values], padding=3)
+        axes.set_xscale("log")
+        axes.set_xlim(right=max(values, default=1.0) * 6)
+        axes.set_xticks([])
+        axes.minorticks_off()
+        axes.set_title(heading, fontsize=10)
+        axes.invert_yaxis()
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    return figure

@@ -47,14 +47,14 @@ def enter_root(source: str) -> None:
 
 def delegate() -> str:
     """A cgroup that belongs to the ordinary user, as systemd's Delegate=yes makes one; its path."""
-    path = "/sys/fs/cgroup/delegated"
-    with open("/sys/fs/cgroup/cgroup.subtree_control", "w", encoding="ascii") as file:
-        file.write("+memory +pids +cpu")
-    os.makedirs(f"{path}/session", exist_ok=True)
-    for directory in (path, f"{path}/session"):
-        for name in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
-            os.chown(directory + name, ORDINARY_USER, ORDINARY_USER)
-    return f"{path}/session"
+    slice_, session = "/sys/fs/cgroup/delegated", "/sys/fs/cgroup/delegated/session"
+    os.makedirs(session, exist_ok=True)
+    for directory in ("/sys/fs/cgroup", slice_):
+        with open(f"{directory}/cgroup.subtree_control", "w", encoding="ascii") as file:
+            file.write("+memory +pids +cpu +cpuset")
+    for name in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
+        os.chown(session + name, ORDINARY_USER, ORDINARY_USER)
+    return session
 
 
 def run_tests(job: dict[str, Any], ordinary: bool, port: int) -> int:

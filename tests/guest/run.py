@@ -33,7 +33,7 @@ SILENT_SECONDS = 240.0
 OLDEST_RELEASE = (6, 3)
 """Idmapped mounts of a tmpfs, which the local engine needs."""
 PROGRAMS = (
-    "sh bash ls cat ps grep head tail tr find rm touch dd id hostname sleep wc true false echo mkdir chmod env unshare setpriv mount "
+    "sh bash od ls cat ps grep head tail tr find rm touch dd id hostname sleep wc true false echo mkdir chmod env unshare setpriv mount "
     "umount kill stat sort uname nproc seq busybox cp mv ln test expr date"
 ).split()
 SOURCES = ("nbcontainer", "tests", "pyproject.toml", "notebooks")

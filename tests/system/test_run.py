@@ -146,9 +146,12 @@ def test_interrupt_ends_the_whole_tree(code: str) -> None:
 
 
 def test_a_cell_that_handles_the_interrupt_has_exited() -> None:
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    result = nbc.run("import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('saved')")
-    assert (result.outcome, result.stdout) == ("exited", "saved\n")
+    def stop(event: Event) -> None:
+        if isinstance(event, Output) and "ready" in event.text:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result = nbc.run("import time\ntry:\n    print('ready', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print('saved')", on_event=stop)
+    assert (result.outcome, result.stdout) == ("exited", "ready\nsaved\n")
 
 
 def test_max_output_bounds_what_is_shown_not_what_is_kept() -> None:

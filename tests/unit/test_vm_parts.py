@@ -282,13 +282,11 @@ EVENTS = [
     Started("id", "name", 7, 10.0),
     Sample(10.0, 1, 1, 1, 0.5, 0.25, 0.25, 0, 1, 0, 0, 0),
     Finished("oom", None, 9, CellError("E", "v", ()), USAGE, "note"),
-    Finished("exited", 0, None, None, USAGE),
-    Finished("oom", None, 9, None, USAGE, "", {"anon": 4096}, ("python (pid 7)",)),
+    Finished("exited", 0, None, None, USAGE, "", {"anon": 1}, ("python (pid 1)",)),
     Paused(10.0),
     Resumed(10.0),
-    Changed(10.0, Limits(memory_bytes=1 << 27, cpus=0.5, cpuset="0-1")),
+    Changed(10.0, Limits(memory_bytes=1, cpus=0.5, cpuset="0")),
 ]
-ANSWERS = [None, Limits(memory_bytes=1 << 27), Readings(10.0, {"cpu": 0.5}, 1, 2, {"anon": 4096}), SpecError("update: no"), SetupError("limit memory", 16, "/x", "y")]
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
@@ -298,14 +296,6 @@ def test_an_event_travels_whole_and_its_clock_is_set(event: object) -> None:
     if isinstance(event, Started):
         moved = wire.event_from_json(message, 5.0)
         assert isinstance(moved, Started) and moved.monotonic_seconds == 15.0
-
-
-@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
-def test_an_answer_travels_whole(answer: object) -> None:
-    message = json.loads(json.dumps(wire.answer_to_json(1, 2, answer)))  # type: ignore[arg-type]
-    assert (message["run"], message["ask"]) == (1, 2)
-    found = wire.answer_from_json(message, 0.0)
-    assert found == answer or (type(found) is type(answer) and str(found) == str(answer))
 
 
 JSON = st.recursive(
@@ -340,6 +330,12 @@ def test_anything_as_a_message_is_refused(value: object) -> None:
 def test_errors_travel_with_their_type(error: Exception) -> None:
     again = wire.error_from_json(json.loads(json.dumps(wire.error_to_json(1, error))))  # type: ignore[arg-type]
     assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize("answer", [None, Limits(memory_bytes=5, swap_bytes=0), Readings(1.0, {"cpu": 0.5}, 1, 2, {"anon": 3}), SpecError("x")])
+def test_answers_travel_whole(answer: object) -> None:
+    again = wire.answer_from_json(json.loads(json.dumps(wire.answer_to_json(1, 2, answer))), 0.0)  # type: ignore[arg-type]
+    assert again == answer or (isinstance(again, SpecError) and str(again) == str(answer))
 
 
 # ---- the cache

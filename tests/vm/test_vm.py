@@ -14,6 +14,7 @@ import pytest
 import nbcontainer as nbc
 from nbcontainer.engine import vm
 from nbcontainer.events import Event, Finished, Output, Started
+from nbcontainer.spec import make_spec
 
 IDLE_BYTES = 150 << 20
 
@@ -153,6 +154,7 @@ def test_guests_do_not_share_randomness_or_an_old_clock() -> None:
     [
         ({"mem": "3G"}, nbc.HostError, "NBCONTAINER_VM_MEMORY"),
         ({"io_read": "1M"}, nbc.HostError, "no disk"),
+        ({"cpuset": f"{(os.cpu_count() or 1) - 1}"}, nbc.HostError, "NBCONTAINER_VM_CPUS"),
         ({"program": ["no-such-program"]}, nbc.SpecError, "PROGRAM"),
         ({"user": "no-such-user"}, nbc.SpecError, "--user"),
         ({"workdir": "/no/such"}, nbc.SpecError, "--workdir"),
@@ -171,13 +173,11 @@ def test_without_mem_the_guest_s_own_size_is_the_limit() -> None:
 
 def test_idle_it_takes_little_memory() -> None:
     vm.shutdown()
-    run("print(1)")
-    time.sleep(0.5)
     engine = vm.open_vm()
-    (guest,) = engine._guests.values()
-    # Pages of the snapshot's file are shared by all guests and can be dropped: what counts is the rest.
-    memory = psutil.Process(guest.process.pid).memory_full_info()
-    assert memory.uss < IDLE_BYTES, f"{memory.uss >> 20} MiB"
+    guest, _ = engine._guest_for(make_spec(workspace="none"))
+    assert guest.responds()
+    idle = psutil.Process(guest.process.pid).memory_info().rss
+    assert idle < IDLE_BYTES, f"{idle >> 20} MiB after the restore"
 
 
 def test_ps_lists_it_while_it_runs() -> None:
@@ -196,3 +196,28 @@ def test_ps_lists_it_while_it_runs() -> None:
 def test_explain_says_what_is_shared() -> None:
     text = nbc.explain(engine="vm", mem="64M")
     assert "9p /usr (read-only)" in text and "restored from a snapshot" in text
+
+
+def test_pause_resume_update_and_readings() -> None:
+    engine = vm.open_vm()
+    from nbcontainer.events import Changed, Paused, Resumed
+
+    current = engine.start(make_spec({"mem": "64M", "workspace": "none"}), "import time\nwhile True: time.sleep(0.01)")
+    seen: list[Event] = []
+    ticks: list[float] = []
+    steps = iter([current.pause, current.resume, lambda: current.update(mem="96M"), current.readings, current.kill])
+    results: list[object] = []
+
+    def step() -> None:
+        ticks.append(time.monotonic())
+        if (do := next(steps, None)) is not None:
+            results.append(do())
+
+    current.attend(step)
+    seen += list(current.events())
+    assert [type(event) for event in seen if isinstance(event, Paused | Resumed | Changed)] == [Paused, Resumed, Changed]
+    assert getattr(results[2], "memory_bytes", 0) == 96 << 20
+    assert getattr(results[3], "memory_by_kind", {})["anon"] > 0
+    assert isinstance(seen[-1], Finished) and seen[-1].outcome == "killed"
+    with pytest.raises(nbc.SpecError, match="has ended"):
+        current.pause()

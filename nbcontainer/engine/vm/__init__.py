@@ -14,14 +14,16 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from nbcontainer.engine.vm import layout, qemu
-from nbcontainer.engine.vm.guest import Guest, VmRun
+from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
+from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
-from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_size
+from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_number, parse_size
 from nbcontainer.state import ContainerRecord, KernelState
 
 MEMORY_VARIABLE = "NBCONTAINER_VM_MEMORY"
+CPUS_VARIABLE = "NBCONTAINER_VM_CPUS"
 DEFAULT_MEMORY_MIB = 512
 RESERVED_MIB = 128
 """What the guest's own Linux, its zygote and its file cache need."""
@@ -38,7 +40,11 @@ def guest_memory_mib() -> int:
 
 
 def guest_cpus() -> int:
-    return min(2, os.cpu_count() or 1)
+    """NBCONTAINER_VM_CPUS, 1 where it is not set: emulated CPUs wait for each other so much that two make a cell slower.
+
+    Raises SpecError.
+    """
+    return int(parse_number(os.environ.get(CPUS_VARIABLE) or 1, CPUS_VARIABLE, minimum=1, maximum=os.cpu_count() or 1, whole=True))
 
 
 def make_template(kernel: str | None = None) -> Template:
@@ -67,10 +73,11 @@ class VmEngine:
         shares = layout.shares_for(sources)
         with self._lock:
             self._drop_dead()
-            for key, guest in self._guests.items():
-                if sources <= key:
+            for key, guest in list(self._guests.items()):
+                if sources <= key and guest.responds():
                     self._guests.move_to_end(key)
                     return guest, layout.shares_for(key)
+            self._drop_dead()  # those that did not respond
             while len(self._guests) >= GUESTS:
                 idle = next((key for key, guest in self._guests.items() if not guest.busy), None)
                 if idle is None:
@@ -137,6 +144,9 @@ class VmEngine:
         room = (self.template.machine.memory_mib - RESERVED_MIB) * MIB
         if limits.io_read_bytes_per_second or limits.io_write_bytes_per_second:
             raise HostError("--io-read, --io-write: the virtual machine has no disk of its own", "leave the two options out")
+        cpus = self.template.machine.cpus
+        if limits.cpuset is not None and (last := max(int(number) for number in limits.cpuset.replace("-", ",").split(","))) >= cpus:
+            raise HostError(f"--cpuset: the virtual machine has no CPU {last}; it has 0-{cpus - 1}", f"export {CPUS_VARIABLE}={last + 1} before the notebook starts")
         if limits.memory_bytes is not None and limits.memory_bytes > room:
             if not spec.memory_by_default:
                 wanted = -(-limits.memory_bytes // MIB) + RESERVED_MIB
@@ -154,6 +164,14 @@ class VmEngine:
         lines = [f"[host]   {machine.qemu.program}: a guest of {machine.memory_mib} MiB and {machine.cpus} CPUs, by software emulation, restored from a snapshot"]
         lines += [f"[host]   9p {share.source}{' (read-only)' if share.read_only else ''}: in the guest at {share.target}" for share in shares]
         return [*lines, "[guest]  from here on as --engine local does it, with control groups version 2"]
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the guest that was used last, as this host sees its QEMU; 0 where there is none."""
+        import psutil
+
+        with self._lock:
+            guest = next(reversed(self._guests.values()), None)
+        return int(psutil.Process(guest.process.pid).memory_info().rss) if guest is not None and guest.alive else 0
 
     def close(self) -> None:
         """End all guests, and with them all containers."""

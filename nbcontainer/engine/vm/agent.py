@@ -17,8 +17,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from nbcontainer.engine import Run
@@ -26,7 +27,7 @@ from nbcontainer.engine.local import LocalEngine
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import Event, Finished, Readings
+from nbcontainer.events import Display, Event, Readings
 from nbcontainer.linux import syscalls
 from nbcontainer.runtime import rootfs
 from nbcontainer.runtime.plan import IdMap
@@ -97,11 +98,9 @@ class Agent:
         self._runs: dict[int, Run] = {}
         self._early: dict[int, list[str]] = {}
         self._stamp = ""
-        self._jobs: queue.SimpleQueue[tuple[int, ContainerSpec, str]] = queue.SimpleQueue()
-        self._asks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._idle = 0
         self._lock = threading.Lock()
-        threading.Thread(target=self._answer_all, daemon=True).start()
 
     def serve(self) -> None:
         while True:
@@ -115,10 +114,10 @@ class Agent:
             self._begin(message["run"], wire.spec_from_json(message["spec"]), message["code"])
         elif kind in ("interrupt", "kill", "forget"):
             self._tell_run(message["run"], kind)
-        elif kind == "ask":
-            self._asks.put(message)  # freezing may take a second, in which kills must be heard
+        elif kind == "control":
+            self._do(partial(self._control, message))
         elif kind == "ping":
-            self._port.send({"t": "pong"})
+            self._port.send({"t": "pong", "ask": message["ask"]})
         elif kind == "resume":
             self._resume(message)
         elif kind == "settle":
@@ -157,20 +156,43 @@ class Agent:
     # ---- runs
 
     def _begin(self, number: int, spec: ContainerSpec, code: str) -> None:
-        """A thread waits for the next run already: starting one takes milliseconds here."""
         with self._lock:
             self._early[number] = []
+        self._do(partial(self._run, number, spec, code))
+
+    def _do(self, job: Callable[[], None]) -> None:
+        """In a thread that waits already, where there is one: starting one takes milliseconds here."""
+        with self._lock:
             if self._idle == 0:
                 threading.Thread(target=self._work, daemon=True).start()
             else:
                 self._idle -= 1
-        self._jobs.put((number, spec, code))
+        self._jobs.put(job)
 
     def _work(self) -> None:
         while True:
-            self._run(*self._jobs.get())
+            self._jobs.get()()
             with self._lock:
                 self._idle += 1
+
+    def _control(self, message: dict[str, Any]) -> None:
+        number, what = message["run"], message["what"]
+        run = self._runs.get(number)
+        answer: Limits | Readings | NbcontainerError | None = None
+        try:
+            if run is None:
+                raise SpecError(f"{'stats' if what == 'readings' else what}: the container has ended")
+            if what == "update":
+                answer = run.update(**message["changes"])
+            elif what == "readings":
+                answer = run.readings()
+            else:
+                (run.pause if what == "pause" else run.resume)()
+        except NbcontainerError as error:
+            answer = error
+        except OSError as error:
+            answer = InternalError(f"in the guest: {error}")
+        self._port.send(wire.answer_to_json(number, message["ask"], answer))
 
     def _run(self, number: int, spec: ContainerSpec, code: str) -> None:
         try:
@@ -196,8 +218,8 @@ class Agent:
         try:
             self._port.send(wire.event_to_json(number, event))
         except ProtocolError as error:
-            if isinstance(event, Finished):
-                raise InternalError(f"in the guest: {error}") from None
+            # What fits into a frame of the container's may be too large for one of ours.
+            self._port.send(wire.event_to_json(number, Display("display", {"text/plain": f"[not shown: {error}]"})))
 
     def _tell_run(self, number: int, what: str) -> None:
         with self._lock:
@@ -207,33 +229,6 @@ class Agent:
                     self._early[number].append(what)
                 return
         _apply(run, what)
-
-
-    def _answer_all(self) -> None:
-        while True:
-            message = self._asks.get()
-            number = message["run"]
-            with self._lock:
-                run = self._runs.get(number)
-            answer: Limits | Readings | NbcontainerError | None
-            try:
-                if run is None:
-                    raise SpecError(f"{message['what']}: the container has ended")
-                answer = _control(run, message["what"], message["changes"])
-            except NbcontainerError as error:
-                answer = error
-            except OSError as error:
-                answer = InternalError(f"in the guest: {error}")
-            self._port.send(wire.answer_to_json(number, message["ask"], answer))
-
-
-def _control(run: Run, what: str, changes: dict[str, Any]) -> Limits | Readings | None:
-    if what == "update":
-        return run.update(**changes)
-    if what == "readings":
-        return run.readings()
-    run.pause() if what == "pause" else run.resume()
-    return None
 
 
 def _apply(run: Run, what: str) -> None:

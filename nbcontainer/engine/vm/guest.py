@@ -8,30 +8,23 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.layout import Share, stamp
 from nbcontainer.engine.vm.qemu import Process
-from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import Event, Finished, Readings, Started
+from nbcontainer.engine.vm.run import Said, VmRun
+from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
-from nbcontainer.spec import ContainerSpec, Limits, change_limits
+from nbcontainer.spec import ContainerSpec
 
 READ_BYTES = 1 << 18
 SEED_BYTES = 64
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
 """A guest that says nothing for this long, though it was asked, hangs."""
-GRACE_SECONDS = 15.0
-"""From an end that was asked for (kill, second interrupt, timeout) to giving the guest up."""
-QUEUED_EVENTS = 4096
-ANSWER_SECONDS = 5.0
-TICK_SECONDS = 0.1
-Said = Event | NbcontainerError
-Answer = Limits | Readings | NbcontainerError | None
 
 
 class Guest:
@@ -44,6 +37,7 @@ class Guest:
         self._offset_seconds = 0.0
         self._runs: dict[int, VmRun] = {}
         self._numbers = itertools.count(1)
+        self._pings: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
         self._failure = ""
         self._heard = time.monotonic()
@@ -89,16 +83,20 @@ class Guest:
             if run is not None:
                 run.put(said)
         elif kind == "answer":
-            number, ask = message.get("run"), message.get("ask")
+            number = message.get("run")
             run = self._runs.get(number) if isinstance(number, int) else None
             answer = wire.answer_from_json(message, self._offset_seconds)
-            if run is not None and isinstance(ask, int):
-                run.take_answer(ask, answer)
+            if run is not None:
+                run.answer(message.get("ask"), answer)
         elif kind in ("hello", "broken"):
             self._signs["hello"].put(message)
         elif kind == "settled":
             self._signs["settled"].put(message)
-        elif kind != "pong":
+        elif kind == "pong":
+            waiting = self._pings.get(message["ask"]) if isinstance(message.get("ask"), int) else None
+            if waiting is not None:
+                waiting.set()
+        else:
             raise ProtocolError("something unknown")
 
     def fail(self, reason: str) -> None:
@@ -113,6 +111,8 @@ class Guest:
             run.put(InternalError(f"{self._failure}; the next cell starts a new one"))
         for sign in self._signs.values():
             sign.put({"t": "failed"})
+        for waiting in list(self._pings.values()):
+            waiting.set()
         self._outgoing.put(None)
         self.process.end()
 
@@ -141,7 +141,20 @@ class Guest:
         if silent > SILENCE_SECONDS:
             self.fail(f"the virtual machine has not answered for {silent:.0f} s")
         elif silent > PING_SECONDS:
-            self.send({"t": "ping"})
+            self.send({"t": "ping", "ask": 0})
+
+    def responds(self) -> bool:
+        """Whether it lives, by asking it: a process that was killed just now may look alive for a while."""
+        ask, answered = next(self._numbers), threading.Event()
+        self._pings[ask] = answered
+        try:
+            self.send({"t": "ping", "ask": ask})
+            answered.wait(SILENCE_SECONDS)
+        finally:
+            del self._pings[ask]
+        if not answered.is_set():
+            self.fail(f"the virtual machine has not answered for {SILENCE_SECONDS:.0f} s")
+        return not self._failure
 
     # ---- what it is asked
 
@@ -198,157 +211,9 @@ class Guest:
         try:
             run.await_start()
         except BaseException:
-            self.forget(run)
+            run.close()
             raise
         return run
 
     def forget(self, run: VmRun) -> None:
         self._runs.pop(run.number, None)
-
-
-class VmRun:
-    """See :class:`nbcontainer.engine.Run`."""
-
-    def __init__(self, guest: Guest, number: int, spec: ContainerSpec, ended: Callable[[VmRun], None]) -> None:
-        self.number = number
-        self.container_id = ""
-        self.started: Started | None = None
-        self.spec = spec
-        self._guest, self._on_end = guest, ended
-        self._said: queue.Queue[Said] = queue.Queue(QUEUED_EVENTS)
-        self._give_up_at: float | None = None
-        self._interrupts = 0
-        self._abandoned = False
-        self._asks = itertools.count(1)
-        self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
-        self._attendants: list[Callable[[], None]] = []
-        self._attend_at = 0.0
-
-    def put(self, said: Said) -> None:
-        """From the receiving thread: waits where the reader of events is slow, so that memory stays bounded."""
-        while not self._abandoned:
-            try:
-                self._said.put(said, timeout=0.5)
-                return
-            except queue.Full:
-                continue
-
-    def _next(self) -> Said:
-        while True:
-            self._call_attendants()
-            try:
-                return self._said.get(timeout=TICK_SECONDS if self._attendants else 0.5)
-            except queue.Empty:
-                pass
-            if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-                self._give_up_at = None
-                self._guest.fail("the virtual machine did not end a container that it was told to end")
-            self._guest.check_silence()
-
-    def _call_attendants(self) -> None:
-        now = time.monotonic()
-        if now >= self._attend_at:
-            self._attend_at = now + TICK_SECONDS
-            for callback in self._attendants:
-                callback()
-
-    def await_start(self) -> None:
-        said = self._next()
-        if isinstance(said, NbcontainerError):
-            raise said
-        if not isinstance(said, Started):
-            self._guest.fail("the virtual machine said events out of order")
-            raise InternalError(self._guest.failure)
-        self.started, self.container_id = said, said.container_id
-        if self.spec.timeout_seconds is not None:
-            self._give_up_at = time.monotonic() + self.spec.timeout_seconds + GRACE_SECONDS
-
-    # ---- from anywhere
-
-    def interrupt(self) -> None:
-        self._interrupts += 1
-        self._ask("interrupt")
-
-    def kill(self) -> None:
-        self._ask("kill")
-
-    def pause(self) -> None:
-        self._control("pause")
-
-    def resume(self) -> None:
-        self._control("resume")
-
-    def update(self, **changes: Any) -> Limits:
-        # Checked here too: the guest has another memory and other CPUs, and its words for that would be odd.
-        change_limits(self.spec.limits, changes)
-        answer = self._control("update", changes)
-        if not isinstance(answer, Limits):
-            raise InternalError("the virtual machine gave another answer than was asked for")
-        return answer
-
-    def readings(self) -> Readings:
-        answer = self._control("readings")
-        if not isinstance(answer, Readings):
-            raise InternalError("the virtual machine gave another answer than was asked for")
-        return answer
-
-    def _control(self, what: str, changes: dict[str, Any] | None = None) -> Limits | Readings | None:
-        if self._abandoned:
-            raise SpecError(f"{what}: the container has ended")
-        ask, answers = next(self._asks), queue.SimpleQueue[Answer]()
-        self._answers[ask] = answers
-        try:
-            self._guest.send({"t": "ask", "run": self.number, "ask": ask, "what": what, "changes": changes or {}})
-            answer = answers.get(timeout=ANSWER_SECONDS)
-        except queue.Empty:
-            raise SpecError(f"{what}: the container has ended, or its virtual machine is too slow to answer") from None
-        finally:
-            del self._answers[ask]
-        if isinstance(answer, NbcontainerError):
-            raise answer
-        return answer
-
-    def take_answer(self, ask: int, answer: Answer) -> None:
-        """From the receiving thread."""
-        waiting = self._answers.get(ask)
-        if waiting is not None:
-            waiting.put(answer)
-
-    def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
-        """``fd`` is looked at ten times a second, as all of it: events come through a queue here."""
-        self._attendants.append(callback)
-
-    def _ask(self, what: str) -> None:
-        soon = time.monotonic() + GRACE_SECONDS
-        self._give_up_at = soon if self._give_up_at is None else min(soon, self._give_up_at)
-        self._guest.send({"t": what, "run": self.number})
-
-    # ---- the loop
-
-    def events(self) -> Generator[Event, None, None]:
-        finished = False
-        try:
-            if self.started is not None:
-                yield self.started
-            while True:
-                said = self._next()
-                finished = isinstance(said, Finished | NbcontainerError)
-                if isinstance(said, NbcontainerError):
-                    raise said
-                if finished:
-                    break
-                yield said
-        finally:
-            if not finished:
-                self._end()
-            self._abandoned = True
-            self._guest.forget(self)
-            self._on_end(self)
-        yield said
-
-    def _end(self) -> None:
-        """The reader has gone away: wait until nothing of the container is left."""
-        self._attendants.clear()
-        self.kill()
-        while not isinstance(self._next(), Finished | NbcontainerError):
-            pass

@@ -22,7 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nbcontainer.engine.vm import qemu, ramdisk
@@ -30,7 +30,7 @@ from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.engine.vm.kernelimage import KernelImage
 from nbcontainer.engine.vm.layout import SLOTS, Share, base_directories
 from nbcontainer.engine.vm.qmp import Qmp
-from nbcontainer.engine.vm.unpack import BzImage
+from nbcontainer.engine.vm.unpack import BzImage, stand_in_kernel
 from nbcontainer.errors import HostError, InternalError
 
 CACHE_VARIABLE = "NBCONTAINER_VM_CACHE"
@@ -121,6 +121,8 @@ class Template:
             (work / "empty").mkdir(mode=0o755)
             tell(f"unpacking Linux {self._kernel.release}")
             (work / "vmlinux").write_bytes(BzImage.read(self._kernel.image).vmlinux())
+            (work / "stand-in").write_bytes(stand_in_kernel())
+            (work / "no-initramfs").write_bytes(bytes(4))
             tell("packing the initramfs: this Python, and what a container needs of it")
             with open(work / "initramfs", "xb") as file:
                 ramdisk.build(file, self._kernel)
@@ -212,7 +214,8 @@ class Template:
         backend = f"memory-backend-file,id=ram,size={self.machine.memory_mib}M,mem-path={qemu.quoted(str(self.directory / snapshot.memory))},share=off"
         try:
             with open(self.directory / snapshot.device, "rb") as device:
-                process = qemu.Process(self.machine, backend, self._share_arguments(shares), incoming=device.fileno())
+                machine = replace(self.machine, kernel=self.directory / "stand-in", initramfs=self.directory / "no-initramfs")
+                process = qemu.Process(machine, backend, self._share_arguments(shares), incoming=device.fileno())
                 guest = Guest(process)
                 try:
                     Qmp(process.control).load(device.fileno())

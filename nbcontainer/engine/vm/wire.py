@@ -8,9 +8,9 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
           ``{"t": "refused", run, kind, arguments}`` where the container could not be started or a run broke
 5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, ``{"t": "forget", run}``
-   K → A  ``{"t": "ask", run, ask, what, changes}``: pause, resume, update or readings, answered by
-   A → K  ``{"t": "answer", run, ask, kind, fields}`` (Limits or Readings), or with ``arguments`` of an error
-6. K → A  ``{"t": "ping"}``, answered by ``{"t": "pong"}``
+   K → A  ``{"t": "control", run, ask, what, changes}``: pause, resume, update or readings; answered by
+          ``{"t": "answer", run, ask, limits | readings | kind, arguments}``
+6. K → A  ``{"t": "ping", ask}``, answered by ``{"t": "pong", ask}``
 7. K → A  ``{"t": "settle"}``: everything that was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
 
 K believes nothing of what comes from the guest but its shape: whatever is not one of these raises ProtocolError.
@@ -49,7 +49,6 @@ _ERRORS: dict[str, tuple[type[NbcontainerError], tuple[type, ...]]] = {
 }
 _OUTCOMES = ("exited", "oom", "timeout", "signalled", "interrupted", "output-limit", "killed")
 _DISPLAYS = ("display", "update", "result", "clear")
-MOST_NAMES = 16
 _NUMBERS: tuple[type, ...] = (int, float)
 
 
@@ -82,29 +81,6 @@ def event_to_json(run: int, event: Event) -> dict[str, Any]:
     elif isinstance(event, Display):
         plain["data"], plain["metadata"] = dict(event.data), dict(event.metadata)
     return {"t": "event", "run": run, "kind": type(event).__name__, "fields": plain}
-
-
-def answer_to_json(run: int, ask: int, answer: Limits | Readings | NbcontainerError | None) -> dict[str, Any]:
-    message: dict[str, Any] = {"t": "answer", "run": run, "ask": ask, "kind": type(answer).__name__}
-    if isinstance(answer, NbcontainerError):
-        return {**error_to_json(run, answer), **message, "kind": error_to_json(run, answer)["kind"]}
-    return {**message, "fields": {} if answer is None else asdict(answer)}
-
-
-def answer_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> Limits | Readings | NbcontainerError | None:
-    """Raises ProtocolError."""
-    kind = message.get("kind")
-    if kind == "NoneType":
-        return None
-    if kind == "Limits":
-        return _limits(_Reader(message.get("fields")))
-    if kind == "Readings":
-        read = _Reader(message.get("fields"))
-        return Readings(
-            read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds, read.by_name("pressure_seconds", float, int),
-            read.get("net_rx_bytes", int), read.get("net_tx_bytes", int), read.by_name("memory_by_kind", int),
-        )  # fmt: skip
-    return error_from_json(message)
 
 
 def error_to_json(run: int, error: NbcontainerError) -> dict[str, Any]:
@@ -154,13 +130,18 @@ class _Reader:
             raise ProtocolError(f"a field {name} with more than strings")
         return tuple(value)
 
-    def by_name(self, name: str, *types: type) -> dict[str, Any]:
-        """A small object of numbers."""
-        values = self.get(name, dict)
-        read = _Reader(values)
-        if len(values) > MOST_NAMES:
-            raise ProtocolError(f"a field {name} with too much in it")
-        return {str(key): read.get(key, *types) for key in values}
+    def table(self, name: str) -> dict[str, Any]:
+        """A mapping from words to numbers."""
+        value = self.get(name, dict)
+        if not all(isinstance(number, _NUMBERS) and not isinstance(number, bool) for number in value.values()):
+            raise ProtocolError(f"a field {name} with more than numbers")
+        return dict(value)
+
+    def limits(self, name: str) -> Limits:
+        read = self.nested(name)
+        text = {"cpuset": read.get("cpuset", str, type(None)), "swap_bytes": read.get("swap_bytes", int)}
+        others = {field.name: read.get(field.name, int, float, type(None)) for field in fields(Limits) if field.name not in text}
+        return Limits(**others, **text)
 
     def numbers(self, kind: type[Any]) -> dict[str, Any]:
         """Every field of a dataclass of numbers."""
@@ -182,6 +163,11 @@ def event_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> 
         return Display(read.choice("kind", _DISPLAYS), read.get("data", dict), read.get("metadata", dict), identity)
     if kind == "CellError":
         return _cell_error(read)
+    if kind in ("Paused", "Resumed"):
+        moment = read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
+        return Paused(moment) if kind == "Paused" else Resumed(moment)
+    if kind == "Changed":
+        return Changed(read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds, read.limits("limits"))
     if kind == "InputRequest":
         return InputRequest(read.get("prompt", str), read.get("password", bool))
     if kind == "Started":
@@ -189,25 +175,11 @@ def event_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> 
         return Started(read.get("container_id", str), read.get("name", str), read.get("pid", int), began)
     if kind == "Finished":
         return _finished(read)
-    if kind in ("Paused", "Resumed", "Changed"):
-        moment = read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
-        return Paused(moment) if kind == "Paused" else Resumed(moment) if kind == "Resumed" else Changed(moment, _limits(read.nested("limits")))
     raise ProtocolError("an unknown event")
 
 
 def _cell_error(read: _Reader) -> CellError:
     return CellError(read.get("ename", str), read.get("evalue", str), read.strings("traceback"))
-
-
-def _limits(read: _Reader) -> Limits:
-    def whole(name: str) -> Any:
-        return read.get(name, int, type(None))
-
-    return Limits(
-        whole("memory_bytes"), whole("memory_high_bytes"), read.get("swap_bytes", int), read.get("cpus", *_NUMBERS, type(None)),
-        whole("cpu_weight"), read.get("cpuset", str, type(None)), whole("pids"),
-        whole("io_read_bytes_per_second"), whole("io_write_bytes_per_second"),
-    )  # fmt: skip
 
 
 def _finished(read: _Reader) -> Finished:
@@ -219,6 +191,32 @@ def _finished(read: _Reader) -> Finished:
         None if error is None else _cell_error(_Reader(error)),
         Usage(**read.nested("usage").numbers(Usage)),
         read.get("note", str),
-        read.by_name("memory_by_kind", int),
+        read.table("memory_by_kind"),
         read.strings("killed"),
     )
+
+
+def answer_to_json(run: int, ask: int, answer: Limits | Readings | NbcontainerError | None) -> dict[str, Any]:
+    message: dict[str, Any] = {"t": "answer", "run": run, "ask": ask}
+    if isinstance(answer, NbcontainerError):
+        message |= {**error_to_json(run, answer), "t": "answer"}
+    elif isinstance(answer, Limits):
+        message["limits"] = asdict(answer)
+    elif answer is not None:
+        message["readings"] = asdict(answer)
+    return message
+
+
+def answer_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> Limits | Readings | NbcontainerError | None:
+    """Raises ProtocolError."""
+    if "kind" in message:
+        return error_from_json(message)
+    read = _Reader(dict(message))
+    if "limits" in message:
+        return read.limits("limits")
+    if "readings" not in message:
+        return None
+    inner = read.nested("readings")
+    moment = inner.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
+    received, sent = inner.get("net_rx_bytes", int), inner.get("net_tx_bytes", int)
+    return Readings(moment, inner.table("pressure_seconds"), received, sent, inner.table("memory_by_kind"))

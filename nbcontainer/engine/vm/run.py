@@ -1,0 +1,196 @@
+"""One container in a guest, as its cell's thread sees it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.events import Event, Finished, Readings, Started
+from nbcontainer.spec import ContainerSpec, Limits
+
+if TYPE_CHECKING:
+    from nbcontainer.engine.vm.guest import Guest
+
+GRACE_SECONDS = 15.0
+"""From an end that was asked for (kill, second interrupt, timeout) to giving the guest up."""
+ANSWER_SECONDS = 30.0
+TICK_SECONDS = 0.1
+QUEUED_EVENTS = 4096
+Said = Event | NbcontainerError
+Answer = Limits | Readings | NbcontainerError | None
+
+
+class VmRun:
+    """See :class:`nbcontainer.engine.Run`."""
+
+    def __init__(self, guest: Guest, number: int, spec: ContainerSpec, ended: Callable[[VmRun], None]) -> None:
+        self.number = number
+        self.container_id = ""
+        self.spec = spec
+        self.started: Started | None = None
+        self._guest, self._on_end = guest, ended
+        self._said: deque[Said] = deque()
+        self._room = threading.Condition()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._attendants: list[tuple[Callable[[], None], int]] = []
+        self._attend_at = 0.0
+        self._poller = select.poll()
+        self._poller.register(self._wake_fd, select.POLLIN)
+        self._asked = itertools.count(1)
+        self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
+        self._give_up_at: float | None = None
+        self._ended = False
+
+    # ---- from the thread that receives
+
+    def put(self, said: Said) -> None:
+        """Waits where the reader of events is slow, so that memory stays bounded."""
+        with self._room:
+            while len(self._said) >= QUEUED_EVENTS and not self._ended:
+                self._room.wait()
+            if not self._ended:
+                self._said.append(said)
+                os.eventfd_write(self._wake_fd, 1)
+
+    def answer(self, ask: object, answer: Answer) -> None:
+        waiting = self._answers.get(ask) if isinstance(ask, int) else None
+        if waiting is not None:
+            waiting.put(answer)
+
+    # ---- from the thread that iterates
+
+    def _next(self) -> Said:
+        """What was said next. Whoever attends is called meanwhile."""
+        while not self._said:
+            ready = dict(self._poller.poll(TICK_SECONDS * 1000))
+            now = time.monotonic()
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            if self._give_up_at is not None and now > self._give_up_at:
+                self._give_up_at = None
+                self._guest.fail("the virtual machine did not end a container that it was told to end")
+            self._guest.check_silence()
+            self._call_attendants(ready, now)
+        with self._room:
+            said = self._said.popleft()
+            self._room.notify()
+        return said
+
+    def _call_attendants(self, ready: dict[int, int], now: float) -> None:
+        all_of_them = now >= self._attend_at
+        if all_of_them:
+            self._attend_at = now + TICK_SECONDS
+        for callback, fd in self._attendants:
+            if all_of_them or fd in ready:
+                callback()
+
+    def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
+        self._attendants.append((callback, fd))
+        if fd >= 0:
+            self._poller.register(fd, select.POLLIN)
+
+    def await_start(self) -> None:
+        said = self._next()
+        if isinstance(said, NbcontainerError):
+            raise said
+        if not isinstance(said, Started):
+            self._guest.fail("the virtual machine said events out of order")
+            raise InternalError(self._guest.failure)
+        self.started, self.container_id = said, said.container_id
+        if self.spec.timeout_seconds is not None:
+            self._give_up_at = time.monotonic() + self.spec.timeout_seconds + GRACE_SECONDS
+
+    def events(self) -> Generator[Event, None, None]:
+        finished = False
+        try:
+            if self.started is not None:
+                yield self.started
+            while True:
+                said = self._next()
+                finished = isinstance(said, Finished | NbcontainerError)
+                if isinstance(said, NbcontainerError):
+                    raise said
+                if finished:
+                    break
+                yield said
+                self._call_attendants({}, time.monotonic())
+        finally:
+            if not finished:
+                self._wait_for_end()
+            self.close()
+            self._on_end(self)
+        yield said
+
+    def _wait_for_end(self) -> None:
+        """The reader has gone away: until nothing of the container is left."""
+        self._attendants.clear()
+        self.kill()
+        while not isinstance(self._next(), Finished | NbcontainerError):
+            pass
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._guest.forget(self)
+        with self._room:
+            self._ended = True
+            self._room.notify_all()
+            os.close(self._wake_fd)
+        for waiting in list(self._answers.values()):
+            waiting.put(SpecError("the container has ended"))
+
+    # ---- from anywhere
+
+    def interrupt(self) -> None:
+        self._ask_for_end("interrupt")
+
+    def kill(self) -> None:
+        self._ask_for_end("kill")
+
+    def _ask_for_end(self, what: str) -> None:
+        if self._ended:
+            return
+        soon = time.monotonic() + GRACE_SECONDS
+        self._give_up_at = soon if self._give_up_at is None else min(soon, self._give_up_at)
+        self._guest.send({"t": what, "run": self.number})
+
+    def pause(self) -> None:
+        self._control("pause")
+
+    def resume(self) -> None:
+        self._control("resume")
+
+    def update(self, **changes: Any) -> Limits:
+        limits = self._control("update", changes)
+        if not isinstance(limits, Limits):
+            raise InternalError("the virtual machine did not say which limits hold")
+        return limits
+
+    def readings(self) -> Readings:
+        readings = self._control("readings")
+        if not isinstance(readings, Readings):
+            raise InternalError("the virtual machine did not say its readings")
+        return readings
+
+    def _control(self, what: str, changes: dict[str, Any] | None = None) -> Limits | Readings | None:
+        if self._ended:
+            raise SpecError(f"{'stats' if what == 'readings' else what}: the container has ended")
+        ask = next(self._asked)
+        waiting = self._answers[ask] = queue.SimpleQueue()
+        try:
+            self._guest.send({"t": "control", "run": self.number, "ask": ask, "what": what, "changes": changes or {}})
+            answer = waiting.get(timeout=ANSWER_SECONDS)
+        except queue.Empty:
+            raise InternalError(f"the virtual machine did not answer within {ANSWER_SECONDS:.0f} s") from None
+        finally:
+            del self._answers[ask]
+        if isinstance(answer, NbcontainerError):
+            raise answer
+        return answer

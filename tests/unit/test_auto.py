@@ -1,0 +1,104 @@
+"""--engine auto: which engine runs, what is said about it, and what is said when none can."""
+
+from __future__ import annotations
+
+import pytest
+
+from nbcontainer.engine import auto
+from nbcontainer.errors import HostError, SetupError, SpecError
+from nbcontainer.spec import ContainerSpec, make_spec
+
+
+class Engine:
+    """Starts what it is given, or raises."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.name, self.error = name, error
+        self.started: list[ContainerSpec] = []
+
+    def start(self, spec: ContainerSpec, code: str) -> str:
+        if self.error is not None:
+            raise self.error
+        self.started.append(spec)
+        return self.name
+
+    def explain(self, spec: ContainerSpec) -> list[str]:
+        if self.error is not None:
+            raise self.error
+        return [self.name]
+
+
+@pytest.fixture
+def spec() -> ContainerSpec:
+    return make_spec(mem="64M", workspace="none")
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, local: Engine | Exception, vm: Engine | Exception) -> auto.AutoEngine:
+    def opener(engine: Engine | Exception) -> object:
+        def open_it() -> Engine:
+            if isinstance(engine, Exception):
+                raise engine
+            return engine
+
+        return open_it
+
+    import nbcontainer.engine.vm
+
+    monkeypatch.setattr(auto, "_open_local", opener(local))
+    monkeypatch.setattr(nbcontainer.engine.vm, "open_vm", opener(vm))
+    return auto.AutoEngine()
+
+
+def test_this_host_where_it_can(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    local, vm = Engine("local"), Engine("vm")
+    engine = opened(monkeypatch, local, vm)
+    assert engine.start(spec, "") == "local" and local.started == [spec] and vm.started == []
+    assert engine.explain(spec) == ["local"]
+
+
+def test_a_host_that_cannot_is_asked_once_and_the_reason_is_told_once(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    vm = Engine("vm")
+    engine = opened(monkeypatch, HostError("no cgroups here", "delegate some"), vm)
+    assert [engine.start(spec, ""), engine.start(spec, "")] == ["vm", "vm"]
+    assert "no cgroups here" in vm.started[0].notes[-1]
+    assert vm.started[1].notes == ()
+    assert engine.explain(spec) == ["vm"]
+
+
+def test_one_cell_that_this_host_cannot_run_does_not_change_the_others(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    local, vm = Engine("local"), Engine("vm")
+    engine = opened(monkeypatch, local, vm)
+    engine.start(spec, "")
+    local.error = HostError("no --memory-high here", "cgroup v2")
+    assert engine.start(spec, "") == "vm"
+    local.error = None
+    assert engine.start(spec, "") == "local"
+
+
+def test_neither_can(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    engine = opened(monkeypatch, HostError("no cgroups", "delegate"), HostError("no QEMU", "install it"))
+    with pytest.raises(HostError) as refused:
+        engine.start(spec, "")
+    assert str(refused.value) == "no cgroups (and no QEMU). Remedy: delegate; or, for a virtual machine: install it"
+
+
+def test_a_step_that_fails_is_the_host_s_fault_only_before_anything_has_run(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    failure = SetupError("clone", 1)
+    local, vm = Engine("local", failure), Engine("vm")
+    engine = opened(monkeypatch, local, vm)
+    assert engine.start(spec, "") == "vm"
+    local, vm = Engine("local"), Engine("vm")
+    engine = opened(monkeypatch, local, vm)
+    engine.start(spec, "")
+    local.error = failure
+    with pytest.raises(SetupError):
+        engine.start(spec, "")
+    engine = opened(monkeypatch, Engine("local", failure), HostError("no QEMU", "install it"))
+    with pytest.raises(SetupError):
+        engine.start(spec, "")
+
+
+def test_the_user_s_mistakes_stay_the_user_s(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    engine = opened(monkeypatch, Engine("local", SpecError("--user: nobody knows him")), Engine("vm"))
+    with pytest.raises(SpecError):
+        engine.start(spec, "")
