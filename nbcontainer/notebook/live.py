@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine import Run
 from nbcontainer.errors import SpecError
-from nbcontainer.events import Display, Event
+from nbcontainer.events import Display, Event, Output
 from nbcontainer.notebook.surroundings import SURROUNDINGS
 from nbcontainer.notebook.view import View
 from nbcontainer.spec import Limits
@@ -52,6 +52,11 @@ class Live:
         self._begin = time.monotonic()
         if self._live is not False:
             run.attend(self.tick)
+
+    def make_room(self, event: Event) -> None:
+        """Before an event is shown: it may go to where the view is."""
+        if self._front is not None and isinstance(event, Output | Display):
+            self._front.make_room()
 
     def fold(self, event: Event) -> None:
         self._view.fold(event)
@@ -120,6 +125,9 @@ class _Front:
 
     def tick(self, now: float) -> None: ...
 
+    def make_room(self) -> None:
+        """The cell is about to show something."""
+
     def show_again(self) -> None:
         """The cell has cleared its output, and this with it."""
 
@@ -140,10 +148,14 @@ class _TerminalFront(_Front):
             sys.stderr.flush()
             self._width = len(text)
 
-    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def make_room(self) -> None:
         if self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
+            self._width = 0
+
+    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+        self.make_room()
 
 
 class _KernelFront(_Front):

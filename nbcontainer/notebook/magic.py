@@ -215,6 +215,7 @@ class ContainerMagics(Magics):
         live = Live(self.shell, live_choice(parsed.front))
 
         def on_event(event: Event) -> None:
+            live.make_room(event)
             screen.show(event)
             live.fold(event)
 

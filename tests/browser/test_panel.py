@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -73,12 +72,8 @@ def container(panel: Any) -> ContainerRecord:
 
 def cgroup_file(record: ContainerRecord, *names: str) -> Path:
     """The first of these files that there is for a container, on cgroup v1 or v2."""
-    parent = os.environ.get("NBCONTAINER_CGROUP_PARENT", "")
-    for name in names:
-        for pattern in (f"/sys/fs/cgroup{parent}/*/{record.id}", f"/sys/fs/cgroup/*{parent}/*/{record.id}"):
-            if found := glob.glob(f"{pattern}/{name}"):
-                return Path(found[0])
-    raise FileNotFoundError(names)
+    directories = [Path(directory, record.id) for directory, found, _ in os.walk("/sys/fs/cgroup") if record.id in found]
+    return next(directory / name for name in names for directory in directories if (directory / name).exists())
 
 
 def memory_limit(record: ContainerRecord) -> int:
@@ -251,8 +246,11 @@ def test_nbclassic(page: Any, keep: Callable[[str], None], browser_context: Any,
     try:
         lab.write("classic.ipynb", LOAD, f"%%container --live --mem 128M\n{SPIN}")
         page.goto(lab.url("notebooks/classic.ipynb"))
-        page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.is_connected()")
-        page.evaluate("() => { Jupyter.notebook.execute_all_cells(); }")
+        # While its widget manager loads, the classic notebook forgets which output a display id belongs to.
+        page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.widget_manager && Jupyter.notebook.kernel.is_connected()")
+        page.evaluate("() => { Jupyter.notebook.execute_cells([0]); }")
+        page.locator(".input_prompt", has_text="[1]").wait_for()
+        page.evaluate("() => { Jupyter.notebook.execute_cells([1]); }")
         panel = page.locator(".nbc-panel")
         panel.wait_for()
         panel.get_by_role("button", name="Pause").click()
