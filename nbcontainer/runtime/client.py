@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -42,6 +46,21 @@ def setup_error(message: dict[str, Any]) -> SetupError:
     """The typed error of a ``failed`` message."""
     step, number = str(message.get("step", "?")), int(message.get("errno") or 0)
     return SetupError(step, number, str(message.get("path", "")), _REMEDIES.get((step, number), ""))
+
+
+def _own_program() -> IO[bytes] | contextlib.nullcontext[None]:
+    """A sealed copy of the Python that this is, where it belongs to this ordinary user; for the length of a ``with``.
+
+    Cells are forked, not executed: /proc/self/exe leads to the host's file, past all mounts, and its owner may change
+    its mode. Root's containers are nobody's there.
+    """
+    if os.geteuid() == 0 or os.stat(sys.executable).st_uid != os.geteuid():
+        return contextlib.nullcontext()
+    file = os.fdopen(os.memfd_create("python", os.MFD_ALLOW_SEALING), "w+b", buffering=0)
+    with open(sys.executable, "rb") as original:
+        shutil.copyfileobj(original, file)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return file
 
 
 @dataclass(slots=True)
@@ -109,9 +128,13 @@ class ZygoteClient:
             "PYTHONUTF8": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        with theirs:
+        with theirs, _own_program() as program:
+            if program is not None and (libraries := sysconfig.get_config_var("LIBDIR")):
+                environment["LD_LIBRARY_PATH"] = libraries  # Linux's loader takes $ORIGIN from where the program lies
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", bootstrap],
+                executable=None if program is None else f"/proc/self/fd/{program.fileno()}",
+                pass_fds=() if program is None else (program.fileno(),),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,

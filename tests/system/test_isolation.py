@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -373,3 +374,18 @@ def test_what_becomes_unreadable_later_is_hidden_too(monkeypatch: pytest.MonkeyP
         local.shutdown()
         monkeypatch.undo()
         nbc.run("pass")
+
+
+def test_a_python_of_the_user_s_own_cannot_be_changed_through_proc(tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", tmp_path / "venv"], check=True)
+    packages = tmp_path / "venv" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    (packages / "these.pth").write_text("\n".join(path for path in [*sys.path, str(Path(nbc.__file__).parent.parent)] if path))
+    os.chmod(tmp_path, 0o755)
+    before = python.stat()
+    cell = "import os, sys\ntry: os.chmod('/proc/self/exe', 0o700)\nexcept OSError: pass\nprint(sys.prefix)"
+    code = f"import nbcontainer as nbc; print(nbc.run({cell!r}, mem='128M').stdout)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(tmp_path / "venv"), done.stderr
+    after = python.stat()
+    assert (after.st_mode, after.st_ctime_ns) == (before.st_mode, before.st_ctime_ns)
