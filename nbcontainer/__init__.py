@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nbcontainer.container import explain as explain
     from nbcontainer.container import run as run
     from nbcontainer.host import examine_host as doctor
+    from nbcontainer.notebook.dashboard import dashboard as dashboard
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SetupError",
     "SpecError",
     "compare_isolation",
+    "dashboard",
     "doctor",
     "explain",
     "load_ipython_extension",
@@ -37,6 +39,7 @@ _LAZY = {
     "run": ("nbcontainer.container", "run"),
     "explain": ("nbcontainer.container", "explain"),
     "Result": ("nbcontainer.container", "Result"),
+    "dashboard": ("nbcontainer.notebook.dashboard", "dashboard"),
     "doctor": ("nbcontainer.host", "examine_host"),
 }
 

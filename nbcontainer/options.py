@@ -160,7 +160,8 @@ def _find(name: str, word: str, by_name: dict[str, Option]) -> Option:
         hint = f"did you mean {known[close[0]]}?" if close else "--help lists the options"
         if word in ("-t", "-it", "-ti", "--tty"):
             hint = "containers have no terminals"
-        raise SpecError(f"{name if word.startswith('--') else word}: there is no such option; {hint}")
+        said = name if word.startswith("--") else word
+        raise SpecError(f"{said if said.isprintable() else repr(said)}: there is no such option; {hint}")
     if option.later:
         raise SpecError(f"{name}: is not available yet")
     return option

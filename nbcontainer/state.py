@@ -183,12 +183,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 def list_containers() -> list[ContainerRecord]:
     """The running containers of all living kernels of this user."""
-    records: list[ContainerRecord] = []
+    return [record for _, record in list_places()]
+
+
+def list_places() -> list[tuple[str, ContainerRecord]]:
+    """The same, each with its kernel's cgroup place."""
+    records: list[tuple[str, ContainerRecord]] = []
     for path, dead in _kernel_files():
         if dead:
             continue
         try:
-            records += [ContainerRecord(**entry) for entry in _read(path)["containers"]]
+            records += [(path.stem, ContainerRecord(**entry)) for entry in _read(path)["containers"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it was being written, or its kernel has just ended
     return records

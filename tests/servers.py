@@ -8,14 +8,18 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
 import nbformat
 from nbformat import v4
+
+LISTEN_SECONDS = 30
 
 
 class Lab:
@@ -45,6 +49,7 @@ class Lab:
         self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self._log: list[str] = []
         self._port = self._read_port()
+        self._wait_until_it_listens()
         self._drainer = threading.Thread(target=self._drain, daemon=True)
         self._drainer.start()  # a full pipe would stop the server
 
@@ -55,6 +60,17 @@ class Lab:
             if match := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
                 return int(match[1])
         raise RuntimeError("the server ended:\n" + "".join(self._log))
+
+    def _wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self._port)).close()
+                return
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)  # the server says its address before it listens there, and nothing afterwards
 
     def _drain(self) -> None:
         assert self._process.stderr is not None

@@ -57,7 +57,6 @@ class Run(Protocol):
         """
 
 
-
 class Engine(Protocol):
     name: str
 

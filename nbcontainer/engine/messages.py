@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from typing import Any
 
@@ -27,7 +28,7 @@ def read_display(message: dict[str, Any]) -> Display | None:
         return None
     data: dict[str, Any] = {}
     for name, text in parts.items():
-        if name.startswith(_DATA):
+        if name.startswith(_DATA) and name.isascii():
             mime_type = name.removeprefix(_DATA)
             data.update(_read_json(mime_type, text) if is_json(mime_type) else {mime_type: text})
     metadata = parts.get("metadata", "{}")
@@ -47,10 +48,16 @@ def _read_json(mime_type: str, text: str) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     """JSON as it may be sent on: no NaN and no infinity, which are none, and no lone surrogates."""
     try:
-        value = json.loads(text, parse_constant=lambda name: None)
+        value = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
         return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
+
+
+def _finite(text: str) -> float | None:
+    """1e999 is a number of JSON, and infinite in Python."""
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def read_error(message: dict[str, Any]) -> CellError:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nbcontainer.options import OPTIONS
 
-VERBS = ("run", "doctor", "ps", "prune")
+VERBS = ("run", "doctor", "ps", "stats", "prune")
 MAGICS = ("%%container", "%container")
 
 

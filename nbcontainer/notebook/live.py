@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine import Run
 from nbcontainer.errors import SpecError
-from nbcontainer.events import Display, Event
+from nbcontainer.events import Display, Event, Output
 from nbcontainer.notebook.surroundings import SURROUNDINGS
 from nbcontainer.notebook.view import View
 from nbcontainer.spec import Limits
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 SHOW_AFTER_SECONDS = 0.5
 TICK_SECONDS = 0.1
+AT_FULL_RATE = 10
+"""With more views than this, each is drawn less often; no row gets lost."""
+READ_SECONDS = 0.3
+"""Between readings of pressure, network and the host: a dozen files, where a sample takes half as many, kept open."""
 TEXT_SECONDS = 1.0
 SILENT_SECONDS = 3.0
 """A front end that has not drawn the panel after this long has no anywidget."""
@@ -38,7 +42,7 @@ class Live:
         self._view = View(Limits())
         self._run: Run | None = None
         self._front: _Front | None = None
-        self._begin = self._tick_at = time.monotonic()
+        self._begin = self._tick_at = self._read_at = time.monotonic()
 
     # ---- the run says
 
@@ -48,6 +52,11 @@ class Live:
         self._begin = time.monotonic()
         if self._live is not False:
             run.attend(self.tick)
+
+    def make_room(self, event: Event) -> None:
+        """Before an event is shown: it may go to where the view is."""
+        if self._front is not None and isinstance(event, Output | Display):
+            self._front.make_room()
 
     def fold(self, event: Event) -> None:
         self._view.fold(event)
@@ -61,15 +70,17 @@ class Live:
         if self._front is None:
             if self._live or now - self._begin >= SHOW_AFTER_SECONDS:
                 self._front = _open_front(self._shell, self._view, self._run, f"container {self._run.spec.name or self._run.container_id}")
+                _SHOWN.add(self)
             return
         if now < self._tick_at:
             return
-        self._tick_at = now + TICK_SECONDS * 0.9
-        try:
-            readings = self._run.readings()
-        except SpecError:
-            return  # it has just ended
-        self._view.look_around(SURROUNDINGS.host(), readings)
+        self._tick_at = now + TICK_SECONDS * max(0.9, len(_SHOWN) / AT_FULL_RATE)
+        if now >= self._read_at:
+            self._read_at = now + READ_SECONDS
+            try:
+                self._view.look_around(SURROUNDINGS.host(), self._run.readings())
+            except SpecError:
+                return  # it has just ended
         self._front.tick(now)
 
     # ---- the end
@@ -77,12 +88,17 @@ class Live:
     def close(self, result: Result | None, worth_a_figure: bool) -> None:
         """Replace the live view by the figure that stays; ``result`` is None when the run failed for reasons of ours."""
         front, self._front = self._front, None
+        _SHOWN.discard(self)
         wanted = result is not None and (front is not None or worth_a_figure) and is_kernel(self._shell)
         bundle, metadata = _figure(result) if result is not None and wanted else ({}, {})
         if front is not None:
             front.close(bundle, metadata)
         elif bundle:
             show(bundle, metadata)
+
+
+_SHOWN: set[Live] = set()
+"""The live views of this process; each leaves it when its run ends."""
 
 
 def is_kernel(shell: Any) -> bool:
@@ -109,6 +125,9 @@ class _Front:
 
     def tick(self, now: float) -> None: ...
 
+    def make_room(self) -> None:
+        """The cell is about to show something."""
+
     def show_again(self) -> None:
         """The cell has cleared its output, and this with it."""
 
@@ -129,10 +148,14 @@ class _TerminalFront(_Front):
             sys.stderr.flush()
             self._width = len(text)
 
-    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def make_room(self) -> None:
         if self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
+            self._width = 0
+
+    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+        self.make_room()
 
 
 class _KernelFront(_Front):
@@ -183,14 +206,17 @@ def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
     from nbcontainer.notebook.panel import PanelLink
     from nbcontainer.notebook.pump import PumpUnavailable, open_pump
 
-    pump: MessagePump | None
-    try:
-        pump = open_pump(shell.kernel)
-    except PumpUnavailable:
-        pump = None  # the panel says so, and the stop button works
+    pump: MessagePump | None = None
+    heard = True
+    # A run in another thread does not block the kernel, which then hears the clicks by itself.
+    if threading.current_thread() is threading.main_thread():
+        try:
+            pump = open_pump(shell.kernel)
+        except PumpUnavailable:
+            heard = False  # the panel says so, and the stop button works
     # The figure at the end needs it, and the cell's process does not wait for this thread.
     threading.Thread(target=importlib.import_module, args=("matplotlib.backends.backend_agg",), daemon=True).start()
-    front = _KernelFront(view, PanelLink(view, run, title, controls=pump is not None), pump)
+    front = _KernelFront(view, PanelLink(view, run, title, controls=heard), pump)
     if pump is not None:
         run.attend(pump, pump.fileno())
     return front

@@ -100,7 +100,7 @@ class ContainerMagics(Magics):
     def container(self, line: str, cell: str | None = None) -> None:
         """Run this cell in a container; ``%%container --help`` lists the options.
 
-        As a line magic: ``%container run OPTIONS PROGRAM...``, ``%container doctor``, ``ps`` or ``prune``.
+        As a line magic: ``%container run OPTIONS PROGRAM...``, ``%container doctor``, ``ps``, ``stats`` or ``prune``.
         """
         try:
             words = [self._expand(word) for word in shlex.split(line)]
@@ -131,6 +131,8 @@ class ContainerMagics(Magics):
             self._run(parsed, "")
         elif verb not in VERBS:
             raise SpecError(f"{verb}: there is no such verb yet; there are {', '.join(VERBS)}")
+        elif verb == "stats":
+            self._stats(rest)
         elif rest:
             raise SpecError(f"{verb}: takes no arguments")
         else:
@@ -145,6 +147,21 @@ class ContainerMagics(Magics):
         from nbcontainer.state import format_containers, list_containers
 
         print(format_containers(list_containers()))
+
+    def _stats(self, words: list[str]) -> None:
+        """A live table, as ``docker stats``; in a terminal, or with ``--no-stream``, one that is printed once."""
+        from nbcontainer.notebook.live import is_kernel
+
+        if words not in ([], ["--no-stream"]):
+            raise SpecError(f"stats: {' '.join(words)!r} is not --no-stream")
+        if words or not is_kernel(self.shell):
+            from nbcontainer.notebook.crowd import look_twice
+
+            print(look_twice())
+            return
+        from nbcontainer.notebook.dashboard import dashboard
+
+        _display_module().display(dashboard())
 
     def _prune(self) -> None:
         from nbcontainer.state import prune
@@ -198,6 +215,7 @@ class ContainerMagics(Magics):
         live = Live(self.shell, live_choice(parsed.front))
 
         def on_event(event: Event) -> None:
+            live.make_room(event)
             screen.show(event)
             live.fold(event)
 

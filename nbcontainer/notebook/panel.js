@@ -433,6 +433,9 @@ class Panel {
     const parts = [head, this.warning, ...this.charts.map((chart) => chart.root), this.toggles(), this.limitControls(), this.message, this.readout];
     this.root.className = "nbc-panel";
     this.root.setAttribute("role", "region");
+    // Else JupyterLab takes arrow keys from the sliders, and Enter on a button edits the cell: older ones look for the attribute.
+    this.root.setAttribute("data-lm-suppress-shortcuts", "true");
+    this.root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation());
     this.root.setAttribute("aria-label", `Live view of ${config.title}`);
     this.root.append(...parts);
     this.listen();
@@ -639,7 +642,6 @@ class Panel {
     const wanted = { ArrowLeft: now - 1, ArrowRight: now + 1, PageUp: now - 10, PageDown: now + 10, Home: 0, End: last, Escape: null }[event.key];
     if (wanted === undefined || last < 0) return;
     event.preventDefault();
-    event.stopPropagation(); // the notebook has shortcuts of its own
     this.hover(wanted === null ? null : Math.max(0, Math.min(last, wanted)));
     const shown = this.charts.filter((chart) => !chart.root.hidden).map((chart) => chart.definition);
     this.readout.textContent = this.hovered ? describeRow(this.hovered, shown, this.limits) : "";

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 import measures
+import panel
 import peers as peers_module
 from measures import OURS
 from peers import BWRAP, CRUN, PEERS, RUNC, Peers
@@ -93,6 +94,22 @@ def report_overhead(smoke: bool) -> None:
     )
 
 
+def report_panel(smoke: bool) -> None:
+    cost = panel.measure(smoke)
+    print("### Live panels\n")
+    table(
+        ["", "", "aim"],
+        [
+            ["CPU of the kernel for one frame", f"{cost.frame_cpu_ms:.2f} ms", "1.5 ms"],
+            ["size of one push, as it arrives", f"{cost.push_bytes:.0f} bytes", "1000 bytes"],
+            ["one panel at 10 Hz, sampling included", f"{cost.one_share * 100:.1f} % of a core", "2 %"],
+            [f"{cost.crowd} panels", f"{cost.crowd_share * 100:.1f} % of a core", "15 %"],
+            [f"{cost.crowd} containers without panels", f"{cost.crowd_without_share * 100:.1f} % of a core", ""],
+            ["the figure that stays", f"{cost.figure_ms:.0f} ms (the first one: {cost.first_figure_ms:.0f} ms)", "150 ms"],
+        ],
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="three runs of everything: does it work?")
@@ -111,6 +128,7 @@ def main() -> int:
         peers.close()
     report_crowd(3 if arguments.smoke else 100)
     report_overhead(arguments.smoke)
+    report_panel(arguments.smoke)
     print(f"All of it worked; {time.monotonic() - begin:.0f} s.")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -65,19 +64,16 @@ class Notebook:
             self.page.keyboard.press("Control+s")
 
 
-def container() -> ContainerRecord:
-    (found,) = list_containers()
-    return found
+def container(panel: Any) -> ContainerRecord:
+    """The one that a panel shows: others may run on this machine."""
+    container_id = panel.locator("b").first.inner_text().split()[-1]
+    return next(record for record in list_containers() if record.id == container_id)
 
 
 def cgroup_file(record: ContainerRecord, *names: str) -> Path:
     """The first of these files that there is for a container, on cgroup v1 or v2."""
-    parent = os.environ.get("NBCONTAINER_CGROUP_PARENT", "")
-    for name in names:
-        for pattern in (f"/sys/fs/cgroup{parent}/*/{record.id}", f"/sys/fs/cgroup/*{parent}/*/{record.id}"):
-            if found := glob.glob(f"{pattern}/{name}"):
-                return Path(found[0])
-    raise FileNotFoundError(names)
+    directories = [Path(directory, record.id) for directory, found, _ in os.walk("/sys/fs/cgroup") if record.id in found]
+    return next(directory / name for name in names for directory in directories if (directory / name).exists())
 
 
 def memory_limit(record: ContainerRecord) -> int:
@@ -122,7 +118,7 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     book = notebook(f"%%container --live --mem 128M\ndata = bytearray(40_000_000)\n{SPIN}", "print('queued', 6 * 7)")
     book.run(0, 1, 2)
     book.wait_for_seconds(1)
-    record = container()
+    record = container(book.panel)
     book.panel.get_by_role("button", name="Pause").click()
     book.wait_for_message("frozen")
     assert frozen(record)
@@ -149,7 +145,7 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     book.wait_for_message("cpus none → 0.25")
     book.panel.get_by_role("button", name="Kill").click()
     assert "killed on request" in book.wait_for_figure()
-    assert list_containers() == []
+    assert record not in list_containers()
 
 
 def test_keys_read_the_values_out(notebook: Callable[..., Notebook]) -> None:
@@ -194,6 +190,26 @@ def test_the_saved_notebook_has_the_figure_and_no_widget(notebook: Callable[...,
     book.page.locator(".jp-OutputArea img").wait_for()
 
 
+def test_the_dashboard_shows_all_containers(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    begin = (
+        "import threading, nbcontainer as nbc\nruns = []\n"
+        "def work(name, code, **options):\n"
+        "    threading.Thread(target=nbc.run, args=(code,), kwargs=dict(name=name, on_start=runs.append, **options)).start()\n"
+        "work('spinner', 'while True: pass', mem='64M', cpus=0.25)\n"
+        "work('sleeper', 'import time; data = bytearray(40_000_000); time.sleep(600)', mem='128M')\n"
+        "table = nbc.dashboard()\ntable"
+    )
+    book = notebook(begin, "for run in runs: run.kill()")
+    book.run(0, 1)
+    table = book.page.locator(".nbc-dashboard table")
+    book.page.locator(".nbc-dashboard td", has_text=re.compile(r"\d % of 25 %")).wait_for()
+    rows = table.locator("tbody tr")
+    assert {"spinner", "sleeper"} <= {rows.nth(index).locator("td").first.inner_text() for index in range(rows.count())}
+    keep("dashboard")
+    book.run(2)
+    table.get_by_text("spinner").wait_for(state="detached")
+
+
 def test_dark(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None], tmp_path: Path) -> None:
     lab = Lab(tmp_path, dark=True)
     try:
@@ -230,13 +246,16 @@ def test_nbclassic(page: Any, keep: Callable[[str], None], browser_context: Any,
     try:
         lab.write("classic.ipynb", LOAD, f"%%container --live --mem 128M\n{SPIN}")
         page.goto(lab.url("notebooks/classic.ipynb"))
-        page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.is_connected()")
-        page.evaluate("() => { Jupyter.notebook.execute_all_cells(); }")
+        # While its widget manager loads, the classic notebook forgets which output a display id belongs to.
+        page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.widget_manager && Jupyter.notebook.kernel.is_connected()")
+        page.evaluate("() => { Jupyter.notebook.execute_cells([0]); }")
+        page.locator(".input_prompt", has_text="[1]").wait_for()
+        page.evaluate("() => { Jupyter.notebook.execute_cells([1]); }")
         panel = page.locator(".nbc-panel")
         panel.wait_for()
         panel.get_by_role("button", name="Pause").click()
         panel.locator(".nbc-message", has_text="frozen").wait_for()
-        assert frozen(container())
+        assert frozen(container(panel))
         keep("nbclassic")
         panel.get_by_role("button", name="Kill").click()
         panel.wait_for(state="detached")

@@ -120,6 +120,9 @@ def test_bad_lines_are_one_line(notebook: Notebook, source: str, message: str) -
 def test_help_ps_prune_doctor_and_run(notebook: Notebook) -> None:
     assert "--mem, -m, --memory SIZE" in shown(notebook.run("%%container --help\n"))
     assert shown(notebook.run("%container ps")).startswith("CONTAINER ID")
+    assert "MEM USAGE / LIMIT" in shown(notebook.run("%container stats --no-stream"))
+    live = notebook.run("table = %container stats").outputs[0].data
+    assert "application/vnd.jupyter.widget-view+json" in live and live["text/plain"].startswith("CONTAINER ID")
     assert "removed" in shown(notebook.run("%container prune"))
     assert shown(notebook.run("%container run --mem 64M echo hello")) == "hello\n"
     doctor = notebook.run("%container doctor").outputs[0]

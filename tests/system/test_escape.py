@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -125,3 +126,38 @@ def test_the_probes_notice_an_open_door(verdicts: Verdicts) -> None:
     names = ["call mount", "call umount2", "call setns", "call bpf", "call clone with a new user namespace", "remount read-write"]
     names += ["take a capability back", "reach a port of the host's loopback", "reach an abstract socket of the host"]
     assert [f"{name}: {found[name]}" for name in names if not found[name].startswith("succeeded")] == []
+
+
+@pytest.fixture
+def linked_root(tmp_path: Path) -> Path:
+    """A directory whose mount points are links, as a hostile image's could be: out of it, and to one place in it."""
+    require(os.path.exists("/bin/busybox"), "busybox-static: apt-get install busybox-static")
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keys").write_text("the host's")
+    (root / "bin").mkdir(parents=True)
+    (root / "inside").mkdir()
+    shutil.copy("/bin/busybox", root / "bin" / "sh")
+    for name in ("sys", "dev", "workspace", "etc", "tmp"):
+        (root / name).symlink_to(outside)
+    (root / "proc").symlink_to("inside")
+    return root
+
+
+def test_mount_points_that_are_links_lead_nowhere(linked_root: Path) -> None:
+    code = "read x < /proc/keys; echo \"keys=$x\"; read x < /proc/self/status && echo $x; [ -d /sys/kernel ] && [ -c /dev/null ] && echo ok; : > /tmp/made"
+    result = nbc.run(code, program=["sh"], root=str(linked_root), mem="64M")
+    assert result.stdout == "keys=\nName: sh\nok\n", result.stderr
+    assert sorted(os.listdir(linked_root.parent / "outside")) == ["keys"]
+    assert os.listdir(linked_root / "inside") == []
+
+
+def test_mount_points_of_a_writable_root_that_are_links_lead_nowhere(linked_root: Path) -> None:
+    try:
+        result = nbc.run("read x < /proc/keys; echo \"keys=$x\"", program=["sh"], root=f"{linked_root}:rw", mem="64M")
+    except nbc.NbcontainerError as error:
+        assert "\n" not in str(error)  # a refusal is right too: there is no such directory in that root
+    else:
+        assert result.stdout == "keys=\n", result.stderr
+    assert sorted(os.listdir(linked_root.parent / "outside")) == ["keys"]
+    assert os.listdir(linked_root / "inside") == []

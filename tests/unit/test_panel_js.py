@@ -17,6 +17,7 @@ from facilities import require
 from nbcontainer.notebook.view import Row, pack_rows
 
 SOURCE = (files("nbcontainer.notebook") / "panel.js").read_text(encoding="utf-8")
+DASHBOARD = (files("nbcontainer.notebook") / "dashboard.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -90,4 +91,16 @@ def test_a_row_in_words(module: Path) -> None:
 def test_no_html_from_data() -> None:
     """Whatever the kernel says is text; nothing is parsed as HTML or run."""
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser", "http"):
-        assert word not in SOURCE, word
+        assert word not in SOURCE + DASHBOARD, word
+
+
+def test_a_row_of_the_dashboard(tmp_path: Path) -> None:
+    require(shutil.which("node"), "JavaScript tests need Node: apt install nodejs")
+    module = tmp_path / "dashboard.mjs"
+    module.write_text(DASHBOARD, encoding="utf-8")
+    row = {"name": "lab", "command": "python", "cpu": 49.6, "cpus": 0.5, "memory": 64 << 20, "limit": 128 << 20, "pids": 3, "age": 61.2}
+    assert evaluate(module, f"p.cells({json.dumps(row)})") == [
+        "lab", "python", "50 % of 50 %", None, "64 MiB of 128 MiB", None, "3", "61 s",
+    ]  # fmt: skip
+    unknown = {**row, "cpu": None, "cpus": None, "memory": None, "limit": None, "pids": None, "age": 7200}
+    assert evaluate(module, f"p.cells({json.dumps(unknown)})") == ["lab", "python", "–", None, "–", None, "–", "2.0 h"]

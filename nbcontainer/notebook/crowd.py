@@ -1,0 +1,119 @@
+"""All containers of this user, of all kernels: readings, rates and a short history of each. No front end in here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from nbcontainer.cgroups import Cgroup, Driver, open_driver
+from nbcontainer.cgroups.readback import limits_in_force
+from nbcontainer.errors import HostError
+from nbcontainer.events import Sample
+from nbcontainer.spec import Limits, format_size
+from nbcontainer.state import ContainerRecord, list_places
+
+HISTORY = 60
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(slots=True)
+class Member:
+    """One running container; what cannot be read is NaN. Percent are of one core."""
+
+    record: ContainerRecord
+    cgroup: Cgroup | None
+    limits: Limits = field(default_factory=Limits)
+    last: Sample | None = None
+    cpu_percent: float = math.nan
+    cpu_history: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    memory_history: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
+
+    def look(self) -> None:
+        if self.cgroup is None:
+            return
+        try:
+            sample = self.cgroup.sample()
+            self.limits = limits_in_force(self.cgroup, self.limits)
+        except OSError:
+            return  # it has just ended
+        if self.last is not None and sample.monotonic_seconds > self.last.monotonic_seconds:
+            width = sample.monotonic_seconds - self.last.monotonic_seconds
+            self.cpu_percent = max(0.0, 100 * (sample.cpu_seconds - self.last.cpu_seconds) / width)
+            self.cpu_history.append(self.cpu_percent)
+        self.memory_history.append(sample.memory_bytes)
+        self.last = sample
+
+
+class Crowd:
+    """Look at it again and again; :meth:`close` when done."""
+
+    def __init__(self) -> None:
+        self._drivers: dict[str, Driver | None] = {}
+        self._members: dict[str, Member] = {}
+
+    def look(self) -> list[Member]:
+        """The containers that run now, each with one more reading."""
+        found = {record.id: (place, record) for place, record in list_places()}
+        for gone in self._members.keys() - found.keys():
+            self._forget(gone)
+        for container_id, (place, record) in found.items():
+            if container_id not in self._members:
+                self._members[container_id] = Member(record, self._open(place, container_id))
+            self._members[container_id].look()
+        return sorted(self._members.values(), key=lambda member: member.record.created_unix_seconds)
+
+    def _open(self, place: str, container_id: str) -> Cgroup | None:
+        if place not in self._drivers:
+            try:
+                self._drivers[place] = open_driver(place)
+            except HostError:
+                self._drivers[place] = None
+        driver = self._drivers[place]
+        # A kernel with another NBCONTAINER_CGROUP_PARENT has its containers elsewhere.
+        return driver.adopt(container_id) if driver is not None and container_id in driver.names() else None
+
+    def _forget(self, container_id: str) -> None:
+        cgroup = self._members.pop(container_id).cgroup
+        if cgroup is not None:
+            cgroup.close()
+
+    def close(self) -> None:
+        for container_id in list(self._members):
+            self._forget(container_id)
+
+
+def bars(values: list[float], top: float = 0.0) -> str:
+    """A sparkline: each value between 0 and the highest (at least ``top``) is a bar."""
+    highest = max([*values, top]) or 1.0
+    return "".join(_BARS[min(len(_BARS) - 1, int(value / highest * len(_BARS)))] for value in values)
+
+
+def format_stats(members: list[Member]) -> str:
+    """A table with ``docker stats``' column names."""
+    rows = [("CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "PIDS", "BLOCK I/O", "CPU OVER TIME")]
+    for member in members:
+        last, limit = member.last, member.limits.memory_bytes
+        used = format_size(last.memory_bytes) if last else "-"
+        share = f"{100 * last.memory_bytes / limit:.1f}" if last and limit else "-"
+        cpu = "-" if math.isnan(member.cpu_percent) else f"{member.cpu_percent:.1f}"
+        traffic = f"{format_size(last.io_read_bytes)} / {format_size(last.io_write_bytes)}" if last else "-"
+        record, top = member.record, 100 * (member.limits.cpus or 1.0)
+        curve = bars(list(member.cpu_history)[-20:], top)
+        rows.append(
+            (record.id, record.name, cpu, f"{used} / {format_size(limit) if limit else '-'}", share, str(last.pids) if last else "-", traffic, curve)
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def look_twice(seconds: float = 0.2) -> str:
+    """The table once: two readings, so that there are rates."""
+    crowd = Crowd()
+    try:
+        crowd.look()
+        time.sleep(seconds)
+        return format_stats(crowd.look())
+    finally:
+        crowd.close()

@@ -1,0 +1,37 @@
+"""IPython in a terminal: one line that is written over itself, and nothing left of it at the end."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from facilities import require
+
+
+def test_a_line_of_progress_that_goes_away(tmp_path: Path) -> None:
+    require(os.geteuid() == 0, "the local engine needs root: sudo tests/run --lane notebook")
+    code = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell\n"
+        "shell = TerminalInteractiveShell.instance()\nshell.run_line_magic('load_ext', 'nbcontainer')\n"
+        "shell.run_cell_magic('container', '--live --mem 64M', 'import time; time.sleep(0.5); print(42)')\n"
+    )
+    master, terminal = pty.openpty()
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    written = b""
+    try:
+        while piece := os.read(master, 65536):
+            written += piece
+    except OSError:
+        pass  # EIO: the last writer has gone
+    os.close(master)
+    assert process.wait(60) == 0, written
+    text = written.decode()
+    assert re.search(r"\rmemory [\d.]+ [KM]iB of 64 MiB · CPU ", text)
+    assert re.search(r"\r +\r42\r\n", text), "the line is wiped before the cell prints"
+    assert re.search(r"\r +\r[^·]*$", text), "and at the end"

@@ -1,0 +1,95 @@
+"""A cell process that writes whatever it likes to its own channel: the kernel lives, and the outcome is the true one."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import psutil
+import pytest
+from facilities import full_run
+
+import nbcontainer as nbc
+
+ROUNDS = 40 if full_run() else 6
+LINES = 200
+KERNEL_GROWTH_BYTES = 256 << 20
+
+# The cell: a child that writes to the channel beside the cell's own prints. Where the kernel has had enough, writing fails.
+HOSTILE = """
+import json, os, random, struct, sys
+randomness = random.Random({seed})
+
+def frame(message, tail=b"", lengths=None):
+    body = message if isinstance(message, bytes) else json.dumps(message).encode()
+    return struct.pack("<II", *(lengths or (len(body), len(tail)))) + body + tail
+
+def piece():
+    kind = randomness.choice({kinds!r})
+    if kind == "garbage":
+        return randomness.randbytes(randomness.randrange(1, 5000))
+    if kind == "half":
+        return frame({{"t": "display", "kind": "display"}})[: randomness.randrange(1, 20)]
+    if kind == "long":
+        return frame(b"", lengths=(randomness.randrange(1 << 32), randomness.randrange(1 << 32)))
+    if kind == "large":
+        return frame({{"t": "display", "kind": "display", "parts": [["data text/plain", 8 << 20]]}}, b"x" * (8 << 20))
+    if kind == "nested":
+        return frame(b"[" * 60000)
+    if kind == "wrong":
+        return frame(randomness.choice([[], 1, {{}}, {{"t": 1}}, {{"t": "x"}}, {{"t": "display"}}, {{"t": "display", "kind": {{}}}}, {{"t": "error"}}]))
+    if kind == "parts":
+        lengths = [["data text/html", randomness.randrange(-5, 50)], ["data application/json", randomness.choice([1, 1.5, None, "x", 2])]]
+        return frame({{"t": "display", "kind": "display", "id": randomness.choice([None, [], "a", 5]), "parts": lengths}}, b"1e999 NaN <script>")
+    forged = [
+        {{"t": "failed", "step": "exec", "errno": 2, "path": "x"}}, {{"t": "status", "status": 9}}, {{"t": "ready"}}, {{"t": "started"}},
+        {{"t": "exited", "status": 9}}, {{"t": "cloned", "pid": 1}}, {{"t": "failed", "step": {{}}, "errno": [], "path": 5, "why": "forged"}},
+    ]
+    return frame(randomness.choice(forged))
+
+if os.fork() == 0:
+    try:
+        for _ in range({pieces}):
+            data = memoryview(piece())
+            while data:
+                data = data[os.write(3, data[: randomness.randrange(1, 1 << 17)]):]
+    except OSError:
+        pass
+    os._exit(0)
+for number in range({lines}):
+    print("line", number)
+os.wait()
+sys.exit(7)
+"""
+ALL_KINDS = ["garbage", "half", "long", "large", "nested", "wrong", "parts", "forged"]
+WELL_FORMED = ["large", "wrong", "parts", "forged"]
+
+
+def run_hostile(seed: int, kinds: list[str], pieces: int, **options: Any) -> nbc.Result:
+    return nbc.run(HOSTILE.format(seed=seed, kinds=kinds, pieces=pieces, lines=LINES), mem="256M", timeout=120, **options)
+
+
+@pytest.mark.parametrize("kinds", [ALL_KINDS, WELL_FORMED, ["half"], ["garbage"]], ids=["all", "well-formed", "half", "garbage"])
+def test_whatever_a_cell_writes_to_its_channel(kinds: list[str]) -> None:
+    randomness = random.Random(4)
+    for _ in range(ROUNDS):
+        result = run_hostile(randomness.randrange(1 << 30), kinds, 12)
+        assert (result.outcome, result.exit_code, result.signal) == ("exited", 7, None), result.describe()
+        assert result.stdout == "".join(f"line {number}\n" for number in range(LINES))
+        json.dumps(result.outputs, allow_nan=False, ensure_ascii=False).encode()
+    assert nbc.run("print('next')", mem="64M").stdout == "next\n"
+
+
+def test_with_an_init_a_forged_status_is_the_cell_s_own_lie() -> None:
+    """The status of a cell below an init comes from the container, see protocol; it can be forged, and nothing more."""
+    result = run_hostile(1, ["forged"], 30, init=True)
+    assert result.outcome in ("exited", "signalled")
+    assert result.stdout.endswith(f"line {LINES - 1}\n")
+
+
+def test_many_large_displays_do_not_fill_the_kernel() -> None:
+    before = psutil.Process().memory_info().rss
+    result = run_hostile(5, ["large"], 60)
+    assert result.exit_code == 7
+    assert psutil.Process().memory_info().rss - before < KERNEL_GROWTH_BYTES
