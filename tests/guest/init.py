@@ -51,7 +51,7 @@ def delegate() -> str:
     os.makedirs(session, exist_ok=True)
     for directory in ("/sys/fs/cgroup", slice_):
         with open(f"{directory}/cgroup.subtree_control", "w", encoding="ascii") as file:
-            file.write("+memory +pids +cpu +cpuset")
+            file.write("+memory +pids +cpu +cpuset +io")
     for name in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
         os.chown(session + name, ORDINARY_USER, ORDINARY_USER)
     return session
@@ -60,7 +60,7 @@ def delegate() -> str:
 def run_tests(job: dict[str, Any], ordinary: bool, port: int) -> int:
     """pytest in a process of its own, as root or as the ordinary user; its exit code."""
     environment = {**guestinit.ENVIRONMENT, **job["environment"]}
-    command = [job["python"], "-m", "pytest", *job["arguments"]]
+    command = [job["python"], "-m", "pytest", "-p", "no:cacheprovider", *job["arguments"]]
     if ordinary:
         session = delegate()
         os.chown(job["source"], ORDINARY_USER, ORDINARY_USER)  # pytest and hypothesis keep files there
