@@ -1,0 +1,75 @@
+"""What a container displays cannot run in the browser, nor reach what is not its own: seen in a real JupyterLab."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from servers import Lab
+
+NAME = "hostile.ipynb"
+CELLS = (
+    "%load_ext nbcontainer",
+    "from IPython.display import display\nhandle = display('the kernel\\'s own', display_id='own')",
+    r"""%%container --no-live
+from IPython.display import HTML, SVG, Javascript, Markdown, Latex, display
+ran = "document.title = 'RAN'; window.ran = true"
+for hostile in (
+    f"<script>{ran}</script>",
+    f"<img src=x onerror=\"{ran}\">",
+    f"<svg><script>{ran}</script><a xlink:href=\"javascript:{ran}\"><text y=9>svg link</text></a></svg>",
+    f"<iframe srcdoc='<script>parent.document.title = 1</script>'></iframe>",
+    f"<a href=\"javascript:{ran}\">a link</a>",
+    f"<a href=\"data:text/html,<script>{ran}</script>\">another link</a>",
+    f"<details open ontoggle=\"{ran}\"><summary>x</summary></details>",
+    f"<form action=\"javascript:{ran}\"><button>send</button></form>",
+    f"<style>@import 'http://127.0.0.1:9/style'</style><div style=\"background: url(http://127.0.0.1:9/css)\">x</div>",
+    "<img src='http://127.0.0.1:9/secret'><video src='http://127.0.0.1:9/video'></video>",
+    f"<math><mi xlink:href=\"javascript:{ran}\">math</mi></math>",
+    f"<p onclick=\"{ran}\" class='jp-Dialog' id='end'>the end of the list</p>",
+):
+    display(HTML(hostile))
+display(Javascript(ran))
+display(SVG(f"<svg xmlns='http://www.w3.org/2000/svg' onload=\"{ran}\"><script>{ran}</script></svg>"))
+display(Markdown(f"<img src=x onerror=\"{ran}\">[md](javascript:{ran})"))
+display(Latex(r"$\href{javascript:document.title='RAN'}{latex link}$"))
+display({"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": "x"}, "text/plain": "a widget"}, raw=True)
+display({"application/javascript": ran, "text/plain": "script"}, raw=True)
+display({"text/html": "taken over"}, raw=True, display_id="own", update=True)
+print("done")""",
+)
+
+
+@pytest.fixture
+def opened(page: Any, lab: Lab) -> Iterator[tuple[Any, list[str]]]:
+    """The page with the notebook, and every address that it asks for."""
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    lab.write(NAME, *CELLS)
+    page.goto(lab.url(f"doc/tree/{NAME}"))
+    page.get_by_text(re.compile(r"\| Idle$")).wait_for()
+    yield page, requests
+    lab.end_sessions()
+
+
+def test_nothing_that_a_container_displays_runs_or_loads(opened: tuple[Any, list[str]]) -> None:
+    page, requests = opened
+    for index in range(len(CELLS)):
+        page.locator(".jp-CodeCell .cm-content").nth(index).click()
+        page.keyboard.press("Shift+Enter")
+    page.get_by_text("done", exact=True).wait_for()
+    page.get_by_text("the end of the list", exact=True).wait_for()
+    for text in ("a link", "another link", "the end of the list", "send", "latex link", "svg link"):
+        for found in page.get_by_text(text, exact=True).all():
+            if found.is_visible():
+                found.click(force=True, no_wait_after=True)
+    assert page.evaluate("window.ran") is None
+    assert page.title() != "RAN"
+    assert [url for url in requests if ":9/" in url] == []
+    outputs = page.locator(".jp-OutputArea-output")
+    assert "taken over" not in " ".join(outputs.all_inner_texts())
+    assert page.get_by_text("the kernel's own").count() >= 1
+    for active in ("script", "iframe", "form", "style", "video", "[onclick]", "[onerror]", "[ontoggle]", "[href^='javascript']", "[href^='data']"):
+        assert page.locator(f".jp-OutputArea-output {active}").count() == 0, active
