@@ -67,6 +67,8 @@ class MessagePump:
             self._handle(kind, idents, message)
         finally:
             self._kernel._publish_status("idle", "shell", parent=message)
+            # Front ends show the last status that they hear, and the cell is still at it.
+            self._kernel._publish_status("busy", "shell")
 
     def _handle(self, kind: str, idents: Any, message: Any) -> None:
         if kind in COMMS:

@@ -122,6 +122,7 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     book.panel.get_by_role("button", name="Pause").click()
     book.wait_for_message("frozen")
     assert frozen(record)
+    book.page.get_by_text(re.compile(r"\| Busy$")).wait_for()
     book.panel.get_by_role("button", name="Resume").click()
     book.wait_for_message("run again")
     assert not frozen(record)
