@@ -1,0 +1,48 @@
+"""The out-of-memory card says what is known, and nothing else."""
+
+from __future__ import annotations
+
+from nbcontainer.cgroups.sampler import SampleSeries
+from nbcontainer.container import Result
+from nbcontainer.events import CellError, Usage
+from nbcontainer.notebook.card import Peaks, card, rows
+from nbcontainer.spec import ContainerSpec, Limits
+
+MIB = 1 << 20
+
+
+def result(outcome: str = "oom", signal: int | None = 9, **more: object) -> Result:
+    usage = Usage(memory_peak_bytes=64 * MIB, oom_kills=1 if outcome == "oom" else 0)
+    code = None if signal else 0 if outcome == "exited" else 1
+    spec = ContainerSpec(limits=Limits(memory_bytes=64 * MIB))
+    return Result(outcome, code, signal, more.pop("error", None), [], usage, SampleSeries(), spec, **more)  # type: ignore[arg-type]
+
+
+def test_only_what_is_known() -> None:
+    assert dict(rows(result())) == {
+        "limit": "--mem 64 MiB", "peak": "64 MiB", "killed": "the cell's own process", "processes killed": "1",
+    }  # fmt: skip
+
+
+def test_all_that_can_be_known() -> None:
+    traceback = ("\x1b[31m----> 3\x1b[0m subprocess.run(['x'], check=True)", "CalledProcessError")
+    known = result(signal=None, error=CellError("CalledProcessError", "", traceback), killed=("x (pid 7)",), memory_by_kind={"anon": 60 * MIB, "shmem": 0})
+    found = dict(rows(known, 100 * MIB))
+    assert found["killed"] == "x (pid 7): a process that the cell had started"
+    assert found["line of the cell"] == "3: subprocess.run(['x'], check=True)"
+    assert found["made of"] == "60 MiB variables and other anonymous memory"
+    assert found["would suffice"].startswith("--mem 112M: ")
+
+
+def test_names_from_the_container_are_text() -> None:
+    markup = card(result(killed=("<script>alert(1)</script> (pid 7)",)))["text/html"]
+    assert "<script>" not in markup and "&lt;script&gt;" in markup
+
+
+def test_peaks_of_runs_that_ended_well_are_remembered() -> None:
+    peaks = Peaks()
+    peaks.note("code", (), result())
+    assert peaks.of("code", ()) is None
+    peaks.note("code", (), result("exited", None))
+    assert peaks.of("code", ()) == 64 * MIB
+    assert peaks.of("code", ("bash",)) is None
