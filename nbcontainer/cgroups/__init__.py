@@ -64,8 +64,8 @@ class Cgroup(Protocol):
     def sample(self) -> Sample:
         """One reading. Raises OSError (ENOENT, ENODEV) when the cgroup is gone."""
 
-    def usage(self, wall_seconds: float) -> Usage:
-        """The final account; before :meth:`remove`."""
+    def usage(self, wall_seconds: float, last: Sample | None = None) -> Usage:
+        """The final account, of ``last`` or a new sample; before :meth:`remove`."""
 
     def oom_kills(self) -> int: ...
 

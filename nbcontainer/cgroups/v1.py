@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from nbcontainer import cgroups
-from nbcontainer.cgroups import MAKE, NEW, PERIOD_MICROSECONDS, CgroupBase, CgroupWrite, OwnCgroups, field, number, v2
+from nbcontainer.cgroups import MAKE, CgroupBase, CgroupWrite, OwnCgroups, field, number, v2
+from nbcontainer.cgroups.v1_limits import in_force, limit_writes
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.events import Sample, Usage
 from nbcontainer.spec import Limits
@@ -35,6 +36,7 @@ class V1Driver:
         self._root = root
         self._parents: dict[str, str] = {}
         self._made: list[str] = []
+        self._known_files: dict[str, bool] = {}
         refused: list[str] = []
         for controller in (*CONTROLLERS, UNIFIED):
             hierarchy = os.path.realpath(f"{root}/{controller}")
@@ -138,6 +140,14 @@ class V1Driver:
         if limits.memory_bytes is not None and not self.counts_swap():
             v2.refuse_uncounted_swap()
 
+    def has(self, file: str, path: str) -> bool:
+        """Which files there are is a matter of Linux, not of the cgroup: the first one tells for all."""
+        if path == f"/{file}":
+            return False  # in no hierarchy
+        if file not in self._known_files:
+            self._known_files[file] = os.path.exists(path)
+        return self._known_files[file]
+
     def counts_swap(self) -> bool:
         return os.path.exists(f"{self._hierarchies.get('memory', '')}/{_MEMSW}")
 
@@ -203,7 +213,7 @@ class V1Cgroup(CgroupBase):
         }
         paths = [(file, f"{directories.get(name, '')}/{file}") for name, found in files.items() for file in found]
         # What is not there reads as nothing: pids.peak before Linux 6.12, the I/O of nested cgroups before 4.18.
-        self._paths = {file: path if os.path.exists(path) else "" for file, path in paths}
+        self._paths = {file: path if driver.has(file, path) else "" for file, path in paths}
         if self._paths[_IO_NESTED]:
             self._paths[_IO] = self._paths[_IO_NESTED]
         self._reads = [self._paths[file] for file in _SAMPLED]
@@ -272,9 +282,9 @@ class V1Cgroup(CgroupBase):
         self._system = max(self._system, total_seconds - self._user)
         return total_seconds
 
-    def usage(self, wall_seconds: float) -> Usage:
+    def usage(self, wall_seconds: float, last: Sample | None = None) -> Usage:
         peak = number(self._files.read(self._paths["pids.peak"]))
-        return v2.usage_of(self.sample(), wall_seconds, max(self._pids_peak, peak))
+        return v2.usage_of(last or self.sample(), wall_seconds, max(self._pids_peak, peak))
 
     def oom_kills(self) -> int:
         return field(self._files.read(self._paths["memory.oom_control"]), b"oom_kill ")
@@ -329,68 +339,3 @@ def _throttle_bytes(data: bytes) -> tuple[int, int]:
         if len(words) == 3 and words[1] in sums:
             sums[words[1]] += int(words[2])
     return sums[b"Read"], sums[b"Write"]
-
-
-def limit_writes(
-    directories: dict[str, str], limits: Limits, previous: Limits | None, driver: V1Driver
-) -> list[CgroupWrite]:
-    """The writes that lead from ``previous`` (None: a new cgroup) to ``limits``."""
-    old, writes = previous or NEW, []
-
-    def put(controller: str, file: str, value: str, why: str) -> None:
-        writes.append(CgroupWrite(f"{directories[controller]}/{file}", value, why))
-
-    if "memory" in directories and previous is None:
-        put("memory", "memory.oom_control", "0", "a parent may stall its children instead of killing them; that is inherited")
-    if "memory" in directories:
-        writes += _memory_writes(directories["memory"], limits, old, driver.counts_swap())
-    if limits.cpus != old.cpus:
-        quota = -1 if limits.cpus is None else round(limits.cpus * PERIOD_MICROSECONDS)
-        put("cpu", "cpu.cfs_period_us", str(PERIOD_MICROSECONDS), "--cpus: the period in microseconds")
-        put("cpu", "cpu.cfs_quota_us", str(quota), "--cpus: microseconds of CPU time in each period")
-    if limits.cpu_weight != old.cpu_weight:
-        shares = max(2, round((limits.cpu_weight or 100) * 1024 / 100))
-        put("cpu", "cpu.shares", str(shares), "--cpu-weight: the share when CPUs are short (1024 is everybody's)")
-    if limits.cpuset != old.cpuset:
-        directory = directories["cpuset"]
-        cpus = limits.cpuset or cgroups.text_or_nothing(f"{os.path.dirname(directory)}/cpuset.cpus")
-        put("cpuset", "cpuset.cpus", cpus, "--cpuset: the CPUs it may run on")
-    if limits.pids != old.pids:
-        put("pids", "pids.max", "max" if limits.pids is None else str(limits.pids), "--pids: processes and threads")
-    for kind, rate, before in (
-        ("read", limits.io_read_bytes_per_second, old.io_read_bytes_per_second),
-        ("write", limits.io_write_bytes_per_second, old.io_write_bytes_per_second),
-    ):
-        if rate != before:
-            why = f"--io-{kind}: bytes per second of this disk; v1 throttles direct I/O only"
-            put("blkio", f"blkio.throttle.{kind}_bps_device", f"{driver.device()} {rate or 0}", why)
-    return writes
-
-
-def _memory_writes(directory: str, limits: Limits, old: Limits, counts_swap: bool) -> list[CgroupWrite]:
-    def both(given: Limits) -> tuple[float, float]:
-        memory = float("inf") if given.memory_bytes is None else given.memory_bytes
-        return memory, memory + max(0, given.swap_bytes)
-
-    (memory, with_swap), (old_memory, old_with_swap) = both(limits), both(old)
-    writes = []
-    if memory != old_memory:
-        writes.append(CgroupWrite(f"{directory}/memory.limit_in_bytes", _bytes(memory), "--mem: above it Linux kills"))
-    if counts_swap and with_swap != old_with_swap:
-        why = "memory and swap together: no swap beyond --swap"
-        writes.append(CgroupWrite(f"{directory}/{_MEMSW}", _bytes(with_swap), why))
-    # v1 refuses (EINVAL) any moment at which the limit is above the limit with swap.
-    return writes[::-1] if memory > old_with_swap else writes
-
-
-def _bytes(limit: float) -> str:
-    return "-1" if limit == float("inf") else str(int(limit))
-
-
-def in_force(name: str, written: str, read: str) -> bool:
-    """Whether the cgroup v1 file ``name`` that reads ``read`` says what ``written`` asked for."""
-    if name == "memory.oom_control":
-        return f"oom_kill_disable {written}" in read.splitlines()
-    if name.startswith("blkio."):
-        return written in read.splitlines() or (written.endswith(" 0") and written.split()[0] not in read.split())
-    return v2.in_force(name, written, read)

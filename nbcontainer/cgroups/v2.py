@@ -256,8 +256,8 @@ class V2Cgroup(CgroupBase):
             io_write_bytes=sum(map(int, _WRITTEN.findall(traffic))) if traffic else 0,
         )
 
-    def usage(self, wall_seconds: float) -> Usage:
-        return usage_of(self.sample(), wall_seconds, max(self._pids_peak, number(self._files.read(self._paths[6]))))
+    def usage(self, wall_seconds: float, last: Sample | None = None) -> Usage:
+        return usage_of(last or self.sample(), wall_seconds, max(self._pids_peak, number(self._files.read(self._paths[6]))))
 
     def oom_kills(self) -> int:
         return field(self._files.read(self._paths[3]), b"oom_kill ")

@@ -115,7 +115,8 @@ class LocalEngine:
         plan = self._plans.get(shape)
         if plan is None or shape.mounts or shape.root.writable:
             views = [name for name, _ in cgroup.views()] if shape.root.kind != "none" and not shape.bare else []
-            plan = rootfs.make_plan(shape, self.around, views, len(cgroup.task_fds()))
+            made = rootfs.make_plan(shape, self.around, views, len(cgroup.task_fds()))
+            plan = plan if made == plan else made
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[shape] = plan

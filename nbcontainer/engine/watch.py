@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nbcontainer.engine.local import LocalEngine
 
 GRACE_SECONDS = 1.0
-SAMPLE_AFTER_SECONDS = 0.005
+SAMPLE_AFTER_SECONDS = 0.01
 TICK_SECONDS = 0.1
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
@@ -147,7 +147,8 @@ class LocalRun:
             yield from self._new()
             yield from self._watch()
             status = self._exit_status()
-            self._box.cgroup.kill()
+            if self._box.cgroup.pids():
+                self._box.cgroup.kill()
             yield from self._drain(final=True)
             finished = self._finish(status)
         finally:
@@ -349,12 +350,14 @@ class LocalRun:
         return int(json.loads(data)["status"])
 
     def _finish(self, status: int) -> Finished:
+        last: Sample | None = None
         if self._token is not None:
             SAMPLER.remove(self._token)
             self._token = None
         else:
-            self._samples.append(self._box.cgroup.sample())
-        usage = _since(self._first, self._box.cgroup.usage(time.monotonic() - self._started))
+            last = self._box.cgroup.sample()
+            self._samples.append(last)
+        usage = _since(self._first, self._box.cgroup.usage(time.monotonic() - self._started, last))
         if self._inner_status is not None and 0 <= self._inner_status <= 0xFFFF:
             status = self._inner_status
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None

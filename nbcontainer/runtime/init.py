@@ -7,6 +7,7 @@ the cell is its child.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import pickle
 import pwd
@@ -88,7 +89,9 @@ def become_container(
         channel_fd = CHANNEL_FD
         if laid_out.plan.python:
             forkhooks.renew()
+            forkhooks.release()
             warm()
+            _rehearse()
         os.write(channel_fd, READY)
         status = _run(run_python)
     except StepFailed as failure:
@@ -113,6 +116,22 @@ def _report(failure: StepFailed, *channel_fds: int, why: str = "") -> None:
             continue
 
 
+_REHEARSAL = pickle.dumps(tuple(Go("", (), {"PATH": "/"}, ("/",), "root", 0, False)))
+
+
+def _rehearse() -> None:
+    """Do what is harmless of what the message to go will have this process do, so that the cell need not wait for the memory
+    pages that it writes to."""
+    go = Go(*pickle.loads(_REHEARSAL))
+    os.environ.update(go.environment)
+    os.environ.clear()
+    for directory in go.directories:
+        os.chdir(directory)
+    _find_user(go.user)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def receive_go(channel_fd: int) -> Go | None:
     """Block for message 6; None at end of file."""
     header = _read(channel_fd, LENGTH.size)
@@ -135,7 +154,7 @@ def _run(run_python: RunPython) -> int:
     go = receive_go(CHANNEL_FD)
     if go is None:
         return 0
-    forkhooks.release()
+    gc.enable()
     _start_as(go)
     if go.init:
         _stay_as_init()

@@ -122,6 +122,7 @@ class Zygote:
     def _launch(self, request: LaunchRequest, fds: list[int]) -> tuple[int, int]:
         if request.plan:
             self.plans[request.plan_number] = LaidOutPlan(pickle.loads(request.plan))
+            gc.freeze()  # else a collection in a container would write to every page that it lies in
         laid_out = self.plans[request.plan_number]
         rootless = self.config.rootless
         context = Context(self.config.stage, request.hostname, request.cgroup_directories, rootless=rootless)
@@ -365,6 +366,7 @@ def main() -> None:
     zygote = _start(launch)
     os.environ.clear()
     gc.collect()
+    gc.disable()
     gc.freeze()
     _tell(launch, {"t": "serving"})
     zygote.serve()

@@ -110,7 +110,7 @@ def test_memory_high_needs_cgroup_v2() -> None:
         assert nbc.run("print(1)", mem="128M", memory_high="64M").ok
     else:
         with pytest.raises(nbc.HostError, match="memory"):
-            nbc.run("print(1)", mem="128M", memory_high="64M")
+            nbc.run("print(1)", mem="128M", memory_high="64M", engine="local")
 
 
 def test_oom_score() -> None:
