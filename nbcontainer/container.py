@@ -55,13 +55,20 @@ class Spool:
             self._spill()
 
     def _spill(self) -> None:
-        if self._fd < 0:
-            fd, path = tempfile.mkstemp(prefix="nbcontainer-")
-            os.unlink(path)
-            self._fd = fd
+        """Raises HostError where there is no room."""
         data = memoryview(bytes(self._memory))
-        while data:
-            data = data[os.write(self._fd, data) :]
+        try:
+            if self._fd < 0:
+                fd, path = tempfile.mkstemp(prefix="nbcontainer-")
+                os.unlink(path)
+                self._fd = fd
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            raise HostError(
+                f"the cell's output cannot be kept in {tempfile.gettempdir()}: {error.strerror}",
+                "free space there, or choose another directory before the notebook starts: export TMPDIR=...",
+            ) from error
         self._memory.clear()
 
     def text(self) -> str:

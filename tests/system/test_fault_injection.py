@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,17 +176,22 @@ def test_no_more_processes() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_full_tmp() -> None:
-    only_as_root("a /tmp of one's own")
+def test_a_full_tmp(tmp_path: Path) -> None:
+    only_as_root("a file system of one's own")
     code = (
-        "import os\n"
-        "try:\n    open('/tmp/fill', 'wb').write(bytes(1 << 20))\nexcept OSError: pass\n"
+        "import os, tempfile\nplace = tempfile.gettempdir()\n"
+        "try:\n    open(place + '/fill', 'wb').write(bytes(1 << 20))\nexcept OSError: pass\n"
         + TYPED
-        + "print(attempt())\nbig = nbc.run(\"print('x' * 50_000_000)\", mem='512M', max_output='1M')\nprint(big.outcome, len(big.stdout))"
+        + "print(place)\nprint(attempt())\n"
+        "try: nbc.run(\"print('x' * 50_000_000)\", mem='512M', max_output='1M')\nexcept nbc.HostError as error: print(error)\n"
+        "os.unlink(place + '/fill')\nprint(attempt())"
     )
-    script = 'mount -t tmpfs -o size=64k tmpfs /tmp && exec "$@"'
+    script = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && export TMPDIR={tmp_path} && exec "$@"'
     done = _kernel(code, "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
-    assert done.stdout.startswith("ran\n"), done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [str(tmp_path), "ran"], done.stderr
+    assert "No space left" in lines[2] and "TMPDIR" in lines[2]
+    assert lines[3:] == ["ran"]
 
 
 def test_seccomp_filters_that_linux_refuses() -> None:

@@ -19,7 +19,7 @@ def qemus() -> list[int]:
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of its own for the whole session, with everything built."""
-    from nbcontainer.engine import vm
+    from nbcontainer.engine import shutdown
     from nbcontainer.engine.vm import setup
 
     assert qemus() == []
@@ -32,6 +32,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         require(not missing, "; ".join(f"{finding.detail} -> {finding.remedy}" for finding in missing))
         setup.set_up(None, False, print)
         yield directory
-        vm.shutdown()
+        shutdown()
     assert qemus() == [], "a QEMU was left behind"
     assert len(os.listdir("/proc/self/fd")) <= fds + 1, "file descriptors were left behind"
