@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import queue
 import secrets
@@ -252,7 +253,11 @@ class LocalEngine:
             first = box.cgroup.sample()
             box.process.channel.sendall(go)
         except BaseException as error:
+            # On cgroup v2, a limit below what the box itself has in use kills it at once.
+            too_small = isinstance(error, BrokenPipeError | ConnectionResetError) and box.cgroup.oom_kills() > 0
             self.discard(box)
+            if too_small:
+                raise SetupError("limit memory", errno.ENOMEM, "", "a cell needs some 16 MiB for itself: give a larger --mem") from None
             if isinstance(error, BrokenPipeError | ConnectionResetError):
                 raise InternalError("a container's process ended before its cell began") from None
             raise

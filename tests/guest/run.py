@@ -27,6 +27,8 @@ from nbcontainer.engine.vm.unpack import BzImage  # noqa: E402
 from nbcontainer.errors import NbcontainerError  # noqa: E402
 
 MEMORY_MIB = 1536
+CPUS = 1
+"""With two, QEMU's software emulation now and then runs code that Linux is just patching on the other, and Linux panics."""
 IMAGE_BYTES = 1536 << 20
 SECONDS = 1500.0
 SILENT_SECONDS = 240.0
@@ -219,7 +221,7 @@ def _boot(kernel: kernelimage.KernelImage, program: qemu.Qemu, image: Path, cach
         linux.write_bytes(BzImage.read(kernel.image).vmlinux())
         with open(initramfs, "wb") as file:
             ramdisk.build(file, kernel, start, [("source.json", json.dumps(job).encode()), *source_files()])
-        machine = qemu.Machine(program, linux, initramfs, None, MEMORY_MIB, min(2, os.cpu_count() or 1))
+        machine = qemu.Machine(program, linux, initramfs, None, MEMORY_MIB, CPUS)
         ours, theirs = socket.socketpair()
         with ours:
             process = subprocess.Popen(command(machine, image, theirs), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
