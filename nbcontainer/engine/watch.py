@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 1.0
 SAMPLE_AFTER_SECONDS = 0.01
+IDLE_SECONDS = 0.3  # samples wait this long to be passed on, where nobody watches them live
 TICK_SECONDS = 0.1
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
@@ -213,12 +214,11 @@ class LocalRun:
         now = time.monotonic()
         if self._token is None:
             return max(1.0, (self._started + SAMPLE_AFTER_SECONDS - now) * 1000)
-        waits = [TICK_SECONDS] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
+        waits = [TICK_SECONDS if self._attendants else IDLE_SECONDS] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
         return max(0.0, min(waits)) * 1000 + 0.5
 
     def _begin_sampling(self) -> None:
         """Only for cells that take longer than the blink of an eye: a thread and a file would slow the others down."""
-        spec = self.spec
         spec = self.spec
         self._token = SAMPLER.add(self._box.cgroup, None, spec.interval_seconds, self._take_sample)
         command = " ".join(spec.program) or "python"
