@@ -45,13 +45,6 @@ def last_capability() -> int:
         return int(file.read())
 
 
-def drop_bounding(keep_mask: int, last: int) -> None:
-    """Take everything but ``keep_mask`` out of the bounding set, so that no exec can bring it back."""
-    for number in range(last + 1):
-        if not keep_mask >> number & 1:
-            syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-
-
 def limit_to(keep_mask: int) -> None:
     """Effective and permitted become ``keep_mask``; inheritable and ambient become empty, as in Docker since 2022."""
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)

@@ -48,9 +48,6 @@ NAMESPACE_FLAGS = {
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
-MS_NOEXEC = 0x8
-MS_REMOUNT = 0x20
-MS_BIND = 0x1000
 MS_MOVE = 0x2000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
@@ -78,7 +75,6 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_GET_TID_ADDRESS = 40
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
-PR_SET_NAME = 15
 
 _NEW = {
     "open_tree": 428,
@@ -112,7 +108,6 @@ _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
-_libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 
 # PyDLL keeps the GIL: with CDLL the child of clone3 would wait for a GIL that only its parent could give.
 _pydll = ctypes.PyDLL(None, use_errno=True)
@@ -159,16 +154,6 @@ def mount(source: str | None, target: str, fstype: str | None, flags: int, data:
 
 def umount2(path: str, flags: int) -> None:
     _check(_libc.umount2(_bytes(path), flags), path)
-
-
-def pivot_root(new_root: str, put_old: str) -> None:
-    number = ctypes.c_long(_number("pivot_root"))
-    _check(_libc.syscall(number, ctypes.c_char_p(_bytes(new_root)), ctypes.c_char_p(_bytes(put_old))), new_root)
-
-
-def sethostname(name: str) -> None:
-    encoded = os.fsencode(name)
-    _check(_libc.sethostname(encoded, len(encoded)))
 
 
 def prctl(option: int, argument: int = 0, third: int = 0) -> int:
