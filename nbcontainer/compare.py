@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbcontainer.errors import NbcontainerError, SpecError
-from nbcontainer.spec import format_size
+from nbcontainer.units import format_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

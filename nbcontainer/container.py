@@ -29,7 +29,8 @@ from nbcontainer.events import (
     Started,
     Usage,
 )
-from nbcontainer.spec import ContainerSpec, Limits, check_text, format_size, make_spec
+from nbcontainer.spec import ContainerSpec, Limits, make_spec
+from nbcontainer.units import check_text, format_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 
 from nbcontainer.errors import HostError
 from nbcontainer.linux import capabilities
-from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, format_size, host_memory_bytes
+from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, host_memory_bytes
+from nbcontainer.units import format_size
 
 PROBE_SECONDS = 60.0
 REQUIRED_GROUP = "needed"

@@ -1,4 +1,4 @@
-"""What a container is to be: frozen dataclasses, units, and all validation.
+"""What a container is to be: frozen dataclasses, and the validation of all options, alone and together.
 
 Sizes are bytes, rates bytes per second, times seconds, CPU shares cores. Everything that a user can get wrong is
 refused here, with a one-line :class:`~nbcontainer.errors.SpecError`, before anything is started.
@@ -7,8 +7,6 @@ refused here, with a one-line :class:`~nbcontainer.errors.SpecError`, before any
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -16,13 +14,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbcontainer.errors import SpecError
+from nbcontainer.mounts import Mount, Root
+from nbcontainer.units import (
+    GIB,
+    KIB,
+    MIB,
+    check_text,
+    clean,
+    current_directory,
+    flag,
+    format_size,
+    parse_cpu_list,
+    parse_number,
+    parse_size,
+    shown,
+    word,
+    words,
+)
 
 NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
 """The namespaces of a container by default; ``time`` exists too and is only made when it is asked for."""
 ALL_NAMESPACES = (*NAMESPACES, "time")
 SECURITY_PROFILES = ("default", "unconfined")
-SIZE_HELP = "a size such as 64K, 128M, 1.5G, 64KiB or a number of bytes (powers of 1024)"
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DEFAULT_PIDS = 256
 DEFAULT_MAX_OUTPUT_BYTES = 10 * MIB
 MINIMUM_NOFILE = 16
@@ -30,125 +43,13 @@ MINIMUM_NOFILE = 16
 CONTAINER_IDS = 65536
 """User and group ids of a container with a user namespace of its own."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE | re.ASCII)
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)
-_FACTOR = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CPU_LIST = re.compile(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", re.ASCII)
 _USER = re.compile(r"([^:]{1,256}?)(?::(\d{1,10}))?", re.ASCII)
 _ULIMITS = (
     "as core cpu data fsize memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
 ).split()
-
-
-def _shown(value: object) -> str:
-    """``value`` as messages show it: on one line, and not longer than one."""
-    text = " ".join(repr(value).split()) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= 200 else f"{text[:100]}...{text[-20:]}"
-
-
-def _number(value: object) -> float | None:
-    """A number that is finite, or one spelled in ASCII; None for anything else, True and False included."""
-    if isinstance(value, str):
-        if _NUMBER.fullmatch(value) is None:
-            return None
-    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def parse_size(value: str | int | float, option: str = "size", *, minimum: int = 1) -> int:
-    """``"1.5G"`` → 1610612736. Integers are bytes. Raises SpecError that names ``option``."""
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    # Docker reads a bare "b" as bytes; "ib" alone is not a unit.
-    if match is not None and not ((match[3] or "").lower() == "ib" and not match[2]):
-        size = float(match[1]) * _FACTOR[match[2].lower()]
-    else:
-        number = None if isinstance(value, str) else _number(value)
-        if number is None:
-            raise SpecError(f"{option}: {_shown(value)} is not {SIZE_HELP}")
-        size = number
-    if size < minimum:
-        raise SpecError(f"{option}: {_shown(value)} is too small; give {SIZE_HELP}, at least {minimum}")
-    if size > 1 << 62:
-        raise SpecError(f"{option}: {_shown(value)} is more than Linux can count")
-    return int(size)
-
-
-def format_size(size_bytes: float) -> str:
-    """134217728 → ``"128 MiB"``; at most one decimal."""
-    for unit, factor in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f}".removesuffix(".0") + f" {unit}"
-    return f"{size_bytes:.0f} B"
-
-
-def parse_number(value: str | int | float, option: str, *, minimum: float, maximum: float, whole: bool = False) -> float:
-    """A number within bounds (``minimum`` included). Raises SpecError that names ``option`` and the bounds."""
-    kind = "a whole number" if whole else "a number"
-    number = _number(value)
-    if number is None or not minimum <= number <= maximum or (whole and number != int(number)):
-        raise SpecError(f"{option}: {_shown(value)} is not {kind} from {minimum:g} to {maximum:g}")
-    return number
-
-
-def check_text(text: str, option: str) -> str:
-    """Refuse lone surrogates: no file, program or terminal can take them."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise SpecError(f"{option}: {_shown(text)} is not valid text (character {error.start} is half of one)") from None
-    return text
-
-
-def _clean(text: str, option: str) -> str:
-    """Refuse control characters: they would end up in files, terminals and kernel interfaces."""
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise SpecError(f"{option}: {_shown(text)} has control characters in it")
-    return check_text(text, option)
-
-
-def _word(value: object, option: str) -> str:
-    """One value as text: a string, a path or a number."""
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, bool) or not isinstance(value, str | numbers.Real):
-        raise SpecError(f"{option}: {_shown(value)} is not text")
-    return str(value)
-
-
-def _words(value: object, option: str) -> tuple[str, ...]:
-    """One value, or several."""
-    if isinstance(value, str | os.PathLike):
-        return (_word(value, option),)
-    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
-        raise SpecError(f"{option}: {_shown(value)} is not text or a list of texts")
-    return tuple(_word(item, option) for item in value)
-
-
-def _flag(given: Mapping[str, Any], key: str) -> bool:
-    value = given.get(key, False)
-    if not isinstance(value, bool):
-        raise SpecError(f"--{key.replace('_', '-')}: {_shown(value)} is not True or False")
-    return value
-
-
-def parse_cpu_list(value: str, option: str = "--cpuset") -> str:
-    """``"0-1,3"``: Linux's list format. Raises SpecError for anything else."""
-    text = value.strip()
-    if _CPU_LIST.fullmatch(text) is None:
-        raise SpecError(f"{option}: {_shown(value)} is not a list of CPUs such as 0-1,3")
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if last and int(last) < int(first):
-            raise SpecError(f"{option}: {_shown(value)} has a range that goes down ({part}); write {last}-{first}")
-    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +82,7 @@ class Ulimit:
         name, equals, values = text.partition("=")
         parts = values.split(":")
         if name not in _ULIMITS or not equals or len(parts) > 2:
-            raise SpecError(f"--ulimit: {_shown(text)} is not NAME=SOFT[:HARD] with NAME one of {', '.join(_ULIMITS)}")
+            raise SpecError(f"--ulimit: {shown(text)} is not NAME=SOFT[:HARD] with NAME one of {', '.join(_ULIMITS)}")
         limits = [int(parse_number(part, "--ulimit", minimum=-1, maximum=2**62, whole=True)) for part in parts]
         if limits[-1] != -1 and not 0 <= limits[0] <= limits[-1]:
             raise SpecError(f"--ulimit: {text!r} has a soft limit above the hard one")
@@ -191,97 +92,12 @@ class Ulimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """A bind mount (``kind="bind"``: ``source`` is an absolute host path) or a tmpfs of ``size_bytes``."""
-
-    target: str
-    source: str = ""
-    kind: str = "bind"
-    read_only: bool = False
-    size_bytes: int | None = None
-
-    @classmethod
-    def parse_volume(cls, text: str, base: str) -> Mount:
-        """``SRC:DST[:ro|:rw]``; a relative source (``./x``, ``../x``, ``.``) starts at ``base``."""
-        _clean(text, "--volume")
-        parts = text.split(":")
-        if len(parts) not in (2, 3) or not parts[0] or (len(parts) == 3 and parts[2] not in ("ro", "rw")):
-            raise SpecError(f"--volume: {text!r} is not SOURCE:TARGET or SOURCE:TARGET:ro")
-        source, target = parts[0], _target(parts[1], "--volume")
-        if "/" not in source and source not in (".", "..", "~"):
-            raise SpecError(f"--volume: named volumes ({source!r}) are not available yet; write ./{source}:{target} for a directory")
-        path = os.path.normpath(os.path.join(base, os.path.expanduser(source)))
-        if not os.path.exists(path):
-            raise SpecError(f"--volume: {path} does not exist on this host; make it first, or correct {source!r}")
-        real = os.path.realpath(path)
-        for own in ("/proc", "/sys", "/dev"):
-            if real == own or (real.startswith(own + "/") and own != "/dev"):
-                raise SpecError(f"--volume: {path} is Linux's view of the host's processes and devices; every container has a {own} of its own")
-        return cls(target, real, "bind", len(parts) == 3 and parts[2] == "ro")
-
-    @classmethod
-    def parse_tmpfs(cls, text: str) -> Mount:
-        """``DST`` or ``DST:size=64M``."""
-        _clean(text, "--tmpfs")
-        target, _, option = text.partition(":")
-        size = None
-        if option:
-            key, _, value = option.partition("=")
-            if key != "size":
-                raise SpecError(f"--tmpfs: {text!r} is not TARGET or TARGET:size=64M")
-            size = parse_size(value, "--tmpfs")
-        return cls(_target(target, "--tmpfs"), "", "tmpfs", False, size)
-
-
-def _target(path: str, option: str) -> str:
-    normal = os.path.normpath("/" + path.strip("/"))  # normpath alone keeps a second / at the start
-    if not path.startswith("/") or normal == "/":
-        raise SpecError(f"{option}: the target {path!r} must be an absolute path below /, such as /data")
-    if normal.split("/")[1] in ("proc", "sys", "dev"):
-        raise SpecError(f"{option}: the target {path!r} lies in /proc, /sys or /dev, which belong to the container itself")
-    return normal
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """``kind``: ``system``, ``host``, ``none`` or ``dir`` (then ``path`` is absolute)."""
-
-    kind: str = "system"
-    path: str = ""
-    writable: bool = False
-    """Only for ``dir``: writes go through to the directory (``DIR:rw``)."""
-
-    @classmethod
-    def parse(cls, text: str) -> Root:
-        if text in ("system", "host", "none"):
-            return cls(text)
-        _clean(text, "--root")
-        path, colon, mode = text.rpartition(":")
-        if not colon or mode not in ("rw", "ro"):
-            path, mode = text, "ro"
-        if "/" not in path:
-            raise SpecError(f"--root: {text!r} is not system, host, none or a directory such as ./{text}")
-        path = os.path.expanduser(path)
-        if not os.path.isabs(path):
-            raise SpecError(f"--root: {path!r} is relative; write {os.path.normpath(os.path.join(_current_directory(), path))}")
-        if not os.path.isdir(path):
-            raise SpecError(f"--root: {path} is not a directory on this host")
-        real = os.path.realpath(path)
-        if real == "/":
-            return cls("host") if mode == "ro" else cls("none")
-        return cls("dir", real, mode == "rw")
-
-    def __str__(self) -> str:
-        return f"{self.path}{':rw' if self.writable else ''}" if self.kind == "dir" else self.kind
-
-
-@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """One container, completely described; build it with :func:`make_spec`."""
 
     limits: Limits = Limits()
     namespaces: frozenset[str] = frozenset(NAMESPACES)
-    root: Root = Root()
+    root: Root = dataclasses.field(default_factory=Root)
     bare: bool = False
     hostname: str | None = None
     mounts: tuple[Mount, ...] = ()
@@ -325,12 +141,12 @@ def parse_namespaces(unshare: str | Iterable[str] | None, share: str | Iterable[
 
 
 def _namespace_list(value: str | Iterable[str], option: str) -> set[str]:
-    items = value.split(",") if isinstance(value, str) else _words(value, option)
+    items = value.split(",") if isinstance(value, str) else words(value, option)
     names = {item.strip() for item in items if item.strip()}
     if "all" in names:
         names = (names - {"all"}) | set(NAMESPACES)
     for name in names - set(ALL_NAMESPACES):
-        raise SpecError(f"{option}: {_shown(name)} is not a namespace; there are {', '.join(ALL_NAMESPACES)}")
+        raise SpecError(f"{option}: {shown(name)} is not a namespace; there are {', '.join(ALL_NAMESPACES)}")
     return names
 
 
@@ -364,19 +180,19 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
         namespaces -= {"net"}
     root = _root(get("root"), namespaces)
     limits = _limits(given)
-    workspace, notes = _workspace(get("workspace"), base, root, _flag(given, "bare"))
-    mounts = [Mount.parse_volume(text, base) for text in _words(get("volume", get("volumes", ())), "--volume")]
-    mounts += [Mount.parse_tmpfs(text) for text in _words(get("tmpfs", ()), "--tmpfs")]
+    workspace, notes = _workspace(get("workspace"), base, root, flag(given, "bare"))
+    mounts = [Mount.parse_volume(text, base) for text in words(get("volume", get("volumes", ())), "--volume")]
+    mounts += [Mount.parse_tmpfs(text) for text in words(get("tmpfs", ()), "--tmpfs")]
     memory = limits.memory_bytes or GIB
     disk = parse_size(given["disk"], "--disk") if "disk" in given else max(min(GIB, memory // 2), 64 * KIB)
     spec = ContainerSpec(
         limits=limits,
         namespaces=namespaces,
         root=root,
-        bare=_flag(given, "bare"),
+        bare=flag(given, "bare"),
         hostname=_hostname(get("hostname"), namespaces),
         mounts=tuple(mounts),
-        read_only=_flag(given, "read_only"),
+        read_only=flag(given, "read_only"),
         user=_user(get("user", "root"), namespaces),
         environment=_environment(get("env", ())),
         workdir=_workdir(get("workdir")),
@@ -385,13 +201,13 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
         disk_bytes=disk,
         timeout_seconds=parse_number(given["timeout"], "--timeout", minimum=0.001, maximum=1e9) if "timeout" in given else None,
         max_output_bytes=parse_size(get("max_output", DEFAULT_MAX_OUTPUT_BYTES), "--max-output"),
-        ulimits=tuple(Ulimit.parse(text) for text in _words(get("ulimit", ()), "--ulimit")),
-        init=_flag(given, "init"),
+        ulimits=tuple(Ulimit.parse(text) for text in words(get("ulimit", ()), "--ulimit")),
+        init=flag(given, "init"),
         name=_name(get("name")),
         program=_program(get("program", ())),
         interval_seconds=parse_number(given["interval"], "--interval", minimum=0.005, maximum=3600) if "interval" in given else None,
-        cap_add=tuple(_capability(name, "--cap-add") for name in _words(get("cap_add", ()), "--cap-add")),
-        cap_drop=tuple(_capability(name, "--cap-drop") for name in _words(get("cap_drop", ()), "--cap-drop")),
+        cap_add=tuple(_capability(name, "--cap-add") for name in words(get("cap_add", ()), "--cap-add")),
+        cap_drop=tuple(_capability(name, "--cap-drop") for name in words(get("cap_drop", ()), "--cap-drop")),
         security=_security(get("security", "default")),
         memory_by_default="mem" not in given,
         notes=tuple(notes),
@@ -410,12 +226,12 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     total, available = host_memory_bytes()
     memory = parse_size(given["mem"], "--mem") if "mem" in given else max(available // 2, 64 * MIB)
     if "mem" in given and memory > total:
-        raise SpecError(f"--mem: {_shown(given['mem'])} is more than this host's {format_size(total)} of memory")
+        raise SpecError(f"--mem: {shown(given['mem'])} is more than this host's {format_size(total)} of memory")
     cpu_count = os.cpu_count() or 1
     cpus = parse_number(given["cpus"], "--cpus", minimum=0.01, maximum=cpu_count) if "cpus" in given else None
     high = parse_size(given["memory_high"], "--memory-high") if "memory_high" in given else None
     if high is not None and high > memory:
-        raise SpecError(f"--memory-high: {_shown(given['memory_high'])} is above --mem ({format_size(memory)}) and would never be reached")
+        raise SpecError(f"--memory-high: {shown(given['memory_high'])} is above --mem ({format_size(memory)}) and would never be reached")
     weight = parse_number(given["cpu_weight"], "--cpu-weight", minimum=1, maximum=10000, whole=True) if "cpu_weight" in given else None
     return Limits(
         memory_bytes=memory,
@@ -470,7 +286,7 @@ def _rate(value: Any, option: str) -> int | None:
 def _cpuset(value: Any, cpu_count: int) -> str | None:
     if value is None:
         return None
-    cpu_list = parse_cpu_list(_word(value, "--cpuset"))
+    cpu_list = parse_cpu_list(word(value, "--cpuset"))
     for number in re.findall(r"\d+", cpu_list):
         if int(number) >= cpu_count:
             raise SpecError(f"--cpuset: this host has no CPU {number}; it has 0-{cpu_count - 1}")
@@ -480,28 +296,21 @@ def _cpuset(value: Any, cpu_count: int) -> str | None:
 def _root(value: Any, namespaces: frozenset[str]) -> Root:
     if value is None:
         return Root("system" if "mnt" in namespaces else "none")
-    root = value if isinstance(value, Root) else Root.parse(_word(value, "--root"))
+    root = value if isinstance(value, Root) else Root.parse(word(value, "--root"))
     if root.kind != "none" and "mnt" not in namespaces:
         raise SpecError(f"--root: {value} needs a mount namespace; add mnt to --unshare, or write --root none")
     return root
 
 
-def _current_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        raise SpecError("the current directory does not exist any more; change to one that does, such as: cd ~") from None
-
-
 def _base(value: Any) -> str:
     """The notebook's directory: where relative volume sources start, and what /workspace shows."""
     if value is None:
-        return _current_directory()
-    path = check_text(_word(value, "base"), "base")
+        return current_directory()
+    path = check_text(word(value, "base"), "base")
     if not os.path.isabs(path):
-        path = os.path.join(_current_directory(), path)
+        path = os.path.join(current_directory(), path)
     if "\0" in path or not os.path.isdir(path):
-        raise SpecError(f"base: {_shown(path)} is not a directory on this host")
+        raise SpecError(f"base: {shown(path)} is not a directory on this host")
     return path
 
 
@@ -511,7 +320,7 @@ _ALL_OF_SYSTEM_DIRECTORIES = ("/boot/", "/dev/", "/etc/", "/proc/", "/sys/")
 
 def _workspace(value: Any, base: str, root: Root, bare: bool) -> tuple[str | None, list[str]]:
     if value is not None and value != "none":
-        raise SpecError(f"--workspace: {_shown(value)} is not none; use -v DIRECTORY:/workspace to choose the directory")
+        raise SpecError(f"--workspace: {shown(value)} is not none; use -v DIRECTORY:/workspace to choose the directory")
     if value == "none" or root.kind == "none" or bare:
         return None, []
     real = os.path.realpath(base)
@@ -534,7 +343,7 @@ def _hostname(value: Any, namespaces: frozenset[str]) -> str | None:
     if "uts" not in namespaces:
         raise SpecError("--hostname: would rename the host, because the uts namespace is shared; add uts to --unshare")
     if len(str(value)) > 64 or _HOSTNAME.fullmatch(str(value)) is None:
-        raise SpecError(f"--hostname: {_shown(value)} is not a host name (letters, digits, hyphens and dots; at most 64)")
+        raise SpecError(f"--hostname: {shown(value)} is not a host name (letters, digits, hyphens and dots; at most 64)")
     return str(value)
 
 
@@ -543,7 +352,7 @@ def _network(value: Any, namespaces: frozenset[str], *, asked: bool) -> str:
     if value is None:
         return "none" if "net" in namespaces else "host"
     if value not in ("none", "host"):
-        raise SpecError(f"--net: {_shown(value)} is not available yet; there are none and host")
+        raise SpecError(f"--net: {shown(value)} is not available yet; there are none and host")
     if value == "none" and "net" not in namespaces:
         raise SpecError("--net: none needs a network namespace; add net to --unshare")
     if value == "host" and asked and "net" in namespaces:
@@ -555,14 +364,14 @@ def _environment(value: Any) -> tuple[tuple[str, str], ...]:
     if isinstance(value, Mapping):
         pairs = list(value.items())
     else:
-        pairs = [(name, content if equals else None) for name, equals, content in (text.partition("=") for text in _words(value, "--env"))]
+        pairs = [(name, content if equals else None) for name, equals, content in (text.partition("=") for text in words(value, "--env"))]
     result = []
     for name, content in pairs:
         if not isinstance(name, str) or _ENV_NAME.fullmatch(name) is None:
-            raise SpecError(f"--env: {_shown(name)} is not NAME=VALUE")
+            raise SpecError(f"--env: {shown(name)} is not NAME=VALUE")
         if content is None:
             raise SpecError(f"--env: {name} has no value; write {name}=VALUE (a container gets nothing of the kernel's environment)")
-        text = check_text(_word(content, f"--env: {name}"), f"--env: {name}")
+        text = check_text(word(content, f"--env: {name}"), f"--env: {name}")
         if "\0" in text:
             raise SpecError(f"--env: {name} has a value with a NUL character in it")
         result.append((name, text))
@@ -570,38 +379,38 @@ def _environment(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _user(value: Any, namespaces: frozenset[str]) -> str:
-    text = _clean(_word(value, "--user"), "--user")
+    text = clean(word(value, "--user"), "--user")
     match = _USER.fullmatch(text)
     if match is None:
-        raise SpecError(f"--user: {_shown(text)} is not NAME, UID, UID:GID or NAME:GID")
+        raise SpecError(f"--user: {shown(text)} is not NAME, UID, UID:GID or NAME:GID")
     if match[1] in ("root", "0") and int(match[2] or 0):
-        raise SpecError(f"--user: {_shown(text)} is root with another group; leave the group out, or choose another user")
+        raise SpecError(f"--user: {shown(text)} is root with another group; leave the group out, or choose another user")
     largest = CONTAINER_IDS - 1 if "user" in namespaces else 2**32 - 2
     ids = [part for part in match.groups() if part is not None and part.isascii() and part.isdigit()]
     if any(len(part) > 10 or int(part) > largest for part in ids):
-        raise SpecError(f"--user: {_shown(text)} has an id above {largest}, the last one of the container")
+        raise SpecError(f"--user: {shown(text)} has an id above {largest}, the last one of the container")
     return text
 
 
 def _workdir(value: Any) -> str | None:
     if value is None:
         return None
-    path = _clean(_word(value, "--workdir"), "--workdir")
+    path = clean(word(value, "--workdir"), "--workdir")
     if not path.startswith("/"):
-        raise SpecError(f"--workdir: {_shown(value)} must be an absolute path in the container")
+        raise SpecError(f"--workdir: {shown(value)} must be an absolute path in the container")
     return os.path.normpath("/" + path.strip("/"))
 
 
 def _name(value: Any) -> str | None:
     if value is not None and _NAME.fullmatch(str(value)) is None:
-        raise SpecError(f"--name: {_shown(value)} is not a name (letters, digits, _ . -, at most 63, a letter or digit first)")
+        raise SpecError(f"--name: {shown(value)} is not a name (letters, digits, _ . -, at most 63, a letter or digit first)")
     return None if value is None else str(value)
 
 
 def _program(value: Any) -> tuple[str, ...]:
-    program = _words(value, "PROGRAM")
+    program = words(value, "PROGRAM")
     if any("\0" in argument for argument in program) or (program and not program[0]):
-        raise SpecError(f"PROGRAM: {_shown(program)} is not a program and its arguments")
+        raise SpecError(f"PROGRAM: {shown(program)} is not a program and its arguments")
     return tuple(check_text(argument, "PROGRAM") for argument in program)
 
 
@@ -610,13 +419,13 @@ def _capability(name: str, option: str) -> str:
 
     plain = name.upper().removeprefix("CAP_")
     if plain != "ALL" and plain not in CAPABILITIES:
-        raise SpecError(f"{option}: {_shown(name)} is not a capability such as NET_RAW (or ALL)")
+        raise SpecError(f"{option}: {shown(name)} is not a capability such as NET_RAW (or ALL)")
     return plain
 
 
 def _security(value: Any) -> str:
     if value not in SECURITY_PROFILES:
-        raise SpecError(f"--security: {_shown(value)} is not one of {', '.join(SECURITY_PROFILES)}")
+        raise SpecError(f"--security: {shown(value)} is not one of {', '.join(SECURITY_PROFILES)}")
     return str(value)
 
 

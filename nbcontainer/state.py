@@ -22,7 +22,7 @@ from typing import Any
 from nbcontainer.cgroups.leftovers import sweep
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.runtime.plan import IdMap
-from nbcontainer.spec import format_size
+from nbcontainer.units import format_size
 
 ID_RANGE_START = 0x70000000
 """Above what systemd gives to its containers (up to 0x6FFFFFFF) and below 2^31, where some programs stop."""

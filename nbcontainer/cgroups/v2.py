@@ -15,7 +15,8 @@ from nbcontainer import cgroups
 from nbcontainer.cgroups import MAKE, NEW, PERIOD_MICROSECONDS, CgroupBase, CgroupWrite, OwnCgroups, field, number
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.events import Sample, Usage
-from nbcontainer.spec import Limits, format_size
+from nbcontainer.spec import Limits
+from nbcontainer.units import format_size
 
 LEAF = "nbcontainer-leaf"
 DELEGATE = (

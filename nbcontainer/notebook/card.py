@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbcontainer.spec import MIB, format_size
+from nbcontainer.units import MIB, format_size
 
 if TYPE_CHECKING:
     from nbcontainer.container import Result

@@ -11,8 +11,9 @@ from nbcontainer.cgroups import Cgroup, Driver, open_driver
 from nbcontainer.cgroups.readback import limits_in_force
 from nbcontainer.errors import HostError
 from nbcontainer.events import Sample
-from nbcontainer.spec import Limits, format_size
+from nbcontainer.spec import Limits
 from nbcontainer.state import ContainerRecord, list_places
+from nbcontainer.units import format_size
 
 HISTORY = 60
 _BARS = "▁▂▃▄▅▆▇█"

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.events import Changed, Paused, Resumed
-from nbcontainer.spec import Limits, format_size
+from nbcontainer.spec import Limits
+from nbcontainer.units import format_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Sample, Started
-from nbcontainer.spec import Limits, format_size
+from nbcontainer.spec import Limits
+from nbcontainer.units import format_size
 
 ROW_SECONDS = 0.05
 """Samples that are closer than this become one row; it keeps the most memory of them."""

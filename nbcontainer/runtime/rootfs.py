@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 from nbcontainer.errors import SpecError
 from nbcontainer.linux import capabilities, seccomp, syscalls
+from nbcontainer.mounts import Mount
 from nbcontainer.runtime import inside, rootless, steps
 from nbcontainer.runtime.inside import InsideStep
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.skeleton import Branch, TopLevel, find_branches, find_top_level
 from nbcontainer.runtime.steps import Step
 from nbcontainer.runtime.targets import ContainerTree, Target, find_targets, is_below
-from nbcontainer.spec import ContainerSpec, Mount
+from nbcontainer.spec import ContainerSpec
 
 OOM_SCORE = 500
 SHM_BYTES = 64 << 20

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nbcontainer.errors import SpecError
+from nbcontainer.mounts import Mount
 from nbcontainer.runtime.skeleton import DIRECTORIES_OF_A_DIR, SHOWN, Branch
-from nbcontainer.spec import ContainerSpec, Mount
+from nbcontainer.spec import ContainerSpec
 
 MOST_LINKS = 40
 OWN_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")

@@ -17,7 +17,8 @@ from nbcontainer.errors import SpecError
 from nbcontainer.notebook.sanitise import SAFE_AS_TEXT, SAFE_RASTER, sanitise
 from nbcontainer.options import OPTIONS, parse_options
 from nbcontainer.runtime.protocol import FRAME, MAX_FRAME_BYTES, FrameReader, ProtocolError, encode
-from nbcontainer.spec import ContainerSpec, Ulimit, make_spec, parse_cpu_list, parse_number, parse_size
+from nbcontainer.spec import ContainerSpec, Ulimit, make_spec
+from nbcontainer.units import parse_cpu_list, parse_number, parse_size
 
 # Also halves of surrogate pairs, which JSON can carry and UTF-8 cannot.
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)

@@ -38,7 +38,7 @@ LINUX_MAY_IMPORT = ("nbcontainer.errors", "nbcontainer.linux")
 RUNTIME_MAY_NOT_IMPORT = ("nbcontainer.notebook", "nbcontainer.jupyter", "nbcontainer.engine", "nbcontainer.container", "nbcontainer.cli")
 
 LONG_MODULES = {
-    "spec.py": "all validation is in one place, so that one file answers what is allowed",
+    "spec.py": "what of all options is allowed, alone and together, is answered by one file",
     "linux/syscalls.py": "all of ctypes in one file, so that one file is to be audited",
     "cgroups/__init__.py": "the protocol and what both drivers share",
 }

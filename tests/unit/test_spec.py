@@ -11,27 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcontainer.errors import SpecError
+from nbcontainer.mounts import Mount, Root
 from nbcontainer.spec import (
     DEFAULT_MAX_OUTPUT_BYTES,
     DEFAULT_PIDS,
-    GIB,
-    KIB,
-    MIB,
     NAMESPACES,
     OPTION_NAMES,
     ContainerSpec,
     Limits,
-    Mount,
-    Root,
     Ulimit,
-    format_size,
     host_memory_bytes,
     make_spec,
-    parse_cpu_list,
     parse_namespaces,
-    parse_number,
-    parse_size,
 )
+from nbcontainer.units import GIB, KIB, MIB, format_size, parse_cpu_list, parse_number, parse_size
 
 FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 

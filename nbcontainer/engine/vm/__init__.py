@@ -19,8 +19,9 @@ from nbcontainer.engine.vm.kernelimage import find as find_kernel
 from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
-from nbcontainer.spec import MIB, ContainerSpec, format_size, parse_number, parse_size
+from nbcontainer.spec import ContainerSpec
 from nbcontainer.state import ContainerRecord, KernelState
+from nbcontainer.units import MIB, format_size, parse_number, parse_size
 
 MEMORY_VARIABLE = "NBCONTAINER_VM_MEMORY"
 CPUS_VARIABLE = "NBCONTAINER_VM_CPUS"

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from nbcontainer.errors import SpecError
-from nbcontainer.spec import ContainerSpec, Mount
+from nbcontainer.mounts import Mount
+from nbcontainer.spec import ContainerSpec
 
 HOME = "/nbcontainer"
 """Our own files in the guest's initramfs."""

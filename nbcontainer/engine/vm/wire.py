@@ -38,8 +38,9 @@ from nbcontainer.events import (
     Started,
     Usage,
 )
+from nbcontainer.mounts import Mount, Root
 from nbcontainer.runtime.protocol import ProtocolError
-from nbcontainer.spec import ContainerSpec, Limits, Mount, Root, Ulimit
+from nbcontainer.spec import ContainerSpec, Limits, Ulimit
 
 _ERRORS: dict[str, tuple[type[NbcontainerError], tuple[type, ...]]] = {
     "SpecError": (SpecError, (str,)),
