@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 
 if TYPE_CHECKING:
-    from nbcontainer.compare import compare_isolation as compare_isolation
     from nbcontainer.container import Result as Result
     from nbcontainer.container import explain as explain
     from nbcontainer.container import run as run
+    from nbcontainer.experiment import compare as compare
+    from nbcontainer.experiment import sweep as sweep
     from nbcontainer.host import examine_host as doctor
+    from nbcontainer.isolation import compare_isolation as compare_isolation
     from nbcontainer.notebook.dashboard import dashboard as dashboard
 
 __version__ = "0.1.0"
@@ -25,20 +27,24 @@ __all__ = [
     "Result",
     "SetupError",
     "SpecError",
+    "compare",
     "compare_isolation",
     "dashboard",
     "doctor",
     "explain",
     "load_ipython_extension",
     "run",
+    "sweep",
     "unload_ipython_extension",
 ]
 
 _LAZY = {
-    "compare_isolation": ("nbcontainer.compare", "compare_isolation"),
+    "compare": ("nbcontainer.experiment", "compare"),
+    "compare_isolation": ("nbcontainer.isolation", "compare_isolation"),
     "run": ("nbcontainer.container", "run"),
     "explain": ("nbcontainer.container", "explain"),
     "Result": ("nbcontainer.container", "Result"),
+    "sweep": ("nbcontainer.experiment", "sweep"),
     "dashboard": ("nbcontainer.notebook.dashboard", "dashboard"),
     "doctor": ("nbcontainer.host", "examine_host"),
 }

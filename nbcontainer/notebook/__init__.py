@@ -5,12 +5,30 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+FIGURE = "matplotlib.figure.Figure"
+
 
 def allow_empty_body(lines: list[str]) -> list[str]:
     """Give an empty ``%%container`` cell a blank line: IPython refuses cell magics without a body, ``--help`` included."""
     if lines and lines[0].startswith("%%container") and not any(line.strip() for line in lines[1:]):
         return [lines[0].rstrip("\n") + "\n", "\n"]
     return lines
+
+
+def figure_png(figure: Any) -> bytes:
+    """A matplotlib Figure as what a notebook shows of it."""
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _show_figures(ipython: Any) -> None:
+    """Have ``result.plot()`` shown: without pyplot, nobody tells IPython what a Figure looks like."""
+    formatter = ipython.display_formatter.formatters["image/png"]
+    if FIGURE not in formatter:
+        formatter.for_type_by_name(*FIGURE.rsplit(".", 1), figure_png)
 
 
 def load(ipython: Any) -> None:
@@ -22,6 +40,7 @@ def load(ipython: Any) -> None:
     if allow_empty_body not in ipython.input_transformers_cleanup:
         ipython.input_transformers_cleanup.append(allow_empty_body)
     completion.register(ipython)
+    _show_figures(ipython)
 
 
 def unload(ipython: Any) -> None:
@@ -33,6 +52,9 @@ def unload(ipython: Any) -> None:
     completion.unregister(ipython)
     if allow_empty_body in ipython.input_transformers_cleanup:
         ipython.input_transformers_cleanup.remove(allow_empty_body)
+    formatter = ipython.display_formatter.formatters["image/png"]
+    if FIGURE in formatter and formatter.lookup_by_type(FIGURE) is figure_png:
+        formatter.pop(FIGURE)
 
     engine = sys.modules.get("nbcontainer.engine")
     if engine is not None:

@@ -142,7 +142,7 @@ def _kills(seconds: list[float], counter: list[float]) -> list[float]:
     return [seconds[index] for index in range(1, len(seconds)) if counter[index] > counter[index - 1]]
 
 
-def _rates(seconds: list[float], counter: list[float], least_seconds: float = 0.02) -> tuple[list[float], list[float]]:
+def cpu_rates(seconds: list[float], counter: list[float], least_seconds: float = 0.02) -> tuple[list[float], list[float]]:
     """(times, percent of one core) between readings that are far enough apart to mean something."""
     times: list[float] = []
     rates: list[float] = []
@@ -158,9 +158,9 @@ def _rates(seconds: list[float], counter: list[float], least_seconds: float = 0.
 
 
 def _draw_cpu(axes: Any, seconds: list[float], columns: dict[str, list[float]], result: Result, start: float) -> None:
-    times, percent = _rates(seconds, columns["cpu_seconds"])
+    times, percent = cpu_rates(seconds, columns["cpu_seconds"])
     axes.plot(times, percent, color=BLUE, label="CPU")
-    throttled_times, throttled = _rates(seconds, columns["throttled_seconds"], 0.1)  # the period of the quota
+    throttled_times, throttled = cpu_rates(seconds, columns["throttled_seconds"], 0.1)  # the period of the quota
     if any(throttled):
         axes.fill_between(throttled_times, throttled, color=ORANGE, alpha=0.3, linewidth=0, label="throttled")
     top = max([*percent, 10.0])

@@ -29,7 +29,9 @@ ONLY_IN = {
 EXCEPTIONS = {
     ("runtime/cell.py", "IPython"): "the cell itself is run by an InteractiveShell",
     ("runtime/cell.py", "traitlets"): "an InteractiveShell is configured by a traitlets Config",
-    ("compare.py", "matplotlib"): "names the Figure type of Comparison.plot(), for type checkers only",
+    ("isolation.py", "matplotlib"): "names the Figure type of Comparison.plot(), for type checkers only",
+    ("experiment.py", "matplotlib"): "names the Figure type of compare(), for type checkers only",
+    ("trials.py", "matplotlib"): "names the Figure type of Sweep.plot(), for type checkers only",
     ("container.py", "matplotlib"): "names the Figure type of Result.plot(), for type checkers only",
 }
 

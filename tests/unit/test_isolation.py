@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import nbcontainer as nbc
-from nbcontainer.compare import Comparison, Row
+from nbcontainer.isolation import Comparison, Row
 
 ROWS = (
     Row("process", 0.02, 0.02, 9 << 20, 4711, 120, "6.18"),
