@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 
 if TYPE_CHECKING:
-    from nbcontainer.container import Result as Result
     from nbcontainer.container import explain as explain
     from nbcontainer.container import run as run
     from nbcontainer.experiment import compare as compare
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from nbcontainer.host import examine_host as doctor
     from nbcontainer.isolation import compare_isolation as compare_isolation
     from nbcontainer.notebook.dashboard import dashboard as dashboard
+    from nbcontainer.result import Result as Result
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,7 +43,7 @@ _LAZY = {
     "compare_isolation": ("nbcontainer.isolation", "compare_isolation"),
     "run": ("nbcontainer.container", "run"),
     "explain": ("nbcontainer.container", "explain"),
-    "Result": ("nbcontainer.container", "Result"),
+    "Result": ("nbcontainer.result", "Result"),
     "sweep": ("nbcontainer.experiment", "sweep"),
     "dashboard": ("nbcontainer.notebook.dashboard", "dashboard"),
     "doctor": ("nbcontainer.host", "examine_host"),

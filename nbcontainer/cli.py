@@ -17,8 +17,8 @@ from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.options import command_help_text, parse_options
 
 if TYPE_CHECKING:
-    from nbcontainer.container import Result
     from nbcontainer.events import Event
+    from nbcontainer.result import Result
 
 EXIT_USAGE = 2
 EXIT_HOST = 3

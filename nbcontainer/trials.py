@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from nbcontainer.container import Result
+    from nbcontainer.result import Result
 
 NOT_STARTED = "not started"
 
@@ -240,7 +240,7 @@ def _limit_text(limits: Limits, name: str) -> str:
 
 def as_labelled(results: Any, labels: Sequence[str] | None) -> list[tuple[str, list[Result]]]:
     """(label, results that share it) of what :func:`nbcontainer.compare` takes. Raises SpecError."""
-    from nbcontainer.container import Result
+    from nbcontainer.result import Result
 
     if isinstance(results, Sweep):
         found = [(group.label, group.results) for group in results.groups if group.results]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nbcontainer.units import MIB, format_size
 
 if TYPE_CHECKING:
-    from nbcontainer.container import Result
+    from nbcontainer.result import Result
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ARROW = re.compile(r"^-+>\s*(\d+)\s(.*)$", re.MULTILINE)

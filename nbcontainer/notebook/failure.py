@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nbcontainer.container import Result
+    from nbcontainer.result import Result
 
 
 class ContainerFailed(Exception):

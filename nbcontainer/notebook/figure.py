@@ -14,7 +14,7 @@ from nbcontainer.units import format_size
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nbcontainer.container import Result
+    from nbcontainer.result import Result
 
 MIB = 1 << 20
 # Okabe and Ito's palette, which colour-blind readers can tell apart.

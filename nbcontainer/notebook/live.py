@@ -18,9 +18,9 @@ from nbcontainer.notebook.view import View
 from nbcontainer.spec import Limits
 
 if TYPE_CHECKING:
-    from nbcontainer.container import Result
     from nbcontainer.notebook.panel import PanelLink
     from nbcontainer.notebook.pump import MessagePump
+    from nbcontainer.result import Result
 
 SHOW_AFTER_SECONDS = 0.5
 TICK_SECONDS = 0.1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nbcontainer.container import Result
+    from nbcontainer.result import Result
 
 # Okabe and Ito's palette without yellow, which is too faint for lines on white; dashes differ too.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import nbcontainer
-from nbcontainer.container import Result
 from nbcontainer.engine import Run
 from nbcontainer.errors import SetupError, SpecError
 from nbcontainer.events import Changed, Event, Output, Paused, Resumed, Sample
+from nbcontainer.result import Result
 
 MIB = 1 << 20
 FOREVER = "print('ready', flush=True)\nwhile True: pass"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nbcontainer.cgroups.sampler import SampleSeries
-from nbcontainer.container import Result
 from nbcontainer.events import CellError, Usage
 from nbcontainer.notebook.card import Peaks, card, rows
+from nbcontainer.result import Result
 from nbcontainer.spec import ContainerSpec, Limits
 
 MIB = 1 << 20

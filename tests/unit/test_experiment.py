@@ -8,8 +8,8 @@ import pytest
 
 import nbcontainer as nbc
 from nbcontainer.cgroups.sampler import SampleSeries
-from nbcontainer.container import Result
 from nbcontainer.events import Sample, Usage
+from nbcontainer.result import Result
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.trials import Sweep, Trial, describe_point, name_results
 

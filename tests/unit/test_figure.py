@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from nbcontainer.cgroups.sampler import SampleSeries
-from nbcontainer.container import Result
 from nbcontainer.events import Sample, Usage
 from nbcontainer.notebook.figure import alt_text, plot_result, png, title
+from nbcontainer.result import Result
 from nbcontainer.spec import ContainerSpec, Limits
 
 MIB = 1 << 20

@@ -32,7 +32,7 @@ EXCEPTIONS = {
     ("isolation.py", "matplotlib"): "names the Figure type of Comparison.plot(), for type checkers only",
     ("experiment.py", "matplotlib"): "names the Figure type of compare(), for type checkers only",
     ("trials.py", "matplotlib"): "names the Figure type of Sweep.plot(), for type checkers only",
-    ("container.py", "matplotlib"): "names the Figure type of Result.plot(), for type checkers only",
+    ("result.py", "matplotlib"): "names the Figure type of Result.plot(), for type checkers only",
 }
 
 LINUX_MAY_IMPORT = ("nbcontainer.errors", "nbcontainer.linux")
