@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.container import Result, run
+from nbcontainer.container import run
 from nbcontainer.engine import Run
 from nbcontainer.errors import NbcontainerError, SpecError
+from nbcontainer.result import Result
 from nbcontainer.spec import ContainerSpec, host_memory_bytes, make_spec
 from nbcontainer.trials import Sweep, Trial, as_labelled, describe_point
 from nbcontainer.units import check_text
