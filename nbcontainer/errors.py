@@ -31,7 +31,7 @@ class HostError(NbcontainerError):
 
 
 class SetupError(NbcontainerError):
-    """Linux refused a named set-up step; the cell did not run.
+    """Linux refused a named step. One of the set-up: the cell did not run. One of a change: the container is as it was.
 
     ``step`` is the step's name in ``--explain``, ``errno`` an errno number (0 where none applies), ``path`` the object
     it was about ("" where none applies), ``remedy`` what to try ("" where nothing is known).
@@ -43,13 +43,29 @@ class SetupError(NbcontainerError):
         self.errno = errno
         self.path = path
         self.remedy = remedy
+        self.consequence = _CONSEQUENCES.get(step, "the cell did not run")
+
+    def of_a_change(self) -> SetupError:
+        """Itself, about a container that runs already."""
+        self.consequence = "the container goes on as it was"
+        return self
 
     def __str__(self) -> str:
         code = errno_module.errorcode.get(self.errno, str(self.errno))
         cause = f"{code} ({os.strerror(self.errno)})" if self.errno else "failed"
         where = f" at {self.path}" if self.path else ""
         remedy = f". Remedy: {self.remedy}" if self.remedy else ""
-        return f"set-up step {self.step!r}{where}: {cause}; the cell did not run{remedy}"
+        consequence = f"; {self.consequence}" if self.consequence else ""
+        return f"{'set-up ' if self.consequence == 'the cell did not run' else ''}step {self.step!r}{where}: {cause}{consequence}{remedy}"
+
+
+_CONSEQUENCES = {
+    "remove the cgroup": "",
+    "signal the container": "",
+    "freeze the container": "it is not paused",
+    "thaw the container": "it is still paused",
+}
+"""Of steps that are none of a container's making."""
 
 
 class InternalError(NbcontainerError):

@@ -98,8 +98,16 @@ def _run_probes() -> dict[str, tuple[int, str]]:
 
 def _user_check() -> Check:
     if not _rootless():
-        return Check("user", "info", True, "root: each container gets a range of user ids of its own")
-    return Check("user", "info", True, f"user id {os.geteuid()}, without privileges: root in a container is you, and there is no other user")
+        return Check("user ids in containers", "info", True, "root: each container gets a range of user ids of its own")
+    from nbcontainer.linux import subordinate
+
+    name, mine = "user ids in containers", f"user id {os.geteuid()}, without privileges: root in a container is you"
+    try:
+        found = subordinate.find()
+    except HostError as error:
+        return Check(name, "optional", False, f"{mine}, and there is no other user ({error.message})", error.remedy)
+    shared = "each container has its own" if found.ranges > 1 else "all your containers share them"
+    return Check(name, "optional", True, f"{mine}; others are subordinate ids from {found.first_uid} on, {shared}")
 
 
 def _rootless() -> bool:

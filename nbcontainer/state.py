@@ -21,7 +21,6 @@ from typing import Any
 
 from nbcontainer.cgroups.leftovers import sweep
 from nbcontainer.errors import HostError, SetupError
-from nbcontainer.runtime.plan import IdMap
 from nbcontainer.units import format_size
 
 ID_RANGE_START = 0x70000000
@@ -124,22 +123,22 @@ def _remove_stage(place: str) -> None:
 
 
 class IdRanges:
-    """Ranges of host ids for containers, distinct on the whole host: one byte of a file is locked for each in use."""
+    """Numbers of ranges of ids for containers, each in use once on the whole host: a byte of a file is locked for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._fd = os.open(state_directory() / "ids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._taken: set[int] = set()
 
-    def take(self) -> IdMap:
-        for slot in range(ID_RANGES):
+    def take(self) -> int:
+        for slot in range(self._count):
             # Open file description locks do not conflict within one process: that is what the set is for.
             if slot not in self._taken and self._lock(slot, fcntl.F_WRLCK):
                 self._taken.add(slot)
-                return IdMap(ID_RANGE_START + slot * ID_RANGE_COUNT, ID_RANGE_COUNT)
-        raise HostError(f"all {ID_RANGES} ranges of user ids are in use by containers", "nbcontainer ps, and end some")
+                return slot
+        raise HostError(f"all {self._count} ranges of user ids are in use by containers", "nbcontainer ps, and end some")
 
-    def give_back(self, id_map: IdMap) -> None:
-        slot = (id_map.base - ID_RANGE_START) // ID_RANGE_COUNT
+    def give_back(self, slot: int) -> None:
         # In this order: a slot that is free for our other threads must not be unlocked any more.
         self._lock(slot, fcntl.F_UNLCK)
         self._taken.discard(slot)

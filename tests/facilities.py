@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+from nbcontainer.errors import HostError
+from nbcontainer.linux import subordinate
+
 
 def require(condition: object, reason: str) -> None:
     """Go on if ``condition`` holds. Else skip and say why, or fail where everything must be there."""
@@ -17,8 +20,19 @@ def require(condition: object, reason: str) -> None:
 
 
 def rootless() -> bool:
-    """Whether containers here are an ordinary user's, who has one user id."""
+    """Whether containers here are an ordinary user's."""
     return os.geteuid() != 0
+
+
+def one_id() -> bool:
+    """Whether they have that user's id and no other."""
+    if not rootless():
+        return False
+    try:
+        subordinate.find()
+    except HostError:
+        return True
+    return False
 
 
 def only_as_root(reason: str) -> None:

@@ -64,7 +64,10 @@ class Controls:
             self._refuse_after_the_end("update")
             wanted = change_limits(self.limits, changes)
             if wanted != self.limits:
-                self._cgroup.set_limits(wanted, self.limits)
+                try:
+                    self._cgroup.set_limits(wanted, self.limits)
+                except SetupError as error:
+                    raise error.of_a_change() from error.__cause__
             self.limits = limits_in_force(self._cgroup, wanted)
             self._say(Changed(time.monotonic(), self.limits))
             return self.limits

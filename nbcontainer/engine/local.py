@@ -19,8 +19,10 @@ import socket
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
+from nbcontainer.engine import ids
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
 from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
@@ -31,7 +33,7 @@ from nbcontainer.runtime.plan import IdMap, Plan
 from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError, encode_go
 from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.spec import ContainerSpec
-from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, IdRanges, KernelState, prune
+from nbcontainer.state import KernelState, prune
 
 READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
@@ -54,11 +56,13 @@ class LocalEngine:
         self._spares: deque[Box] = deque()
         self.around = self._look_around()
         self.state = KernelState()
-        self._ids = IdRanges()
+        self._user_ids = ids.UserIds() if self._rootless else None
+        self._ids: ids.Ids = self._user_ids or ids.ShiftedIds()
         try:
             self._driver: Driver = open_driver(self.state.place)
             self.state.nests_in(self._driver.directories)
-            self._config = ZygoteConfig(self.state.stage(self._rootless), self.around.branches, self._rootless, os.getpid(), *self.look_again_seconds)
+            stage, subordinate = self.state.stage(self._rootless), None if self._user_ids is None else self._user_ids.found
+            self._config = ZygoteConfig(stage, self.around.branches, self._rootless, os.getpid(), subordinate, *self.look_again_seconds)
             self._client = ZygoteClient(self._config)
         except BaseException:
             self.state.close()
@@ -80,15 +84,15 @@ class LocalEngine:
         id_map: IdMap | None = None
         cgroup: Cgroup | None = None
         try:
+            if not self._client.alive:
+                self._client.close()
+                self._client = ZygoteClient(self._config)
             id_map = self._take_ids() if "user" in shape.namespaces else None
             cgroup = self._driver.create(container_id, shape.limits)
             if shape.limits.cpuset is not None:
                 # cgroup v1 lets nobody into a cpuset that has no CPUs yet.
                 cgroup.set_limits(shape.limits)
             plan = self._plan(shape, cgroup)
-            if not self._client.alive:
-                self._client.close()
-                self._client = ZygoteClient(self._config)
             process = self._client.launch(Launch(plan, shape.hostname or container_id, id_map), cgroup)
         except BaseException:
             sources.close()
@@ -105,10 +109,16 @@ class LocalEngine:
         return rootfs.look_around(self._rootless)
 
     def _take_ids(self) -> IdMap:
-        return IdMap(os.geteuid(), 1) if self._rootless else self._ids.take()
+        self._confirm_ids()
+        return self._ids.take()
+
+    def _confirm_ids(self) -> None:
+        if self._user_ids is not None and self._user_ids.found is not None and not self.around.several_ids:
+            self._user_ids.confirm(self._client.has_subordinate_ids)
+            self.around = replace(self.around, several_ids=self._user_ids.found is not None)
 
     def _give_back_ids(self, id_map: IdMap | None) -> None:
-        if id_map is not None and not self._rootless:
+        if id_map is not None:
             self._ids.give_back(id_map)
 
     def _plan(self, shape: ContainerSpec, cgroup: Cgroup) -> Plan:
@@ -270,14 +280,20 @@ class LocalEngine:
         if not self._rootless:
             return spec
         if spec.user not in ("root", "0"):
-            raise HostError(
-                f"--user: {spec.user!r} needs a second user id, and an ordinary user has one: in the container, root is you",
-                "leave --user out, or run Jupyter as root in a virtual machine of your own",
-            )
+            self._refuse_one_id(spec.user)
         if spec.namespaces and "user" not in spec.namespaces:
             note = "A user namespace is made too: without root, Linux makes the others only inside one."
             return spec.replace(namespaces=spec.namespaces | {"user"}, notes=(*spec.notes, note))
         return spec
+
+    def _refuse_one_id(self, user: str) -> None:
+        self._confirm_ids()
+        why_not = None if self._user_ids is None else self._user_ids.why_not
+        if why_not is not None:
+            raise HostError(
+                f"--user: {user!r} needs a second user id, and you have one: in the container, root is you ({why_not.message})",
+                f"leave --user out, or: {why_not.remedy}",
+            )
 
     def _go(self, spec: ContainerSpec, code: str) -> Go:
         # An ordinary user has capabilities in a user namespace only.
@@ -290,8 +306,8 @@ class LocalEngine:
             f"[host]   {'mkdir' if not write.value else 'write ' + write.value + ' to'} {write.path}: {write.why}"
             for write in self._driver.plan("CONTAINER", spec.limits)
         ]
-        ids = IdMap(os.geteuid(), 1) if self._rootless else IdMap(ID_RANGE_START, ID_RANGE_COUNT)
-        id_map = ids if "user" in spec.namespaces else None
+        self._confirm_ids()
+        id_map = self._ids.example() if "user" in spec.namespaces else None
         plan = rootfs.make_plan(spec, self.around, self._driver.views(spec.limits), len(self._driver.views(spec.limits)))
         keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
         what = " ".join(spec.program) or "the cell, by IPython"

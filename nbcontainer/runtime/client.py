@@ -144,6 +144,7 @@ class ZygoteClient:
             )
         self._launch = ours
         self._serving = False
+        self._has_subordinate_ids = False
         self._launch.send(pickle.dumps(config))
 
     @property
@@ -153,6 +154,12 @@ class ZygoteClient:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def has_subordinate_ids(self) -> bool:
+        """Whether newuidmap and newgidmap did what the zygote asked of them; waits until it serves."""
+        with self._lock:
+            self._wait_until_serving()
+        return self._has_subordinate_ids
 
     def _wait_until_serving(self) -> None:
         if self._serving:
@@ -173,6 +180,7 @@ class ZygoteClient:
         if message["t"] != "serving":
             raise self.death("while it started")
         self._serving = True
+        self._has_subordinate_ids = bool(message["subordinate"])
 
     def death(self, when: str) -> InternalError:
         """An InternalError with the last words of the zygote."""
@@ -190,13 +198,14 @@ class ZygoteClient:
         cgroup_fd = cgroup.clone_fd()
         fds = [their_control.fileno(), their_channel.fileno(), their_stdout, their_stderr]
         fds += ([cgroup_fd] if cgroup_fd >= 0 else []) + cgroup.task_fds()
-        id_map = None if launch.id_map is None else (launch.id_map.base, launch.id_map.count)
+        ids = launch.id_map
+        id_map, further = (None, None) if ids is None else ((ids.base, ids.count), ids.subordinate)
         directories = tuple(directory for _, directory in cgroup.views())
         try:
             with self._lock:
                 self._wait_until_serving()
                 plan_number, plan = self._plans.number(launch.plan)
-                request = LaunchRequest(launch.hostname, id_map, directories, cgroup_fd >= 0, plan_number, plan)
+                request = LaunchRequest(launch.hostname, id_map, further, directories, cgroup_fd >= 0, plan_number, plan)
                 socket.send_fds(self._launch, [pickle.dumps(tuple(request))], fds)
         except (BrokenPipeError, ConnectionResetError):
             result.close()

@@ -49,15 +49,15 @@ def _move_mount(slot: str, target: str | Slot) -> Call:
 class Identity:
     """``mapped``: the process has a user namespace of its own, whose maps are in place when ``release`` gives a byte.
 
-    ``rootless``: it keeps the user's groups, because Linux lets nobody drop groups that may have been used to deny.
+    ``keeps_groups``: those of an ordinary user with one id, because Linux lets nobody drop groups that may have been used to deny.
     """
 
     mapped: bool
-    rootless: bool = False
+    keeps_groups: bool = False
     name: ClassVar[str] = "identity"
 
     def explain(self) -> str:
-        groups = "" if self.rootless else ", setgroups"
+        groups = "" if self.keeps_groups else ", setgroups"
         ids = f"{groups}, setresgid, setresuid: root of the container" if self.mapped else ""
         return f"prctl(PDEATHSIG), setsid{ids}; it dies with the kernel and has no terminal"
 
@@ -65,7 +65,7 @@ class Identity:
         dies_with_zygote = _prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         calls = [dies_with_zygote, Call("setsid", ()), Call("read", (Slot("release"), bytes(1), 1), expects=1)]
         if self.mapped:
-            calls += [] if self.rootless else [Call("setgroups", (0, None))]
+            calls += [] if self.keeps_groups else [Call("setgroups", (0, None))]
             calls += [Call("setresgid", (0, 0, 0)), Call("setresuid", (0, 0, 0))]
             # Changing ids clears both: /proc/self would belong to the host's root, and nobody would end us.
             calls += [_prctl(syscalls.PR_SET_DUMPABLE, 1), dies_with_zygote]

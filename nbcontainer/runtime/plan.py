@@ -21,6 +21,15 @@ class IdMap:
 
     base: int
     count: int
+    subordinate: tuple[int, int, int] | None = None
+    """An ordinary user's further ids: container ids from 1 on are these (first user id, first group id, count) of the host."""
+
+    def explain(self) -> str:
+        if self.subordinate is None:
+            last = self.base + self.count - 1
+            return f"write uid_map, gid_map: container ids 0-{self.count - 1} are host ids {self.base}-{last}"
+        first, _, count = self.subordinate
+        return f"newuidmap, newgidmap: container id 0 is host id {self.base}, 1-{count} are subordinate ids from {first} on"
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,7 @@ class Plan:
         flags = " | ".join(f"CLONE_NEW{_FLAG_SUFFIX[name]}" for name in self.namespaces if name != "cgroup") or "0"
         lines.append(f"[clone]  clone3({flags}): the cell process, with namespaces of its own")
         if id_map is not None:
-            last = id_map.base + id_map.count - 1
-            lines.append(f"[host]   write uid_map, gid_map: container ids 0-{id_map.count - 1} are host ids {id_map.base}-{last}")
+            lines.append(f"[host]   {id_map.explain()}")
         inside = [step.explain() for step in self.inside]
         if self.host_steps_after is not None:
             inside[self.host_steps_after : self.host_steps_after] = host

@@ -48,6 +48,8 @@ class LaunchRequest(NamedTuple):
     hostname: str
     id_map: tuple[int, int] | None
     """(first host id, count); None where ids are the host's."""
+    subordinate: tuple[int, int, int] | None
+    """See IdMap."""
     cgroup_directories: tuple[str, ...]
     has_cgroup_fd: bool
     plan_number: int

@@ -36,6 +36,8 @@ class Surroundings:
     masked_directories: tuple[str, ...]
     read_only: tuple[str, ...]
     last_capability: int
+    several_ids: bool = True
+    """Containers have more ids than root's."""
 
 
 def look_around(rootless: bool) -> Surroundings:
@@ -48,6 +50,7 @@ def look_around(rootless: bool) -> Surroundings:
         tuple(path for path in masked if os.path.isdir(path)),
         tuple(f"/proc/{name}" for name in _READ_ONLY if os.path.exists(f"/proc/{name}")),
         capabilities.last_capability(),
+        several_ids=not rootless,
     )
 
 
@@ -109,7 +112,7 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
     draft = _Draft(spec, around)
     own, first = spec.namespaces, draft.first
     keep = capabilities.choose(spec.cap_add, spec.cap_drop)
-    first += [inside.Identity("user" in own, draft.rootless), inside.JoinCgroup(task_fds), inside.OomScore(OOM_SCORE)]
+    first += [inside.Identity("user" in own, not around.several_ids), inside.JoinCgroup(task_fds), inside.OomScore(OOM_SCORE)]
     if "user" in own and "SYS_ADMIN" not in keep:
         # The setting belongs to the user namespace: a shared one is the host's.
         first.append(inside.NoNestedUserNamespaces())

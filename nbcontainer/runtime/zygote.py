@@ -24,11 +24,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbcontainer.linux import syscalls
+from nbcontainer.linux.subordinate import SubordinateIds
 from nbcontainer.runtime import skeleton
+from nbcontainer.runtime.idmaps import IdMaps
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import LaunchRequest
-from nbcontainer.runtime.steps import Context, write_file
+from nbcontainer.runtime.steps import Context
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_DESCRIPTORS = 64
@@ -42,6 +44,8 @@ class ZygoteConfig:
     branches: tuple[skeleton.Branch, ...]
     rootless: bool
     kernel_pid: int
+    subordinate: SubordinateIds | None
+    """Of an ordinary user; it is tried whether they can be used."""
     look_again_seconds: float
     """While containers are made, what "other" may not read is looked for again this often, and hidden when that is done."""
     wait_for_look_seconds: float
@@ -58,9 +62,9 @@ class Zygote:
     kernel_mounts_fd: int
     shell: Any
     stage_root: syscalls.Text
-    image: syscalls.ForkImage = field(default_factory=syscalls.ForkImage)
+    image: syscalls.ForkImage
+    id_maps: IdMaps
     plans: dict[int, LaidOutPlan] = field(default_factory=dict)
-    user_namespaces: dict[tuple[int, int], int] = field(default_factory=dict)
     search: skeleton.Search | None = None
     looked_seconds: float = field(default_factory=time.monotonic)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
@@ -176,7 +180,7 @@ class Zygote:
                 syscalls.setns(self.own_mounts_fd, syscalls.CLONE_NEWNS)
         try:
             if request.id_map is not None:
-                _write_maps(pid, request.id_map, context.rootless)
+                self.id_maps.write(pid, request.id_map, request.subordinate)
             os.write(write_end, b"m")
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
@@ -187,6 +191,12 @@ class Zygote:
             os.close(write_end)
         return pid, pidfd
 
+    def _user_namespace(self, id_map: tuple[int, int]) -> int:
+        try:
+            return self.id_maps.namespace(id_map)
+        except OSError as error:
+            raise StepFailed("user namespace", error) from None
+
     def _run_python(self, code: str, channel_fd: int) -> int:
         from nbcontainer.runtime.cell import run_python
 
@@ -196,34 +206,6 @@ class Zygote:
         from nbcontainer.runtime.cell import warm
 
         warm(self.shell)
-
-    def _user_namespace(self, id_map: tuple[int, int]) -> int:
-        """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again."""
-        if id_map in self.user_namespaces:
-            return self.user_namespaces[id_map]
-        read_end, write_end = os.pipe()
-        try:
-            pid, pidfd = self.image.clone(syscalls.CLONE_NEWUSER)
-            if pid == 0:
-                os.close(write_end)
-                os.read(read_end, 1)
-                os._exit(0)
-            os.close(pidfd)
-            try:
-                _write_maps(pid, id_map, False)
-                fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            finally:
-                os.close(write_end)
-                write_end = -1
-                os.waitpid(pid, 0)
-        except OSError as error:
-            raise StepFailed("user namespace", error) from None
-        finally:
-            os.close(read_end)
-            if write_end >= 0:
-                os.close(write_end)
-        self.user_namespaces[id_map] = fd
-        return fd
 
     def _look_again(self) -> None:
         """Files that somebody has made unreadable since the last look are hidden too, in all containers."""
@@ -273,16 +255,6 @@ class Zygote:
                     shutil.rmtree(f"{self.config.stage}/base/{branch.key}", ignore_errors=True)  # else the next try finds half of it
             shutil.rmtree(base, ignore_errors=True)
             raise StepFailed("hide unreadable files", error) from None
-
-
-def _write_maps(pid: int, id_map: tuple[int, int], rootless: bool) -> None:
-    data = b"0 %d %d\n" % id_map
-    write_file(f"/proc/{pid}/uid_map", data)
-    if rootless:
-        # One's own two ids need no privilege, the group's once setgroups is given up.
-        write_file(f"/proc/{pid}/setgroups", b"deny")
-        data = b"0 %d 1\n" % os.getegid()
-    write_file(f"/proc/{pid}/gid_map", data)
 
 
 def _tell(control: socket.socket, message: dict[str, Any]) -> None:
@@ -349,7 +321,9 @@ def _start(launch: socket.socket) -> Zygote:
         _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
         raise
     null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"))
+    image = syscalls.ForkImage()
+    id_maps = IdMaps(image, config.rootless, config.subordinate)
+    return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"), image, id_maps)
 
 
 def main() -> None:
@@ -368,7 +342,7 @@ def main() -> None:
     gc.collect()
     gc.disable()
     gc.freeze()
-    _tell(launch, {"t": "serving"})
+    _tell(launch, {"t": "serving", "subordinate": zygote.id_maps.has_subordinate})
     zygote.serve()
     os._exit(0)
 

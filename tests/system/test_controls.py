@@ -120,8 +120,10 @@ def test_limits_change_and_the_file_inside_says_so() -> None:
 
 def test_memory_below_what_is_in_use_is_refused_and_nothing_changes() -> None:
     def drive(driver: Driver) -> None:
-        with pytest.raises(SetupError, match="in use"):
+        with pytest.raises(SetupError, match="in use") as refused:
             driver.live.update(mem="8M")
+        assert "did not run" not in str(refused.value)
+        assert "the container goes on as it was" in str(refused.value)
         assert driver.live.update(cpus=0.5).memory_bytes == 128 * MIB
         driver.live.kill()
 

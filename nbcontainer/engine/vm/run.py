@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.errors import InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.events import Event, Finished, Readings, Started
 from nbcontainer.spec import ContainerSpec, Limits
 
@@ -192,5 +192,5 @@ class VmRun:
         finally:
             del self._answers[ask]
         if isinstance(answer, NbcontainerError):
-            raise answer
+            raise answer.of_a_change() if isinstance(answer, SetupError) else answer
         return answer

@@ -1,0 +1,69 @@
+"""User and group ids of containers, as the zygote writes them into the maps of user namespaces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from nbcontainer.linux import subordinate, syscalls
+from nbcontainer.linux.subordinate import SubordinateIds
+from nbcontainer.runtime.steps import write_file
+
+
+class IdMaps:
+    """``rootless``: the zygote is an ordinary user's, with ``ids`` besides its own, or None."""
+
+    def __init__(self, image: syscalls.ForkImage, rootless: bool, ids: SubordinateIds | None) -> None:
+        self._image, self._rootless = image, rootless
+        self._programs = None if ids is None else (ids.newuidmap, ids.newgidmap)
+        self._namespaces: dict[tuple[int, int], int] = {}
+        self.has_subordinate = ids is not None and self._try(ids)
+        """Tried, as LSMs, mount options and user namespaces around this one can forbid what the files allow."""
+
+    def write(self, pid: int, id_map: tuple[int, int], further: tuple[int, int, int] | None) -> None:
+        """The maps of a process in a new user namespace; ``further``: see IdMap.subordinate. Raises OSError."""
+        if further is not None and self._programs is not None:
+            subordinate.write_maps(self._programs, pid, (os.geteuid(), os.getegid()), further)
+            return
+        data = b"0 %d %d\n" % id_map
+        write_file(f"/proc/{pid}/uid_map", data)
+        if self._rootless:
+            # One's own two ids need no privilege, the group's once setgroups is given up.
+            write_file(f"/proc/{pid}/setgroups", b"deny")
+            data = b"0 %d 1\n" % os.getegid()
+        write_file(f"/proc/{pid}/gid_map", data)
+
+    def namespace(self, id_map: tuple[int, int]) -> int:
+        """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again. Raises OSError."""
+        if id_map not in self._namespaces:
+            self._namespaces[id_map] = self._new_namespace(lambda pid: self.write(pid, id_map, None))
+        return self._namespaces[id_map]
+
+    def _try(self, ids: SubordinateIds) -> bool:
+        try:
+            os.close(self._new_namespace(lambda pid: self.write(pid, (os.geteuid(), 1), ids.range(0))))
+        except OSError:
+            return False
+        return True
+
+    def _new_namespace(self, write_maps: Callable[[int], None]) -> int:
+        """A descriptor of a new user namespace, whose maps ``write_maps`` writes for the process that it is given."""
+        read_end, write_end = os.pipe()
+        try:
+            pid, pidfd = self._image.clone(syscalls.CLONE_NEWUSER)
+            if pid == 0:
+                os.close(write_end)
+                os.read(read_end, 1)
+                os._exit(0)
+            os.close(pidfd)
+            try:
+                write_maps(pid)
+                return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.close(write_end)
+                write_end = -1
+                os.waitpid(pid, 0)
+        finally:
+            os.close(read_end)
+            if write_end >= 0:
+                os.close(write_end)
