@@ -12,6 +12,8 @@ from nbcontainer.errors import HostError, InternalError, NbcontainerError, Setup
 if TYPE_CHECKING:
     from nbcontainer.container import explain as explain
     from nbcontainer.container import run as run
+    from nbcontainer.container import start as start
+    from nbcontainer.containers import Container as Container
     from nbcontainer.experiment import compare as compare
     from nbcontainer.experiment import sweep as sweep
     from nbcontainer.host import examine_host as doctor
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Container",
     "HostError",
     "InternalError",
     "NbcontainerError",
@@ -34,6 +37,7 @@ __all__ = [
     "explain",
     "load_ipython_extension",
     "run",
+    "start",
     "sweep",
     "unload_ipython_extension",
 ]
@@ -42,6 +46,8 @@ _LAZY = {
     "compare": ("nbcontainer.experiment", "compare"),
     "compare_isolation": ("nbcontainer.isolation", "compare_isolation"),
     "run": ("nbcontainer.container", "run"),
+    "start": ("nbcontainer.container", "start"),
+    "Container": ("nbcontainer.containers", "Container"),
     "explain": ("nbcontainer.container", "explain"),
     "Result": ("nbcontainer.result", "Result"),
     "sweep": ("nbcontainer.experiment", "sweep"),

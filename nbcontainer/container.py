@@ -1,71 +1,19 @@
-"""The public Python API: run code in a container."""
+"""The public Python API: run code in a container, and start containers that go on."""
 
 from __future__ import annotations
 
-import errno
-import signal
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from nbcontainer.conduct import OnStart, conduct, starting
 from nbcontainer.engine import Run, open_engine
-from nbcontainer.errors import HostError, SpecError
-from nbcontainer.events import Started
-from nbcontainer.result import Collector, OnEvent, Result
+from nbcontainer.errors import SpecError
+from nbcontainer.result import OnEvent, Result
 from nbcontainer.spec import make_spec
 from nbcontainer.units import check_text
 
-OnStart = Callable[[Run], None]
-
-
-class _Interrupts:
-    """SIGINT (the stop button, Ctrl-C) goes to the container instead of raising KeyboardInterrupt somewhere in here.
-
-    One that comes before there is a run is kept for it.
-    """
-
-    def __init__(self) -> None:
-        self._run: Run | None = None
-        self._early = False
-        self._previous: Any = None
-        self._installed = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> _Interrupts:
-        if self._installed:
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        if self._run is None:
-            self._early = True
-        else:
-            self._run.interrupt()
-
-    def goes_to(self, run: Run) -> None:
-        self._run = run
-        if self._early:
-            run.interrupt()
-
-
-def _used_up(error: OSError) -> HostError:
-    """This process itself cannot go on: it has used up what it may have."""
-    remedies = {
-        errno.EMFILE: "restart the notebook's kernel, or start Jupyter after: ulimit -n 65536",
-        errno.ENFILE: "sudo sysctl -w fs.file-max=1000000",
-        errno.EAGAIN: "end some processes, or raise the pids limit around the kernel",
-        errno.ENOSPC: "free space in /tmp and /run, or set TMPDIR",
-        errno.ENOMEM: "end some programs",
-    }
-    where = f" ({error.filename})" if error.filename else ""
-    return HostError(
-        f"the kernel's own process cannot start a container: {error.strerror or error}{where}",
-        remedies.get(error.errno or 0, "see: nbcontainer doctor"),
-    )
+if TYPE_CHECKING:
+    from nbcontainer.containers import Container
 
 
 def run(
@@ -85,26 +33,53 @@ def run(
     while the cell runs. ``on_event`` is called with each event as it happens. What the code does is in the result; raises only SpecError,
     HostError, SetupError and InternalError.
     """
-    if isinstance(code, bytes) and program:
-        text = code.decode("utf-8", "surrogateescape")
-    elif isinstance(code, str):
-        text = check_text(code, "code")
-    else:
-        raise SpecError(f"code: {type(code).__name__} is not a str{'' if program else ' (bytes are for a program)'}")
-    with _Interrupts() as interrupts:
-        try:
-            current = open_engine(engine).start(make_spec(options, program=program), text)
-        except OSError as error:
-            raise _used_up(error) from error
-        collector = Collector(current.spec, on_event)
-        interrupts.goes_to(current)
-        # Closing ends the container at once, also when on_event raises.
-        with closing(current.events()) as events:
-            for event in events:
-                if on_start is not None and isinstance(event, Started):
-                    on_start(current)
-                collector.take(event)
-    return collector.result()
+    text = read_code(code, bool(program))
+    spec = make_spec(options, program=program)
+
+    def begin() -> Run:
+        return open_engine(engine).start(spec, text)
+
+    if spec.name is None:
+        return conduct(begin, on_event, on_start)
+    from nbcontainer.containers import CONTAINERS
+
+    with CONTAINERS.claim(spec.name):
+        return conduct(begin, on_event, on_start)
+
+
+def read_code(code: str | bytes, for_program: bool) -> str:
+    """As text; bytes that are not UTF-8 become surrogates. Raises SpecError."""
+    if isinstance(code, bytes) and for_program:
+        return code.decode("utf-8", "surrogateescape")
+    if isinstance(code, str):
+        return check_text(code, "code")
+    raise SpecError(f"code: {type(code).__name__} is not a str{'' if for_program else ' (bytes are for a program)'}")
+
+
+def start(
+    code: str | bytes | None = None,
+    *,
+    program: str | Sequence[str] = (),
+    keep: bool = False,
+    on_event: OnEvent | None = None,
+    engine: str | None = None,
+    **options: Any,
+) -> Container:
+    """Start a container that runs in the background, and return when it does.
+
+    Without ``code`` and ``program``: a Python session, whose state stays from one :meth:`Container.run` to the next. Else it runs
+    ``code`` or ``program`` as :func:`run` does. ``keep``: it stays with its log and its layer when it has ended, until it is removed.
+    ``on_event`` is called in another thread. Use it as a context manager, and it is removed at the end; all containers
+    end with this process. Raises what :func:`run` raises.
+    """
+    from nbcontainer.containers import background, open_container
+
+    session = code is None and not program
+    text = read_code(code if code is not None else "", bool(program))
+    spec = background(make_spec(options, program=program), session=session)
+    return open_container(lambda: starting(lambda: open_engine(engine).start(spec, text)), name=spec.name, keep=keep, on_event=on_event)
+
+
 
 
 def explain(*, program: str | Sequence[str] = (), engine: str | None = None, **options: Any) -> str:

@@ -23,6 +23,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """Of a container in the background: its code has begun, so that nothing of its set-up can fail any more."""
+
+    monotonic_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """Text that the container wrote to file descriptor 1 or 2 (invalid UTF-8 arrives as U+FFFD)."""
 
@@ -133,7 +140,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of a run: everything of the container is gone when it is sent."""
+    """The last event of a run: everything of the container is gone when it is sent, unless it goes on."""
 
     outcome: OutcomeName
     exit_code: int | None
@@ -146,8 +153,10 @@ class Finished:
     """Bytes of anon, file and shmem memory at the last reading near the limit; {} when memory was never short."""
     killed: tuple[str, ...] = ()
     """Processes that were killed for memory, such as ``python (pid 4711)``; only what Linux's log says."""
+    goes_on: bool = False
+    """Only a cell or a process in it has ended: the container runs on."""
 
 
 Event: TypeAlias = (
-    Started | Output | Display | CellError | InputRequest | Sample | Paused | Resumed | Changed | Finished
+    Started | Running | Output | Display | CellError | InputRequest | Sample | Paused | Resumed | Changed | Finished
 )

@@ -7,7 +7,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.errors import HostError, InternalError
@@ -36,6 +36,14 @@ READ_BYTES = 1 << 24
 SMALLEST_USEFUL_MIB = 16
 MAX_KEPT_DISPLAY_BYTES = 64 << 20
 OnEvent = Callable[[Event], None]
+
+
+class Text(Protocol):
+    """Where a stream's text goes, and where a Result has it from."""
+
+    def write(self, text: str) -> None: ...
+
+    def text(self) -> str: ...
 
 
 class Spool:
@@ -102,9 +110,11 @@ class Result:
     """Bytes of anon, file and shmem memory at the last reading before it was short."""
     killed: tuple[str, ...] = ()
     """Processes that were killed for memory, as far as Linux's log says."""
+    goes_on: bool = False
+    """Only a cell or a process in it has ended: the container runs on."""
     values: dict[str, Any] = field(default_factory=dict)
-    _stdout: Spool = field(default_factory=Spool, repr=False)
-    _stderr: Spool = field(default_factory=Spool, repr=False)
+    _stdout: Text = field(default_factory=Spool, repr=False)
+    _stderr: Text = field(default_factory=Spool, repr=False)
 
     @property
     def stdout(self) -> str:
@@ -163,7 +173,9 @@ def _oom(result: Result) -> str:
 
 
 def _timeout(result: Result) -> str:
-    return f"Timeout: the cell was killed after {result.usage.wall_seconds:.1f} s (--timeout {result.spec.timeout_seconds:g})."
+    option = f"--timeout {result.spec.timeout_seconds:g}" + (f"; {_goes_on(result)}" if result.goes_on else "")
+    done = "interrupted" if result.goes_on else "killed"
+    return f"Timeout: the cell was {done} after {result.usage.wall_seconds:.1f} s ({option})."
 
 
 def _signalled(result: Result) -> str:
@@ -176,7 +188,14 @@ def _signalled(result: Result) -> str:
 
 
 def _interrupted(result: Result) -> str:
-    return f"Interrupted after {result.usage.wall_seconds:.1f} s; all processes of the container are gone."
+    what = _goes_on(result) or "all processes of the container are gone"
+    return f"Interrupted after {result.usage.wall_seconds:.1f} s; {what}."
+
+
+def _goes_on(result: Result) -> str:
+    if not result.goes_on:
+        return ""
+    return "the session goes on, with its variables" if result.spec.session and not result.spec.program else "the container goes on"
 
 
 def _output_limit(result: Result) -> str:
@@ -199,11 +218,14 @@ _VERDICTS: dict[str, Callable[[Result], str]] = {
 
 
 class Collector:
-    """Folds events into a Result, and passes on to the caller what ``--max-output`` allows."""
+    """Folds events into a Result, and passes on to the caller what ``--max-output`` allows.
 
-    def __init__(self, spec: ContainerSpec, on_event: OnEvent | None) -> None:
+    ``texts``: where (stdout, stderr) are kept.
+    """
+
+    def __init__(self, spec: ContainerSpec, on_event: OnEvent | None, texts: tuple[Text, Text] | None = None) -> None:
         self._spec, self._on_event = spec, on_event
-        self._stdout, self._stderr = Spool(), Spool()
+        self._stdout, self._stderr = texts or (Spool(), Spool())
         self._samples = SampleSeries()
         self._outputs: list[dict[str, Any]] = []
         self._display_bytes = 0
@@ -272,5 +294,6 @@ class Collector:
             raise InternalError("a run ended without saying how")
         return Result(
             end.outcome, end.exit_code, end.signal, end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
-            changes=tuple(self._changes), memory_by_kind=end.memory_by_kind, killed=end.killed, _stdout=self._stdout, _stderr=self._stderr,
+            changes=tuple(self._changes), memory_by_kind=end.memory_by_kind, killed=end.killed, goes_on=end.goes_on,
+            _stdout=self._stdout, _stderr=self._stderr,
         )  # fmt: skip

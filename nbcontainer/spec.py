@@ -125,6 +125,10 @@ class ContainerSpec:
     """``default``: with a seccomp filter; ``unconfined``: without."""
     memory_by_default: bool = False
     """``--mem`` was not given: an engine with less memory may lower the limit."""
+    session: bool = False
+    """Its process runs Python cells that come one after the other."""
+    background: bool = False
+    """Nobody waits for it: what it writes goes to a log that forgets."""
     notes: tuple[str, ...] = ()
     """Sentences for the reader about what was chosen, such as an empty /workspace."""
 
@@ -460,3 +464,31 @@ def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
 
 def _has_python(root: str) -> bool:
     return any(os.path.lexists(os.path.join(root, directory, "python3")) for directory in ("bin", "usr/bin", "usr/local/bin"))
+
+
+PROCESS_OPTIONS = ("timeout", "max_output", "interval", "env", "workdir", "user")
+"""What can be chosen for something that runs in a container that is there already."""
+
+
+def parse_process(spec: ContainerSpec, program: str | Iterable[str], options: Mapping[str, Any]) -> ContainerSpec:
+    """``spec``, a running container's, for another process or cell in it. Raises SpecError."""
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in PROCESS_OPTIONS:
+            known = ", ".join(f"--{name.replace('_', '-')}" for name in PROCESS_OPTIONS)
+            raise SpecError(f"--{key.replace('_', '-')}: belongs to the container, which is there already; with --exec there are {known}")
+    for key in ("env", "workdir", "user"):
+        if key in given and spec.session and not program:
+            raise SpecError(f"--{key}: a session's process is there already; os.environ and os.chdir change it from a cell")
+    return spec.replace(
+        program=_program(program),
+        timeout_seconds=parse_number(given["timeout"], "--timeout", minimum=0.001, maximum=1e9) if "timeout" in given else None,
+        max_output_bytes=parse_size(given["max_output"], "--max-output") if "max_output" in given else spec.max_output_bytes,
+        interval_seconds=parse_number(given["interval"], "--interval", minimum=0.005, maximum=3600) if "interval" in given else None,
+        environment=(*spec.environment, *_environment(given.get("env", ()))),
+        workdir=_workdir(given.get("workdir")) or spec.workdir,
+        user=_user(given["user"], spec.namespaces) if "user" in given else spec.user,
+        background=False,
+        init=False,
+        notes=(),
+    )

@@ -41,6 +41,7 @@ class ContainerRecord:
     created_unix_seconds: float
     command: str
     memory_limit_bytes: int | None
+    root: str = ""
 
 
 def state_directory() -> Path:

@@ -22,6 +22,10 @@ class Run(Protocol):
     spec: ContainerSpec
     """As it is in force: what the engine had to add is in it, with a note."""
 
+    @property
+    def pid(self) -> int:
+        """Of its process, as this host sees it; in a virtual machine, of the machine."""
+
     def events(self) -> Generator[Event, None, None]:
         """Everything that happens, ending with Finished; by then nothing of the container is left.
 
@@ -33,6 +37,16 @@ class Run(Protocol):
 
     def kill(self) -> None:
         """End it now, also when it is paused; the outcome is ``killed``."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its process alone, as ``docker kill -s``; SIGKILL ends the container."""
+
+    def within(self, spec: ContainerSpec, code: str) -> Run:
+        """Run something in this container, which goes on when it has ended. ``spec`` is the container's with another program.
+
+        Without a program in a session: its next cell. Else a new process. Its run's ``kill`` ends that process, or the
+        session; the controls are the container's. Raises SpecError, HostError, SetupError, InternalError.
+        """
 
     def pause(self) -> None:
         """Freeze all processes; says Paused. Nothing happens when they are. Raises HostError or SetupError."""

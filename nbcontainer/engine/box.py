@@ -38,6 +38,8 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
         program=("program",) if spec.program else (),
         interval_seconds=None,
         memory_by_default=False,
+        session=False,
+        background=False,
         notes=(),
     )
 
@@ -118,4 +120,4 @@ def make_go(spec: ContainerSpec, code: str, mask: int) -> Go:
         directories: tuple[str, ...] = (spec.workdir,)
     else:
         directories = ("/workspace", "/") if own_root else (*_current_directory(), "/")
-    return Go(code, spec.program, environment, directories, spec.user, mask, spec.init)
+    return Go(code, spec.program, environment, directories, spec.user, mask, spec.init, spec.session)

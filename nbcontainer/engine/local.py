@@ -22,8 +22,9 @@ from collections import deque
 from dataclasses import replace
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
-from nbcontainer.engine import ids
+from nbcontainer.engine import Run, ids
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
+from nbcontainer.engine.session import SessionRun
 from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
@@ -251,12 +252,7 @@ class LocalEngine:
     def start(self, spec: ContainerSpec, code: str) -> LocalRun:
         spec = self._adapted(spec)
         shape = shape_of(spec)
-        try:
-            go = encode_go(self._go(spec, code))
-        except ProtocolError:
-            raise SpecError(
-                f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
-            ) from None
+        go = self._encoded(spec, code)
         box = self._take_box(shape)
         try:
             box.cgroup.set_limits(spec.limits, shape.limits if spec.limits.cpuset is not None else None)
@@ -273,7 +269,21 @@ class LocalEngine:
             raise
         if time.monotonic() - self._last_end < BURST_SECONDS:
             self.make_spares(shape, BURST_SPARES)
-        return LocalRun(self, box, spec, first)
+        return (SessionRun if spec.session else LocalRun)(self, box, spec, first)
+
+    def run_within(self, run: LocalRun, spec: ContainerSpec, code: str) -> Run:
+        """See :meth:`nbcontainer.engine.Run.within`."""
+        if isinstance(run, SessionRun) and not spec.program:
+            return run.begin_cell(spec, self._encoded(spec, code))
+        raise HostError("not yet", "wait")
+
+    def _encoded(self, spec: ContainerSpec, code: str) -> bytes:
+        try:
+            return encode_go(self._go(spec, code))
+        except ProtocolError:
+            raise SpecError(
+                f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
+            ) from None
 
     def _adapted(self, spec: ContainerSpec) -> ContainerSpec:
         """What an ordinary user has to have besides, with a note; what such a user cannot have is a HostError."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import select
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from nbcontainer.engine.messages import read_display, read_error, read_failure
@@ -18,6 +18,8 @@ from nbcontainer.runtime.protocol import FrameReader, ProtocolError
 
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
+NO_LIMIT_BYTES = 1 << 62
+"""What runs in the background may write as long as it runs: its log forgets the beginning."""
 PIECE_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 16
 """The part of a frame that is parsed at once; everything large comes as text."""
@@ -37,20 +39,35 @@ class _Pipe:
         os.set_blocking(fd, False)
 
 
-class Streams:
-    """Reads what a process says, as a poller finds it ready. ``init``: its status may come from the init above it."""
+@dataclass(frozen=True, slots=True)
+class CellDone:
+    """A session's process says that its cell has ended, with this exit code."""
 
-    def __init__(self, process: Cloned, *, init: bool = False) -> None:
+    exit_code: int
+
+
+Said = Event | CellDone
+
+
+class Streams:
+    """Reads what a process says, as a poller finds it ready.
+
+    ``init``: its status may come from the init above it. ``session``: it runs one cell after the other. ``endless``: it may
+    write as much as it likes.
+    """
+
+    def __init__(self, process: Cloned, *, init: bool = False, session: bool = False, endless: bool = False) -> None:
         self._channel = process.channel
         self._pipes = {process.stdout_fd: _Pipe(process.stdout_fd, "stdout")}
         self._pipes[process.stderr_fd] = _Pipe(process.stderr_fd, "stderr")
         self._reader = FrameReader(MAX_JSON_BYTES)
         self._channel_open = True
-        self._init = init
+        self._waiting = bytearray()
+        self._init, self._session = init, session
         self._may_fail = True
         """The process can still say that its set-up failed: there is no user code that could forge it."""
         self.output_bytes = 0
-        self.limit_bytes = SPOOL_LIMIT_BYTES
+        self.limit_bytes = NO_LIMIT_BYTES if endless else SPOOL_LIMIT_BYTES
         self.error: CellError | None = None
         """The exception that it said last."""
         self.inner_status: int | None = None
@@ -60,22 +77,36 @@ class Streams:
     def too_much(self) -> bool:
         return self.output_bytes > self.limit_bytes
 
+    @property
+    def under_way(self) -> bool:
+        """The code has begun, or the program has taken the process over and closed the channel."""
+        return not (self._may_fail and self._channel_open)
+
+    @property
+    def speechless(self) -> bool:
+        """Its channel is closed, or was misused: no cell can reach it any more."""
+        return not self._channel_open
+
     def register(self, poller: select.poll) -> None:
         for fd in (*self._pipes, self._channel.fileno()):
             poller.register(fd, select.POLLIN)
 
-    def read_ready(self, ready: dict[int, int], poller: select.poll) -> Iterator[Event]:
+    def read_ready(self, ready: dict[int, int], poller: select.poll) -> Iterator[Said]:
         for fd, pipe in self._pipes.items():
             if fd in ready:
                 yield from self._read(pipe)
                 if not pipe.open:
                     poller.unregister(fd)
-        if self._channel.fileno() in ready:
+        events = ready.get(self._channel.fileno(), 0)
+        if events & ~select.POLLOUT:
             yield from self._drain()
             if not self._channel_open:
                 poller.unregister(self._channel.fileno())
+        if self._channel_open and (self._waiting or events & select.POLLOUT):
+            self._send_waiting()
+            poller.modify(self._channel.fileno(), select.POLLIN | (select.POLLOUT if self._waiting else 0))
 
-    def read_rest(self) -> Iterator[Event]:
+    def read_rest(self) -> Iterator[Said]:
         """What is left after the end, without waiting for anyone who holds the other ends still."""
         yield from self._drain(final=True)
 
@@ -90,7 +121,7 @@ class Streams:
         if text:
             yield Output(pipe.stream, text)
 
-    def _drain(self, *, final: bool = False) -> Iterator[Event]:
+    def _drain(self, *, final: bool = False) -> Iterator[Said]:
         """Read the channel; text that was written before a frame is read before it, so that order is kept."""
         channel = self._channel
         while self._channel_open:
@@ -103,8 +134,8 @@ class Streams:
                 for message in self._reader.feed(data):
                     yield from self._drain_pipes()
                     yield from self._on_message(message)
-                    if message["t"] in _ACKNOWLEDGED:
-                        self._acknowledge()
+                    if message["t"] in _ACKNOWLEDGED and message.get("answer", True):
+                        self.send(b"a")
             except ProtocolError:
                 # The cell wrote garbage to its own channel: its displays end here, its text goes on.
                 self._channel_open = False
@@ -114,10 +145,22 @@ class Streams:
         if final:
             yield from self._drain_pipes(final=True)
 
-    def _acknowledge(self) -> None:
-        """Let the cell go on after a frame: what it prints from here on comes after it."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-            self._channel.send(b"a", socket.MSG_DONTWAIT)
+    def send(self, data: bytes) -> None:
+        """To the process, which need not read it: what it does not take now waits. Answers, and a session's cells.
+
+        After a frame, an answer lets the cell go on: what it prints from here on comes after it.
+        """
+        self._waiting += data
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        try:
+            while self._waiting and self._channel_open:
+                del self._waiting[: self._channel.send(self._waiting, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            self._waiting.clear()
 
     def _drain_pipes(self, *, final: bool = False) -> Iterator[Output]:
         for pipe in self._pipes.values():
@@ -133,7 +176,7 @@ class Streams:
                 if rest:
                     yield Output(pipe.stream, rest)
 
-    def _on_message(self, message: dict[str, Any]) -> Iterator[Event]:
+    def _on_message(self, message: dict[str, Any]) -> Iterator[Said]:
         kind = message["t"]
         if kind == "display":
             display = read_display(message)
@@ -146,5 +189,7 @@ class Streams:
             self.inner_status = message["status"]
         elif kind == "started":
             self._may_fail = False
+        elif kind == "done" and self._session and isinstance(message.get("code"), int):
+            yield CellDone(message["code"] & 0xFF)
         elif kind == "failed" and self._may_fail:
             self.failure = read_failure(message)

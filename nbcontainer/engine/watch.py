@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -16,15 +17,16 @@ from nbcontainer.cgroups import Cgroup
 from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine.controls import Controls
 from nbcontainer.engine.kernel_log import killed_processes
-from nbcontainer.engine.streams import Streams
+from nbcontainer.engine.streams import CellDone, Said, Streams
 from nbcontainer.engine.verdict import Reason, judge, usage_since
 from nbcontainer.errors import InternalError
-from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Sample, Started
+from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Running, Sample, Started, Usage
 from nbcontainer.runtime.client import Cloned
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ContainerRecord
 
 if TYPE_CHECKING:
+    from nbcontainer.engine import Run
     from nbcontainer.engine.box import Box
     from nbcontainer.engine.local import LocalEngine
 
@@ -44,11 +46,11 @@ class ProcessRun:
         self._first = first
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
-        self._said: deque[Paused | Resumed | Changed] = deque()
+        self._said: deque[Running | Paused | Resumed | Changed] = deque()
         self._attendants: list[tuple[Callable[[], None], int]] = []
         self._attend_at = 0.0
         self._poller: select.poll | None = None
-        self._streams = Streams(process, init=spec.init)
+        self._streams = Streams(process, init=spec.init, session=spec.session, endless=spec.background)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Reentrant: a signal handler may interrupt the very thread that holds it.
         self._wake_lock = threading.RLock()
@@ -57,6 +59,7 @@ class ProcessRun:
         self._kill_at: float | None = None
         self._deadline = None if spec.timeout_seconds is None else self._started + spec.timeout_seconds
         self._token: Any = None
+        self._sample_at: float | None = self._started + SAMPLE_AFTER_SECONDS
         self._ended = False
 
     # ---- what differs
@@ -72,11 +75,20 @@ class ProcessRun:
     def _take_sample(self, sample: Sample) -> None:
         self._samples.append(sample)
 
-    def _on_event(self, event: Event) -> Iterator[Event]:
+    def _on_said(self, said: Said) -> Iterator[Event]:
         """What the process said, on its way out."""
-        yield event
+        if not isinstance(said, CellDone):
+            yield said
+
+    def _look(self) -> None:
+        """Called in each turn of the loop."""
 
     # ---- from anywhere
+
+    @property
+    def pid(self) -> int:
+        """As this host sees it."""
+        return self._process.pid
 
     def interrupt(self) -> None:
         self._interrupts += 1
@@ -115,16 +127,18 @@ class ProcessRun:
             now = time.monotonic()
             if process.pidfd in ready:
                 return
-            for event in streams.read_ready(ready, poller):
-                yield from self._on_event(event)
+            for said in streams.read_ready(ready, poller):
+                yield from self._on_said(said)
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
             if self._interrupts > interrupts_seen:
                 interrupts_seen = self._interrupts
                 self._on_interrupt(now)
             self._enforce(now)
-            if self._token is None and now - self._started >= SAMPLE_AFTER_SECONDS:
+            if self._sample_at is not None and now >= self._sample_at:
+                self._sample_at = None
                 self._begin_sampling()
+            self._look()
             yield from self._new()
             self._call_attendants(ready, now)
 
@@ -136,14 +150,16 @@ class ProcessRun:
             if all_of_them or fd in ready:
                 callback()
 
-    def _poll_milliseconds(self) -> float:
+    def _poll_milliseconds(self) -> float | None:
         now = time.monotonic()
-        if self._token is None:
-            return max(1.0, (self._started + SAMPLE_AFTER_SECONDS - now) * 1000)
-        waits = [TICK_SECONDS if self._attendants else IDLE_SECONDS] + [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
-        return max(0.0, min(waits)) * 1000 + 0.5
+        if self._sample_at is not None:
+            return max(1.0, (self._sample_at - now) * 1000)
+        waits = [moment - now for moment in (self._deadline, self._kill_at) if moment is not None]
+        if self._attendants or self._token is not None:
+            waits.append(TICK_SECONDS if self._attendants else IDLE_SECONDS)
+        return max(0.0, min(waits)) * 1000 + 0.5 if waits else None
 
-    def _new(self) -> Iterator[Sample | Paused | Resumed | Changed]:
+    def _new(self) -> Iterator[Sample | Running | Paused | Resumed | Changed]:
         while self._said:
             yield self._said.popleft()
         while self._samples:
@@ -209,6 +225,11 @@ class LocalRun(ProcessRun):
         super().__init__(box.container_id, spec, box.process, box.cgroup, first)
         self._engine, self._box = engine, box
         self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say)
+        self._published = False
+        self._created_unix_seconds = time.time()
+        self._under_way = not spec.background
+        self.whole_usage = Usage()
+        """At the end: also what making the container took."""
 
     # ---- from anywhere
 
@@ -224,8 +245,20 @@ class LocalRun(ProcessRun):
     def readings(self) -> Readings:
         return self._controls.readings("net" in self.spec.namespaces)
 
+    def signal(self, number: int) -> None:
+        if number == signal.SIGKILL:
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process.pidfd, number)
+
+    def within(self, spec: ContainerSpec, code: str) -> Run:
+        return self._engine.run_within(self, spec, code)
+
     def _say(self, event: Paused | Resumed | Changed) -> None:
         self._said.append(event)
+        if self._published:
+            self._publish()
         self._wake()
 
     # ---- the loop
@@ -239,8 +272,8 @@ class LocalRun(ProcessRun):
             status = self._exit_status()
             if self._cgroup.pids():
                 self._cgroup.kill()
-            for event in self._streams.read_rest():
-                yield from self._on_event(event)
+            for said in self._streams.read_rest():
+                yield from self._on_said(said)
             finished = self._finish(status)
         finally:
             self._controls.close()
@@ -253,6 +286,11 @@ class LocalRun(ProcessRun):
             raise self._streams.failure
         yield finished
 
+    def _look(self) -> None:
+        if not self._under_way and self._streams.under_way:
+            self._under_way = True
+            self._said.append(Running(time.monotonic()))
+
     def _signal(self, number: int) -> None:
         if number == signal.SIGKILL:
             self._cgroup.kill()
@@ -262,6 +300,11 @@ class LocalRun(ProcessRun):
 
     def _begin_sampling(self) -> None:
         super()._begin_sampling()
+        self._publish()
+
+    def _publish(self) -> None:
+        """For ps and stats, also those of other kernels."""
+        self._published = True
         spec = self.spec
         self._engine.state.add(
             ContainerRecord(
@@ -269,10 +312,11 @@ class LocalRun(ProcessRun):
                 self.container_id,
                 spec.name or self.container_id,
                 self._process.pid,
-                "running",
-                time.time(),
+                "paused" if self._controls.paused else "running",
+                self._created_unix_seconds,
                 " ".join(spec.program) or "python",
-                spec.limits.memory_bytes,
+                self._controls.limits.memory_bytes,
+                str(spec.root),
             )
         )
 
@@ -282,7 +326,8 @@ class LocalRun(ProcessRun):
 
     def _finish(self, status: int) -> Finished:
         last = self._end_sampling()
-        usage = usage_since(self._first, self._cgroup.usage(time.monotonic() - self._started, last))
+        self.whole_usage = self._cgroup.usage(time.monotonic() - self._started, last)
+        usage = usage_since(self._first, self.whole_usage)
         inner, error = self._streams.inner_status, self._streams.error
         if inner is not None and 0 <= inner <= 0xFFFF:
             status = inner

@@ -24,7 +24,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from nbcontainer.runtime.protocol import ProtocolError, encode, is_json
+from nbcontainer.runtime.protocol import Go, ProtocolError, encode, is_json
 
 ANSWER_SECONDS = 10.0
 
@@ -44,11 +44,22 @@ class Channel:
     def __init__(self) -> None:
         self.fd = -1
         """-1 while there is nobody to talk to: in the zygote, and while a box warms itself up."""
+        # Reentrant: a signal handler may show something too.
+        self._writing = threading.RLock()
 
     def send(self, message: dict[str, Any], parts: dict[str, str]) -> None:
         """Raises OSError where the cell has closed its channel."""
         if self.fd < 0:
             return
+        # What comes next may be an answer or, in a session, the next cell: only one thread can wait for it.
+        waits = threading.current_thread() is threading.main_thread()
+        with self._writing:
+            self._write(message if waits else {**message, "answer": False}, parts)
+        # Bounded, because a cell that writes half a frame to its own channel gets no answer any more.
+        if waits and select.select([self.fd], [], [], ANSWER_SECONDS)[0]:
+            os.read(self.fd, 1)
+
+    def _write(self, message: dict[str, Any], parts: dict[str, str]) -> None:
         _flush()
         try:
             data = memoryview(encode(message, parts))
@@ -56,9 +67,6 @@ class Channel:
             data = memoryview(encode({"t": "display", "kind": "display"}, {"text/plain": f"[not shown: {error}]"}))
         while data:
             data = data[os.write(self.fd, data) :]
-        # Bounded, because a cell that writes half a frame to its own channel gets no answer any more.
-        if select.select([self.fd], [], [], ANSWER_SECONDS)[0]:
-            os.read(self.fd, 1)
 
 
 CHANNEL = Channel()
@@ -233,15 +241,23 @@ def _execute(shell: Any, codes: list[CodeType]) -> BaseException | None:
     return None
 
 
-def run_python(shell: CellShell, code: str, channel_fd: int) -> int:
-    """Run one cell as a program would run: its exit code, after threads and atexit functions are done."""
-    CHANNEL.fd = channel_fd
+def run_python(shell: CellShell, go: Go, channel_fd: int) -> int:
+    """Run one cell as a program would run: its exit code, after threads and atexit functions are done.
+
+    In a session there may be another one: its threads go on.
+    """
+    if CHANNEL.fd != channel_fd:
+        CHANNEL.fd = channel_fd
+        atexit._clear()
+        sys.path.insert(0, "")
+        sys.argv = [""]
     hook: Any = shell.displayhook
-    hook.cell = code
-    atexit._clear()
-    sys.path.insert(0, "")
-    sys.argv = [""]
-    return finish(_exit_code(_run_cell(shell, code)))
+    hook.cell = go.code
+    code = _exit_code(_run_cell(shell, go.code))
+    if not go.session:
+        return finish(code)
+    _flush()
+    return code
 
 
 def _exit_code(error: BaseException | None) -> int:

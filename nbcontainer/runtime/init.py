@@ -19,12 +19,13 @@ from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import forkhooks
 from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.protocol import LENGTH, READY, STARTED, Go, encode, send_failure
+from nbcontainer.runtime.protocol import LENGTH, NEXT_CELL, READY, STARTED, Go, encode, send_failure
 from nbcontainer.runtime.steps import Context
 
 EXIT_SETUP_FAILED = 125
 EXIT_NO_PROGRAM = 127
-RunPython = Callable[[str, int], int]
+EXIT_INTERRUPTED = 130
+RunPython = Callable[[Go, int], int]
 
 
 class StepFailed(Exception):
@@ -160,9 +161,44 @@ def _run(run_python: RunPython) -> int:
         _stay_as_init()
     if go.program:
         return _execute(go.program, go.code)
+    if go.session:
+        return _serve(run_python)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.write(CHANNEL_FD, STARTED)
-    return run_python(go.code, CHANNEL_FD)
+    return run_python(go, CHANNEL_FD)
+
+
+def _serve(run_python: RunPython) -> int:
+    """A session: one cell after the other, until the kernel closes the channel."""
+    signal.signal(signal.SIGINT, _between_cells)
+    os.write(CHANNEL_FD, STARTED)
+    while (go := _next_cell()) is not None:
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = run_python(go, CHANNEL_FD)
+            signal.signal(signal.SIGINT, _between_cells)
+        except KeyboardInterrupt:  # it came when the cell's code had just ended
+            signal.signal(signal.SIGINT, _between_cells)
+            code = EXIT_INTERRUPTED
+        _write_all(encode({"t": "done", "code": code}))
+    return 0
+
+
+def _between_cells(number: int, frame: object) -> None:
+    """An interrupt that comes too late is nobody's; a handler, not SIG_IGN, which programs inherit."""
+
+
+def _next_cell() -> Go | None:
+    """Answers that nobody has waited for may come before it."""
+    while (byte := os.read(CHANNEL_FD, 1)) and byte != NEXT_CELL:
+        continue
+    return receive_go(CHANNEL_FD) if byte else None
+
+
+def _write_all(message: bytes) -> None:
+    data = memoryview(message)
+    while data:
+        data = data[os.write(CHANNEL_FD, data) :]
 
 
 def _start_as(go: Go) -> None:

@@ -14,6 +14,11 @@ The handshake of one container, K the kernel, Z the zygote, C the cell process (
 8. C → K  displays, errors, results, each answered by one byte (see cell.Channel)
 9. Z → K  ``{"t": "exited", "status"}`` on the control socket, from waitid
 
+In a session (``Go.session``) the code comes later, cell by cell, and 7 says that it may:
+
+a. K → C  ``c`` and a Go, of which the code counts; the byte tells it from the answers of 8
+b. C → K  displays, errors, results, as in 8; at the end of the cell ``{"t": "done", "code"}``, which has no answer
+
 K never unpickles and accepts no descriptor from C. What C sends is JSON in bounded frames, and a cell can forge it: it
 describes that cell's output and nothing else.
 """
@@ -69,6 +74,11 @@ class Go(NamedTuple):
     user: str
     capability_mask: int
     init: bool
+    session: bool = False
+    """There is no code yet: cells follow."""
+
+
+NEXT_CELL = b"c"
 
 
 def encode_go(go: Go) -> bytes:

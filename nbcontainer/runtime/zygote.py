@@ -29,7 +29,7 @@ from nbcontainer.runtime import skeleton
 from nbcontainer.runtime.idmaps import IdMaps
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.protocol import LaunchRequest
+from nbcontainer.runtime.protocol import Go, LaunchRequest
 from nbcontainer.runtime.steps import Context
 
 MAX_REQUEST_BYTES = 1 << 20
@@ -197,10 +197,10 @@ class Zygote:
         except OSError as error:
             raise StepFailed("user namespace", error) from None
 
-    def _run_python(self, code: str, channel_fd: int) -> int:
+    def _run_python(self, go: Go, channel_fd: int) -> int:
         from nbcontainer.runtime.cell import run_python
 
-        return run_python(self.shell, code, channel_fd)
+        return run_python(self.shell, go, channel_fd)
 
     def _warm(self) -> None:
         from nbcontainer.runtime.cell import warm

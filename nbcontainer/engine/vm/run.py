@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.errors import InternalError, NbcontainerError, SetupError, SpecError
+from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.events import Event, Finished, Readings, Started
 from nbcontainer.spec import ContainerSpec, Limits
 
 if TYPE_CHECKING:
+    from nbcontainer.engine import Run
     from nbcontainer.engine.vm.guest import Guest
 
 GRACE_SECONDS = 15.0
@@ -148,6 +149,10 @@ class VmRun:
 
     # ---- from anywhere
 
+    @property
+    def pid(self) -> int:
+        return self._guest.process.pid
+
     def interrupt(self) -> None:
         self._ask_for_end("interrupt")
 
@@ -160,6 +165,12 @@ class VmRun:
         soon = time.monotonic() + GRACE_SECONDS
         self._give_up_at = soon if self._give_up_at is None else min(soon, self._give_up_at)
         self._guest.send({"t": what, "run": self.number})
+
+    def signal(self, number: int) -> None:
+        raise HostError("signals to a container in the virtual machine are not available yet", "use interrupt or kill")
+
+    def within(self, spec: ContainerSpec, code: str) -> Run:
+        raise HostError("running more in a container of the virtual machine is not available yet", "use --engine local")
 
     def pause(self) -> None:
         self._control("pause")

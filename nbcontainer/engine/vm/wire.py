@@ -34,6 +34,7 @@ from nbcontainer.events import (
     Paused,
     Readings,
     Resumed,
+    Running,
     Sample,
     Started,
     Usage,
@@ -50,6 +51,7 @@ _ERRORS: dict[str, tuple[type[NbcontainerError], tuple[type, ...]]] = {
 }
 _OUTCOMES = ("exited", "oom", "timeout", "signalled", "interrupted", "output-limit", "killed")
 _DISPLAYS = ("display", "update", "result", "clear")
+_MOMENTS: dict[Any, type[Paused | Resumed | Running]] = {"Paused": Paused, "Resumed": Resumed, "Running": Running}
 _NUMBERS: tuple[type, ...] = (int, float)
 
 
@@ -164,9 +166,8 @@ def event_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> 
         return Display(read.choice("kind", _DISPLAYS), read.get("data", dict), read.get("metadata", dict), identity)
     if kind == "CellError":
         return _cell_error(read)
-    if kind in ("Paused", "Resumed"):
-        moment = read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds
-        return Paused(moment) if kind == "Paused" else Resumed(moment)
+    if isinstance(kind, str) and kind in _MOMENTS:
+        return _MOMENTS[kind](read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds)
     if kind == "Changed":
         return Changed(read.get("monotonic_seconds", *_NUMBERS) + clock_offset_seconds, read.limits("limits"))
     if kind == "InputRequest":
@@ -194,6 +195,7 @@ def _finished(read: _Reader) -> Finished:
         read.get("note", str),
         read.table("memory_by_kind"),
         read.strings("killed"),
+        read.get("goes_on", bool),
     )
 
 

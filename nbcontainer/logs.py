@@ -1,0 +1,164 @@
+"""What containers in the background have written: kept in files without names, of which the older half is forgotten."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from nbcontainer.errors import HostError
+
+SEGMENT_BYTES = 10 << 20
+"""A log holds the last one to two times as much."""
+_HEAD = struct.Struct("<d?I")
+"""Unix seconds, whether it is stderr, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Some text, written at once; or, from :meth:`Log.lines`, one line with its end."""
+
+    unix_seconds: float
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+class _Segment:
+    """Raises HostError where there is no room for it."""
+
+    def __init__(self) -> None:
+        try:
+            fd, path = tempfile.mkstemp(prefix="nbcontainer-")
+        except OSError as error:
+            raise _no_room(error) from error
+        os.unlink(path)
+        self._fd = fd
+        self.size = 0
+
+    def append(self, data: bytes) -> None:
+        try:
+            written = os.pwrite(self._fd, data, self.size)
+        except OSError as error:
+            raise _no_room(error) from error
+        if written < len(data):
+            raise _no_room(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        self.size += len(data)
+
+    def read(self, offset: int) -> bytes:
+        return os.pread(self._fd, self.size - offset, offset)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+
+def _no_room(error: OSError) -> HostError:
+    return HostError(
+        f"a container's log cannot be kept in {tempfile.gettempdir()}: {error.strerror}",
+        "free space there, or choose another directory before the notebook starts: export TMPDIR=...",
+    )
+
+
+class Log:
+    """Written by one thread, read by any."""
+
+    def __init__(self) -> None:
+        self._segments: dict[int, _Segment] = {}
+        self._newest = -1
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def append(self, stream: Literal["stdout", "stderr"], text: str) -> None:
+        data = text.encode("utf-8", "replace")
+        record = _HEAD.pack(time.time(), stream == "stderr", len(data)) + data
+        with self._changed:
+            if self._newest < 0 or self._segments[self._newest].size > SEGMENT_BYTES:
+                self._newest += 1
+                self._segments[self._newest] = _Segment()
+                self._segments.pop(self._newest - 2, None)
+            self._segments[self._newest].append(record)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing is written any more; what is there can be read."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def records(self) -> list[Record]:
+        """All that is kept."""
+        with self._changed:
+            data = b"".join(self._segments[number].read(0) for number in sorted(self._segments))
+        return list(_split(data))
+
+    def lines(self, tail: int | None = None) -> list[Record]:
+        """Whole lines; what was written in pieces is one line again, with the time of its beginning. The last ``tail``."""
+        found: list[Record] = []
+        begun: dict[str, Record] = {}
+        for record in self.records():
+            for piece in record.text.splitlines(keepends=True):
+                line = begun.pop(record.stream, Record(record.unix_seconds, record.stream, ""))
+                line = Record(line.unix_seconds, line.stream, line.text + piece)
+                if piece.endswith("\n"):
+                    found.append(line)
+                else:
+                    begun[record.stream] = line
+        found += begun.values()
+        return found if tail is None else found[max(0, len(found) - tail) :]
+
+    def text(self, stream: str) -> str:
+        return "".join(record.text for record in self.records() if record.stream == stream)
+
+    def texts(self) -> tuple[LogText, LogText]:
+        """stdout and stderr, for a Result."""
+        return LogText(self, "stdout"), LogText(self, "stderr")
+
+    def follow(self) -> Iterator[Record]:
+        """What is written from now on (the call, not the first iteration), until the container has ended."""
+        with self._changed:
+            number, offset = self._newest, self._segments[self._newest].size if self._newest >= 0 else 0
+        return self._follow(number, offset)
+
+    def _follow(self, number: int, offset: int) -> Iterator[Record]:
+        while True:
+            with self._changed:
+                oldest = min(self._segments, default=0)
+                if number < oldest:
+                    number, offset = oldest, 0
+                data = self._segments[number].read(offset) if number in self._segments else b""
+                if not data and number >= self._newest:
+                    if self._closed:
+                        return
+                    self._changed.wait(1.0)
+                    continue
+            if not data:
+                number, offset = number + 1, 0
+            offset += len(data)
+            yield from _split(data)
+
+
+class LogText:
+    """One stream of a log, as a Result reads it. What is written to it is in the log already."""
+
+    def __init__(self, log: Log, stream: str) -> None:
+        self._log, self._stream = log, stream
+
+    def write(self, text: str) -> None: ...
+
+    def text(self) -> str:
+        return self._log.text(self._stream)
+
+
+def _split(data: bytes) -> Iterator[Record]:
+    offset = 0
+    while offset < len(data):
+        seconds, is_error, size = _HEAD.unpack_from(data, offset)
+        offset += _HEAD.size
+        yield Record(seconds, "stderr" if is_error else "stdout", data[offset : offset + size].decode("utf-8", "replace"))
+        offset += size
