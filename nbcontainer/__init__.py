@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 
 if TYPE_CHECKING:
+    from nbcontainer import check as check
     from nbcontainer.container import explain as explain
     from nbcontainer.container import run as run
     from nbcontainer.container import start as start
@@ -30,6 +31,7 @@ __all__ = [
     "Result",
     "SetupError",
     "SpecError",
+    "check",
     "compare",
     "compare_isolation",
     "dashboard",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "check": ("nbcontainer.check", ""),
     "compare": ("nbcontainer.experiment", "compare"),
     "compare_isolation": ("nbcontainer.isolation", "compare_isolation"),
     "run": ("nbcontainer.container", "run"),
@@ -62,7 +65,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     module, attribute = _LAZY[name]
-    return getattr(importlib.import_module(module), attribute)
+    imported = importlib.import_module(module)
+    return getattr(imported, attribute) if attribute else imported
 
 
 def __dir__() -> list[str]:
