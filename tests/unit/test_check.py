@@ -10,9 +10,9 @@ import pytest
 import nbcontainer as nbc
 from nbcontainer import check
 from nbcontainer.cgroups.sampler import SampleSeries
-from nbcontainer.result import Result, Spool
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Usage
+from nbcontainer.result import Result, Spool
 from nbcontainer.spec import make_spec
 
 MIB = 1 << 20
