@@ -74,11 +74,11 @@ def starting(begin: Callable[[], Run]) -> Run:
         raise _used_up(error) from error
 
 
-def conduct(begin: Callable[[], Run], on_event: OnEvent | None, on_start: OnStart | None) -> Result:
-    """Begin a run and wait for its end."""
+def conduct(begin: Callable[[], Run], on_event: OnEvent | None, on_start: OnStart | None, code: str = "") -> Result:
+    """Begin a run and wait for its end. ``code``: of a Python cell, to quote from."""
     with _Interrupts() as interrupts:
         current = starting(begin)
-        collector = Collector(current.spec, on_event)
+        collector = Collector(current.spec, on_event, code=code)
         interrupts.goes_to(current)
         # Closing ends the run at once, also when on_event raises.
         with closing(current.events()) as events:

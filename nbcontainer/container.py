@@ -40,11 +40,11 @@ def run(
         return open_engine(engine).start(spec, text)
 
     if spec.name is None:
-        return conduct(begin, on_event, on_start)
+        return conduct(begin, on_event, on_start, "" if program else text)
     from nbcontainer.containers import CONTAINERS
 
     with CONTAINERS.claim(spec.name):
-        return conduct(begin, on_event, on_start)
+        return conduct(begin, on_event, on_start, "" if program else text)
 
 
 def read_code(code: str | bytes, for_program: bool) -> str:

@@ -143,7 +143,7 @@ class Container:
         self._refuse_after_the_end("exec")
         if self.paused:
             raise SpecError(f"exec: {self.name} is paused; first: %container resume {self.name}")
-        return conduct(lambda: self._run.within(spec, code), on_event, on_start)
+        return conduct(lambda: self._run.within(spec, code), on_event, on_start, "" if program else code)
 
     # ---- what can be done to it
 

@@ -155,6 +155,8 @@ class Finished:
     """Processes that were killed for memory, such as ``python (pid 4711)``; only what Linux's log says."""
     goes_on: bool = False
     """Only a cell or a process in it has ended: the container runs on."""
+    line: int | None = None
+    """Out of memory: the line of the code that ran shortly before, as the cell's own process said, which can say anything."""
 
 
 Event: TypeAlias = (

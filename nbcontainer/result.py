@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ IN_MEMORY_BYTES = 1 << 20
 READ_BYTES = 1 << 24
 SMALLEST_USEFUL_MIB = 16
 MAX_KEPT_DISPLAY_BYTES = 64 << 20
+MOST_OF_A_LINE = 100
 OnEvent = Callable[[Event], None]
 
 
@@ -112,6 +114,8 @@ class Result:
     """Processes that were killed for memory, as far as Linux's log says."""
     goes_on: bool = False
     """Only a cell or a process in it has ended: the container runs on."""
+    line: str = ""
+    """Out of memory: ``3: data = bytearray(200_000_000)``, the line of the code that was running, where that is known."""
     values: dict[str, Any] = field(default_factory=dict)
     _stdout: Text = field(default_factory=Spool, repr=False)
     _stderr: Text = field(default_factory=Spool, repr=False)
@@ -164,6 +168,7 @@ def _oom(result: Result) -> str:
     return (
         f"Out of memory: Linux killed {who} when the container reached {limited} after {usage.wall_seconds:.2f} s "
         f"(peak {format_size(usage.memory_peak_bytes)}, {usage.oom_kills} process{'es' if usage.oom_kills != 1 else ''} killed). "
+        + (f"It was at line {result.line}. " if result.line else "")
         + (
             f"A cell needs some {SMALLEST_USEFUL_MIB} MiB for itself: try --mem {larger}."
             if limit and limit < SMALLEST_USEFUL_MIB << 20
@@ -217,14 +222,23 @@ _VERDICTS: dict[str, Callable[[Result], str]] = {
 }
 
 
+def quote_line(code: str, number: int | None) -> str:
+    """``"3: data = []"``; "" where there is no such line."""
+    lines = re.split(r"\r\n|[\r\n]", code)  # what Python counts; splitlines() knows more ends
+    if number is None or not 1 <= number <= len(lines):
+        return ""
+    text = "".join(character if character.isprintable() else " " for character in lines[number - 1].strip())
+    return f"{number}: {text[:MOST_OF_A_LINE]}{'…' if len(text) > MOST_OF_A_LINE else ''}"
+
+
 class Collector:
     """Folds events into a Result, and passes on to the caller what ``--max-output`` allows.
 
-    ``texts``: where (stdout, stderr) are kept.
+    ``texts``: where (stdout, stderr) are kept. ``code``: of a Python cell, to quote from.
     """
 
-    def __init__(self, spec: ContainerSpec, on_event: OnEvent | None, texts: tuple[Text, Text] | None = None) -> None:
-        self._spec, self._on_event = spec, on_event
+    def __init__(self, spec: ContainerSpec, on_event: OnEvent | None, texts: tuple[Text, Text] | None = None, code: str = "") -> None:
+        self._spec, self._on_event, self._code = spec, on_event, code
         self._stdout, self._stderr = texts or (Spool(), Spool())
         self._samples = SampleSeries()
         self._outputs: list[dict[str, Any]] = []
@@ -295,5 +309,5 @@ class Collector:
         return Result(
             end.outcome, end.exit_code, end.signal, end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
             changes=tuple(self._changes), memory_by_kind=end.memory_by_kind, killed=end.killed, goes_on=end.goes_on,
-            _stdout=self._stdout, _stderr=self._stderr,
+            line=quote_line(self._code, end.line), _stdout=self._stdout, _stderr=self._stderr,
         )  # fmt: skip

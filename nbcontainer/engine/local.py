@@ -274,7 +274,7 @@ class LocalEngine:
     def run_within(self, run: LocalRun, spec: ContainerSpec, code: str) -> Run:
         """See :meth:`nbcontainer.engine.Run.within`."""
         if isinstance(run, SessionRun) and not spec.program:
-            return run.begin_cell(spec, self._encoded(spec, code))
+            return run.begin_cell(spec, self._encoded(spec, code), code)
         raise HostError("not yet", "wait")
 
     def _encoded(self, spec: ContainerSpec, code: str) -> bytes:

@@ -52,8 +52,8 @@ class SessionRun(LocalRun):
 
     # ---- from anywhere
 
-    def begin_cell(self, spec: ContainerSpec, message: bytes) -> CellRun:
-        """``message``: the encoded Go. Raises SpecError where another cell is running, or the session has ended."""
+    def begin_cell(self, spec: ContainerSpec, message: bytes, code: str) -> CellRun:
+        """``message``: the encoded Go, in which ``code`` is. Raises SpecError where another cell is running, or the session has ended."""
         name = self.spec.name or self.container_id
         with self._turn:
             if self._over is not None:
@@ -65,6 +65,7 @@ class SessionRun(LocalRun):
                 cell.inbox.put(output)
             self._between.clear()
             self._cell = cell
+            self._line.cell_is(code)
             self._requests.append(NEXT_CELL + message)
         self._wake()
         return cell
@@ -84,6 +85,7 @@ class SessionRun(LocalRun):
     def watch_samples(self, interval_seconds: float | None, take: Callable[[Sample], None]) -> Any:
         def on_sample(sample: Sample) -> None:
             self._controls.note_memory(sample)
+            self._line.note(sample, self._controls.limits.memory_bytes)
             take(sample)
 
         return SAMPLER.add(self._cgroup, None, interval_seconds, on_sample)

@@ -17,6 +17,7 @@ from nbcontainer.cgroups import Cgroup
 from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine.controls import Controls
 from nbcontainer.engine.kernel_log import killed_processes
+from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.streams import CellDone, Said, Streams
 from nbcontainer.engine.verdict import Reason, judge, usage_since
 from nbcontainer.errors import InternalError
@@ -230,6 +231,7 @@ class LocalRun(ProcessRun):
         self._under_way = not spec.background
         self.whole_usage = Usage()
         """At the end: also what making the container took."""
+        self._line = LineProbe(box.process)
 
     # ---- from anywhere
 
@@ -323,6 +325,7 @@ class LocalRun(ProcessRun):
     def _take_sample(self, sample: Sample) -> None:
         super()._take_sample(sample)
         self._controls.note_memory(sample)
+        self._line.note(sample, self._controls.limits.memory_bytes)
 
     def _finish(self, status: int) -> Finished:
         last = self._end_sampling()
@@ -334,4 +337,5 @@ class LocalRun(ProcessRun):
         verdict = judge(status, self._reason, usage.oom_kills, error)
         killed = killed_processes(self.container_id, self._process.pid) if usage.oom_kills else ()
         by_kind = self._controls.memory_by_kind if usage.oom_kills else {}
-        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, error, usage, verdict.note, by_kind, killed)
+        line = self._line.last() if verdict.outcome == "oom" and verdict.signal else None
+        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, error, usage, verdict.note, by_kind, killed, line=line)

@@ -72,9 +72,9 @@ def _killed(result: Result) -> str:
 
 
 def _line(result: Result) -> str:
-    """Where the cell failed, when it could still say so: after a child was killed."""
+    """Where the cell was when it was killed, as far as known; or where it failed, after a child was."""
     if result.error is None:
-        return ""
+        return result.line
     match = _ARROW.search(_ANSI.sub("", "\n".join(result.error.traceback)))
     return f"{match[1]}: {match[2].strip()}" if match else ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import atexit
 import base64
+import faulthandler
 import json
 import os
 import select
@@ -24,7 +25,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from nbcontainer.runtime.protocol import Go, ProtocolError, encode, is_json
+from nbcontainer.runtime.protocol import LINE_FD, LINE_SIGNAL, Go, ProtocolError, encode, is_json
 
 ANSWER_SECONDS = 10.0
 
@@ -181,6 +182,8 @@ def build_shell(ipython_directory: str) -> CellShell:
     untyped_shell: Any = shell
     untyped_shell.run_cell("0", store_history=False)
     warm(shell)
+    # Inherited by every container. In the zygote, which nobody asks, the descriptor is something else.
+    faulthandler.register(LINE_SIGNAL, file=LINE_FD, all_threads=False)
     return shell
 
 

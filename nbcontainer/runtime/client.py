@@ -26,6 +26,7 @@ from nbcontainer.runtime.zygote import ZygoteConfig
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 60.0
 CONTROL_MESSAGE_BYTES = 4096
+LINE_FILE = "nbcontainer-line"
 KEPT_PLANS = 32
 _REMEDIES = {
     ("clone", 1): "namespaces are not allowed here: see nbcontainer doctor",
@@ -73,9 +74,11 @@ class Cloned:
     channel: socket.socket
     stdout_fd: int
     stderr_fd: int
+    line_fd: int = -1
+    """A memory file, where the process of a Python cell writes where it is when it is asked; -1 for a program."""
 
     def close(self) -> None:
-        for fd in (self.pidfd, self.stdout_fd, self.stderr_fd):
+        for fd in (self.pidfd, self.stdout_fd, self.stderr_fd, self.line_fd):
             if fd >= 0:
                 os.close(fd)
         self.control.close()
@@ -194,10 +197,11 @@ class ZygoteClient:
         channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         stdout_fd, their_stdout = os.pipe()
         stderr_fd, their_stderr = os.pipe()
-        result = Cloned(-1, -1, control, channel, stdout_fd, stderr_fd)
+        line_fd = os.memfd_create(LINE_FILE) if launch.plan.python else -1
+        result = Cloned(-1, -1, control, channel, stdout_fd, stderr_fd, line_fd)
         cgroup_fd = cgroup.clone_fd()
         fds = [their_control.fileno(), their_channel.fileno(), their_stdout, their_stderr]
-        fds += ([cgroup_fd] if cgroup_fd >= 0 else []) + cgroup.task_fds()
+        fds += ([line_fd] if line_fd >= 0 else []) + ([cgroup_fd] if cgroup_fd >= 0 else []) + cgroup.task_fds()
         ids = launch.id_map
         id_map, further = (None, None) if ids is None else ((ids.base, ids.count), ids.subordinate)
         directories = tuple(directory for _, directory in cgroup.views())

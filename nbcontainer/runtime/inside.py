@@ -383,17 +383,18 @@ class SessionKeyring:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """0, 1, 2 and the channel; nothing else of the zygote stays open."""
+    """0, 1, 2, the channel and, in a Python cell's process, the file for its line; nothing else of the zygote stays open."""
 
+    python: bool
     name: ClassVar[str] = "descriptors"
 
     def explain(self) -> str:
         return "dup3, close_range: standard input, output, error and the channel, and no other descriptor"
 
     def calls(self) -> tuple[Call, ...]:
-        slots = ("null", "stdout", "stderr", "channel")
+        slots = ("null", "stdout", "stderr", "channel", *(["line"] if self.python else []))
         # First out of the way: any of them may lie where another has to go.
         calls = [Call("fcntl", (Slot(slot), _F_DUPFD_CLOEXEC, HIGH_FD), slot) for slot in slots]
         for number, slot in enumerate(slots):
-            calls.append(Call("dup3", (Slot(slot), number, os.O_CLOEXEC if number == CHANNEL_FD else 0)))
-        return (*calls, Call("close_range", (CHANNEL_FD + 1, 0xFFFFFFFF, 0)), Call("umask", (0o022,)))
+            calls.append(Call("dup3", (Slot(slot), number, os.O_CLOEXEC if number >= CHANNEL_FD else 0)))
+        return (*calls, Call("close_range", (len(slots), 0xFFFFFFFF, 0)), Call("umask", (0o022,)))

@@ -28,11 +28,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 LENGTH, FRAME = struct.Struct("<I"), struct.Struct("<II")
+LINE_FD = 4
+"""A file of the kernel's, in which the process of a Python cell says where it is: see :mod:`nbcontainer.engine.line`."""
+LINE_SIGNAL = signal.SIGRTMAX - 2
+"""Asks it to: it answers from C, also in the middle of a call that does not return."""
 MAX_FRAME_BYTES = 64 << 20
 """One display: a larger one is refused in the cell, and ends the channel in the kernel."""
 
@@ -48,7 +53,7 @@ class ProtocolError(Exception):
 
 class LaunchRequest(NamedTuple):
     """Message 1, sent as a plain tuple. Descriptors that travel with it, in order: control, channel, stdout, stderr,
-    cgroup (if any), tasks…"""
+    line (of a Python cell), cgroup (if any), tasks…"""
 
     hostname: str
     id_map: tuple[int, int] | None

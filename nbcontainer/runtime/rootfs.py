@@ -128,7 +128,7 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
             _host_tree(draft)
         else:
             _own_root(draft, views)
-    draft.after.append(inside.Descriptors())
+    draft.after.append(inside.Descriptors(not spec.program))
     if spec.ulimits:
         draft.after.append(inside.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
     bounds = inside.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability)

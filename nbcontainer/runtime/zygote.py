@@ -131,8 +131,11 @@ class Zygote:
         rootless = self.config.rootless
         context = Context(self.config.stage, request.hostname, request.cgroup_directories, rootless=rootless)
         slots = {"null": self.null_fd, "channel": fds[1], "stdout": fds[2], "stderr": fds[3]}
-        first_task = 5 if request.has_cgroup_fd else 4
-        slots.update((f"task-{index}", fd) for index, fd in enumerate(fds[first_task:]))
+        others = fds[4:]
+        if laid_out.plan.python:
+            slots["line"] = others.pop(0)
+        cgroup_fd = others.pop(0) if request.has_cgroup_fd else -1
+        slots.update((f"task-{index}", fd) for index, fd in enumerate(others))
         try:
             self._look_again()
             self._skeletons(laid_out.plan)
@@ -143,7 +146,7 @@ class Zygote:
                     context.id_base = request.id_map[0]
                 walk(laid_out.plan.host, context, self._reap_ended)
                 slots.update(context.fds)
-            return self._clone(laid_out, context, request, slots, fds[4] if request.has_cgroup_fd else -1)
+            return self._clone(laid_out, context, request, slots, cgroup_fd)
         finally:
             for fd in context.fds.values():
                 os.close(fd)

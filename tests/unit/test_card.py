@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.events import CellError, Usage
 from nbcontainer.notebook.card import Peaks, card, rows
-from nbcontainer.result import Result
+from nbcontainer.result import Result, quote_line
 from nbcontainer.spec import ContainerSpec, Limits
 
 MIB = 1 << 20
@@ -32,6 +34,20 @@ def test_all_that_can_be_known() -> None:
     assert found["line of the cell"] == "3: subprocess.run(['x'], check=True)"
     assert found["made of"] == "60 MiB variables and other anonymous memory"
     assert found["would suffice"].startswith("--mem 112M: ")
+
+
+def test_the_line_that_ran_is_quoted_where_it_is_known() -> None:
+    assert dict(rows(result(line="3: data = bytearray(200_000_000)")))["line of the cell"] == "3: data = bytearray(200_000_000)"
+    assert "It was at line 3: x." in result(line="3: x").describe()
+    assert "line" not in result().describe()
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(1, "1: a = 1"), (2, "2: b = '  '"), (3, "3: c"), (4, "4: " + "d" * 100 + "…"), (0, ""), (5, ""), (-1, ""), (10**7, ""), (None, "")],
+)
+def test_a_line_number_is_looked_up_in_the_code_that_was_sent(number: int | None, line: str) -> None:
+    assert quote_line("a = 1\r\n  b = '\x0c\x1b'\rc\n" + "d" * 200, number) == line
 
 
 def test_names_from_the_container_are_text() -> None:

@@ -282,7 +282,7 @@ EVENTS = [
     Started("id", "name", 7, 10.0),
     Sample(10.0, 1, 1, 1, 0.5, 0.25, 0.25, 0, 1, 0, 0, 0),
     Finished("oom", None, 9, CellError("E", "v", ()), USAGE, "note"),
-    Finished("exited", 0, None, None, USAGE, "", {"anon": 1}, ("python (pid 1)",)),
+    Finished("exited", 0, None, None, USAGE, "", {"anon": 1}, ("python (pid 1)",), line=7),
     Paused(10.0),
     Resumed(10.0),
     Changed(10.0, Limits(memory_bytes=1, cpus=0.5, cpuset="0")),

@@ -196,6 +196,7 @@ def _finished(read: _Reader) -> Finished:
         read.table("memory_by_kind"),
         read.strings("killed"),
         read.get("goes_on", bool),
+        read.get("line", int, type(None)),
     )
 
 
