@@ -1,4 +1,4 @@
-"""The ``nbcontainer`` command: run, doctor, ps, prune, demo, lab, vm."""
+"""The ``nbcontainer`` command: run, doctor, ps, prune, demo, lab, vm, kernel."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ USAGE = """usage: nbcontainer COMMAND
   demo [--output FILE.png]              a cell that runs out of memory at 128 MiB, with its chart
   lab [ARG...]                          open JupyterLab on the course
   vm setup [--kernel PATH] [--force]    make the virtual machine of --engine vm ready
+  kernel install --name NAME [OPTIONS]  a Jupyter kernel that runs in a container (kernel --help; kernel ls, kernel rm NAME)
   --version, --help"""
 
 DEMO_CELL = """\
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in _COMMANDS:
             raise SpecError(f"{command}: there is no such command; there are {', '.join(_COMMANDS)}")
-        if command != "run" and rest in (["--help"], ["-h"]):
+        if command not in ("run", "kernel") and rest in (["--help"], ["-h"]):
             print(USAGE)
             return 0
         return _COMMANDS[command](rest)
@@ -246,6 +247,12 @@ def _vm(words: list[str]) -> int:
     return 0
 
 
+def _kernel(words: list[str]) -> int:
+    from nbcontainer.jupyter.kernelspec import main
+
+    return main(words)
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "doctor": _doctor,
@@ -254,6 +261,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "lab": _lab,
     "vm": _vm,
+    "kernel": _kernel,
 }
 
 if __name__ == "__main__":

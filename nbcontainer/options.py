@@ -192,12 +192,16 @@ def command_help_text() -> str:
 
 
 def _help(usage: str, about: str, options: Sequence[Option]) -> str:
-    lines = [f"usage: {usage}", "", about]
+    return "\n".join([f"usage: {usage}", "", about, *help_of(options)])
+
+
+def help_of(options: Sequence[Option]) -> list[str]:
+    """Lines about ``options``, by group."""
+    lines: list[str] = []
     for group in ("resources", "isolation", "life", "data", "show"):
-        lines += ["", f"{group}:"]
-        for option in options:
-            if option.group == group and not option.later:
-                left = ", ".join(option.names) + (f" {option.value}" if option.value else "")
-                lines.append(f"  {left:<34} {option.help}")
-    lines += ["", "SIZE: 128M, 1.5G, 64KiB or bytes (powers of 1024). RATE: SIZE per second."]
-    return "\n".join(lines)
+        members = [option for option in options if option.group == group and not option.later]
+        lines += ["", f"{group}:"] if members else []
+        for option in members:
+            left = ", ".join(option.names) + (f" {option.value}" if option.value else "")
+            lines.append(f"  {left:<34} {option.help}")
+    return [*lines, "", "SIZE: 128M, 1.5G, 64KiB or bytes (powers of 1024). RATE: SIZE per second."]

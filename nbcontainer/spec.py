@@ -131,6 +131,8 @@ class ContainerSpec:
     """Nobody waits for it: what it writes goes to a log that forgets."""
     notes: tuple[str, ...] = ()
     """Sentences for the reader about what was chosen, such as an empty /workspace."""
+    once: bool = False
+    """No other container of this kind is to be expected: none is made in advance."""
 
     def replace(self, **changes: Any) -> ContainerSpec:
         return dataclasses.replace(self, **changes)

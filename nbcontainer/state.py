@@ -85,6 +85,12 @@ class KernelState:
             path.mkdir(mode=0o711)
         return str(path)
 
+    def sockets(self, name: str) -> str:
+        """A directory of this kernel's own, for Unix sockets that a container makes; its files end with the kernel's."""
+        path = state_directory() / "sockets" / self.place / name
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(path)
+
     def nests_in(self, directories: tuple[str, ...]) -> None:
         """Keep the kernel's own cgroup directories, before there is any: whoever sweeps need not have the same parent."""
         with self._changing:
@@ -113,14 +119,15 @@ class KernelState:
         os.close(self._fd)
 
     def close(self) -> None:
-        _remove_stage(self.place)
+        _remove_directories(self.place)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         os.close(self._fd)
 
 
-def _remove_stage(place: str) -> None:
-    shutil.rmtree(state_directory() / "stage" / place, ignore_errors=True)
+def _remove_directories(place: str) -> None:
+    for name in ("stage", "sockets"):
+        shutil.rmtree(state_directory() / name / place, ignore_errors=True)
 
 
 class IdRanges:
@@ -221,7 +228,7 @@ def prune() -> list[str]:
             failure = failure or error
             continue
         removed += [f"container {name} of {place}" for name in names]
-        _remove_stage(place)
+        _remove_directories(place)
         path.unlink(missing_ok=True)
         removed.append(f"kernel state {place}")
     if failure is not None:

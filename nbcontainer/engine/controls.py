@@ -53,6 +53,13 @@ class Controls:
             if not self._ended:
                 self._thaw()
 
+    def signal_group(self, number: int) -> None:
+        """``number`` to the process group of the container's first process, as a terminal does; nothing after the end."""
+        with self._lock:
+            if not self._ended:
+                self._thaw()
+                self._cgroup.signal_all(number, group=self._pid)
+
     def _thaw(self) -> None:
         if self.paused:
             self._cgroup.thaw()

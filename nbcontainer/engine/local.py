@@ -240,7 +240,7 @@ class LocalEngine:
         """A run is over: everything of its box goes, and the next box is made while nobody waits."""
         self.discard(box)
         self._last_end = time.monotonic()
-        if not self._spares:
+        if not self._spares and not box.shape.once:
             self._wanted.put(box.shape)
 
     def _make_spares(self) -> None:
@@ -267,7 +267,7 @@ class LocalEngine:
             if isinstance(error, BrokenPipeError | ConnectionResetError):
                 raise InternalError("a container's process ended before its cell began") from None
             raise
-        if time.monotonic() - self._last_end < BURST_SECONDS:
+        if time.monotonic() - self._last_end < BURST_SECONDS and not spec.once:
             self.make_spares(shape, BURST_SPARES)
         return (SessionRun if spec.session else LocalRun)(self, box, spec, first)
 
