@@ -206,6 +206,14 @@ def list_places() -> list[tuple[str, ContainerRecord]]:
     return records
 
 
+def _remove_forgotten() -> None:
+    """Directories of kernels that have no file any more: a kernel makes its file first."""
+    for name in ("stage", "sockets"):
+        for path in (state_directory() / name).glob("nbc-*"):
+            if not (state_directory() / "kernels" / f"{path.name}.json").exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def prune() -> list[str]:
     """Remove what dead kernels left: their processes, cgroups and files. Returns what was removed.
 
@@ -231,6 +239,7 @@ def prune() -> list[str]:
         _remove_directories(place)
         path.unlink(missing_ok=True)
         removed.append(f"kernel state {place}")
+    _remove_forgotten()
     if failure is not None:
         raise failure
     return removed

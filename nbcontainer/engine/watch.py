@@ -254,6 +254,10 @@ class LocalRun(ProcessRun):
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._process.pidfd, number)
 
+    def signal_group(self, number: int) -> None:
+        """To the first process's process group, as a terminal and Jupyter do. Nothing after the end."""
+        self._controls.signal_group(number)
+
     def within(self, spec: ContainerSpec, code: str) -> Run:
         return self._engine.run_within(self, spec, code)
 

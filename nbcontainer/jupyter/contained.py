@@ -67,7 +67,7 @@ class KernelContainer:
         if number == signal.SIGKILL:
             self.kill()
         elif number:
-            self._run.signal(number)
+            self._run.signal_group(number)
 
     def kill(self) -> None:
         self._stopping = True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+from traitlets import TraitError
 
 from nbcontainer.errors import SpecError
 from nbcontainer.jupyter.provisioner import kernel_spec
@@ -134,18 +135,33 @@ def install(wanted: Installation) -> str:
 
 
 def _base(manager: KernelSpecManager, name: str) -> KernelSpec:
-    try:
-        spec = manager.get_kernel_spec(name)
-    except NoSuchKernel:
-        raise SpecError(f"--kernelspec: there is no {name!r}; there are {', '.join(sorted(manager.find_kernel_specs())) or 'none'}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise SpecError(f"--kernelspec: {name}/kernel.json cannot be read: {error}") from None
+    """Raises SpecError for what is not there, or cannot run in a container."""
+    directory = manager.find_kernel_specs().get(name.lower())
+    if directory is None:
+        # Jupyter's own Python kernel need not be written anywhere.
+        try:
+            spec = manager.get_kernel_spec(name)
+        except NoSuchKernel:
+            known = ", ".join(sorted(manager.find_kernel_specs())) or "none"
+            raise SpecError(f"--kernelspec: there is no {name!r}; there are {known}") from None
+    else:
+        spec = _read(directory, f"--kernelspec: {name}/kernel.json")
     if not spec.argv:
         raise SpecError(f"--kernelspec: {name}/kernel.json has no argv: there is nothing to run in a container")
     provisioner = spec.metadata.get("kernel_provisioner", {}).get("provisioner_name", "local-provisioner")
     if provisioner != "local-provisioner":
         raise SpecError(f"--kernelspec: {name} is started by another provisioner ({provisioner}); choose one that runs on this host as it is")
     return spec
+
+
+def _read(directory: str, what: str) -> KernelSpec:
+    try:
+        argv = json.loads(Path(directory, "kernel.json").read_text(encoding="utf-8")).get("argv", [])
+        if not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
+            raise ValueError("argv is not a list of strings")
+        return KernelSpec.from_resource_dir(directory)
+    except (OSError, ValueError, TypeError, AttributeError, TraitError) as error:
+        raise SpecError(f"{what} cannot be read: {error}") from None
 
 
 def _summary(options: dict[str, Any]) -> str:
@@ -157,10 +173,10 @@ def _summary(options: dict[str, Any]) -> str:
 def _contained(manager: KernelSpecManager) -> dict[str, tuple[str, dict[str, Any]]]:
     """(display name, options) of each kernel of ours."""
     found = {}
-    for name in sorted(manager.find_kernel_specs()):
+    for name, directory in sorted(manager.find_kernel_specs().items()):
         try:
-            spec = manager.get_kernel_spec(name)
-        except (OSError, ValueError, TypeError, NoSuchKernel):
+            spec = _read(directory, name)
+        except SpecError:
             continue  # whoever wrote it has to mend it; it is none of ours
         provisioner = spec.metadata.get("kernel_provisioner", {})
         if provisioner.get("provisioner_name") == PROVISIONER:
