@@ -11,11 +11,15 @@ import platform
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from nbcontainer.errors import HostError
 from nbcontainer.linux import capabilities
 from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, host_memory_bytes
 from nbcontainer.units import format_size
+
+if TYPE_CHECKING:
+    from nbcontainer.cgroups import Driver
 
 PROBE_SECONDS = 60.0
 REQUIRED_GROUP = "needed"
@@ -167,19 +171,30 @@ def _namespace_checks(probes: dict[str, tuple[int, str]]) -> list[Check]:
 
 
 def _cgroup_checks() -> list[Check]:
-    """Nothing is made: opening a driver only looks, at permissions too."""
-    from nbcontainer.cgroups import open_driver
+    """Nothing is made but a scope that ends at once: opening a driver only looks, at permissions too."""
+    from nbcontainer.cgroups import open_driver, scope
+    from nbcontainer.engine.site import may_have_scope
 
     try:
-        driver = open_driver("nbc-ID")
+        return _driver_checks(open_driver("nbc-ID"), "")
     except HostError as error:
-        return [Check("cgroups", REQUIRED_GROUP, False, error.message, error.remedy)]
+        refused = [Check("cgroups", REQUIRED_GROUP, False, error.message, error.remedy)]
+        if not may_have_scope(_rootless()):
+            return refused
+    try:
+        with scope.trial() as file:
+            return _driver_checks(open_driver("nbc-ID", proc_self_cgroup=file), " (a transient scope of your systemd manager, by busctl)")
+    except HostError as error:
+        return [*refused, Check("a scope of your systemd manager", "optional", False, error.message, error.remedy)]
+
+
+def _driver_checks(driver: Driver, how: str) -> list[Check]:
     hybrid = driver.version == 1 and "unified" in driver.controllers
     controllers = ", ".join(sorted(driver.controllers - {"unified"})) or "none"
     version = f"version {driver.version}{' and 2 (hybrid)' if hybrid else ''}"
     checks = [
         Check("cgroups", REQUIRED_GROUP, True, f"{version}; controllers: {controllers}"),
-        Check("where containers nest", "info", True, f"{driver.place}; writable"),
+        Check("where containers nest", "info", True, f"{driver.place}{how}; writable"),
     ]
     for name, option, limits in _LIMITS_TO_TRY:
         group = "optional" if name == "cpu" else REQUIRED_GROUP

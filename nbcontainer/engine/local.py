@@ -21,10 +21,11 @@ import time
 from collections import deque
 from dataclasses import replace
 
-from nbcontainer.cgroups import Cgroup, Driver, open_driver
+from nbcontainer.cgroups import Cgroup, Driver
 from nbcontainer.engine import Run, ids
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
 from nbcontainer.engine.session import SessionRun
+from nbcontainer.engine.site import Site
 from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
@@ -60,11 +61,9 @@ class LocalEngine:
         self._user_ids = ids.UserIds() if self._rootless else None
         self._ids: ids.Ids = self._user_ids or ids.ShiftedIds()
         try:
-            self._driver: Driver = open_driver(self.state.place)
-            self.state.nests_in(self._driver.directories)
             stage, subordinate = self.state.stage(self._rootless), None if self._user_ids is None else self._user_ids.found
             self._config = ZygoteConfig(stage, self.around.branches, self._rootless, os.getpid(), subordinate, *self.look_again_seconds)
-            self._client = ZygoteClient(self._config)
+            self._site = Site(self.state, self._config)
         except BaseException:
             self.state.close()
             self._ids.close()
@@ -77,6 +76,14 @@ class LocalEngine:
         self._wanted: queue.SimpleQueue[ContainerSpec | None] = queue.SimpleQueue()
         threading.Thread(target=self._make_spares, name="nbcontainer-spare", daemon=True).start()
 
+    @property
+    def _client(self) -> ZygoteClient:
+        return self._site.client
+
+    @property
+    def _driver(self) -> Driver:
+        return self._site.driver
+
     # ---- boxes
 
     def _make_box(self, shape: ContainerSpec) -> Box:
@@ -86,8 +93,7 @@ class LocalEngine:
         cgroup: Cgroup | None = None
         try:
             if not self._client.alive:
-                self._client.close()
-                self._client = ZygoteClient(self._config)
+                self._site.renew()
             id_map = self._take_ids() if "user" in shape.namespaces else None
             cgroup = self._driver.create(container_id, shape.limits)
             if shape.limits.cpuset is not None:
@@ -342,10 +348,10 @@ class LocalEngine:
         self._wanted.put(None)
         for box in list(self._live.values()):
             self.discard(box)
-        self._client.close()
+        self._site.close()
         for cgroup in self._unremoved:
             cgroup.remove()
-        self._driver.remove_place()
+        self._site.remove_place()
         self.state.close()
         self._ids.close()
 

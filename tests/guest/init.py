@@ -14,6 +14,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from guest import session
 from nbcontainer.engine.vm import guestinit
 from nbcontainer.engine.vm.layout import PORT_PATH
 from nbcontainer.linux import syscalls
@@ -100,6 +101,10 @@ def main() -> None:
     await_path(PORT_PATH)
     port = os.open(PORT_PATH, os.O_WRONLY | os.O_CLOEXEC)
     statuses = [run_tests(job, ordinary, port) for ordinary in job["ordinary"]]
-    os.write(port, b"\nexit %d\n" % max(abs(status) for status in statuses))
+    status = max((abs(status) for status in statuses), default=0)
+    if job["session"] is not None:
+        os.close(port)  # it has room for one
+        session.start_systemd({**job, "arguments": job["session"], "status": status})
+    os.write(port, b"\nexit %d\n" % status)
     time.sleep(0.2)  # what was written last is still on its way to the host
     syscalls.restart_machine()

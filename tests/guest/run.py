@@ -1,6 +1,6 @@
-"""Runs system tests in a QEMU guest with control groups version 2: ``python tests/guest/run.py [--root | --user] PYTEST-ARGUMENT...``.
+"""Runs system tests in a QEMU guest with control groups version 2: ``python tests/guest/run.py [--root | --user | --session] PYTEST-ARGUMENT...``.
 
-As root and as an ordinary user with a cgroup of its own; one boot for all tests. The guest's root is an ext4 image (its mounts can be idmapped; 9p's cannot) with this Python, the
+As root, as an ordinary user with a cgroup of its own, and what a user of systemd has besides (tests/ordinary); one boot for all tests. The guest's root is an ext4 image (its mounts can be idmapped; 9p's cannot) with this Python, the
 virtual environment, and the programs that tests use; it is made once for each state of the virtual environment.
 """
 
@@ -26,12 +26,16 @@ from nbcontainer.engine.vm import kernelimage, layout, qemu, ramdisk  # noqa: E4
 from nbcontainer.engine.vm.unpack import BzImage  # noqa: E402
 from nbcontainer.errors import NbcontainerError  # noqa: E402
 
+sys.path.append(str(ROOT / "tests"))
+from guest import session  # noqa: E402
+
 MEMORY_MIB = 1536
 CPUS = 1
 """With two, QEMU's software emulation now and then runs code that Linux is just patching on the other, and Linux panics."""
 IMAGE_BYTES = 1536 << 20
 SECONDS = 1500.0
 SILENT_SECONDS = 240.0
+SESSION_TESTS = "tests/ordinary"
 OLDEST_RELEASE = (6, 3)
 """Idmapped mounts of a tmpfs, which the local engine needs."""
 PROGRAMS = (
@@ -117,6 +121,8 @@ def build_image(image: Path) -> None:
         tree.copy(stdlib, LEFT_OUT | {os.path.basename(base_packages)})
         tree.copy(sys.prefix, {"__pycache__"} if sys.prefix == sys.base_prefix else {"share", kernelimage.PACKAGE})
         _add_libraries_of_extensions(packer, [stdlib, sys.prefix])
+        if not session.missing_packages():
+            session.add_systemd(Path(directory), lambda path: (packer.add(path), packer.library(os.path.realpath(path)))[0])
         partial = image.with_suffix(".tmp")
         partial.unlink(missing_ok=True)
         with open(partial, "wb") as file:
@@ -138,7 +144,7 @@ def _add_libraries_of_extensions(packer: ramdisk.Packer, directories: list[str])
 def image_path(cache: Path) -> Path:
     stamp = (ROOT / ".venv/nbcontainer-stamp").read_text() if (ROOT / ".venv/nbcontainer-stamp").exists() else layout.stamp()
     libraries = ramdisk.trace()["libraries"]
-    key = hashlib.sha256(f"{stamp} {sys.executable} {PROGRAMS} {libraries} {Path(__file__).stat().st_size}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{stamp} {sys.executable} {PROGRAMS} {libraries} {Path(__file__).stat().st_size} {session.stamp()}".encode()).hexdigest()[:12]
     return cache / f"root-{key}.ext4"
 
 
@@ -184,8 +190,8 @@ def follow(stream: socket.socket, process: subprocess.Popen[bytes]) -> int:
 
 def main() -> int:
     words = sys.argv[1:]
-    chosen = [word for word in words if word in ("--root", "--user")]
-    users = [word == "--user" for word in chosen or ["--root", "--user"]]
+    chosen = [word for word in words if word in ("--root", "--user", "--session")] or ["--root", "--user", "--session"]
+    users = [word == "--user" for word in chosen if word != "--session"]
     words = [word for word in words if word not in chosen]
     cache = ROOT / ".guest"
     cache.mkdir(exist_ok=True)
@@ -209,6 +215,10 @@ def main() -> int:
     environment["NBCONTAINER_REQUIRE"] = "all"
     job: dict[str, Any] = {"python": sys.executable, "arguments": words or ["-q", "tests/system"], "selected": "-k" in words}
     job |= {"environment": environment, "source": str(ROOT), "ordinary": users}
+    job["session"] = [SESSION_TESTS if word == "tests/system" else word for word in job["arguments"]] if "--session" in chosen else None
+    if "--session" in chosen and session.missing_packages():
+        print(f"the tests of a user of systemd cannot run; missing: apt-get install {' '.join(session.missing_packages())}")
+        return 1
     return _boot(kernel, program, image, cache, job)
 
 
