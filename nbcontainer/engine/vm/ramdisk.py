@@ -25,7 +25,8 @@ from nbcontainer.errors import HostError, InternalError
 
 TRACE_SECONDS = 120.0
 LINKS_DEPTH = 40
-_OURS = ("__init__.py", "spec.py", "events.py", "errors.py", "state.py", "engine", "runtime", "cgroups", "linux")
+_KERNEL_SIDE = frozenset({"notebook", "jupyter", "network", "images"})
+"""What only the kernel's side imports."""
 _ETC = (
     "passwd group nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d alternatives localtime timezone profile bash.bashrc inputrc "
     "services protocols mime.types debian_version os-release terminfo ssl/openssl.cnf"
@@ -130,9 +131,10 @@ def trace() -> dict[str, list[str]]:
 def sources() -> Iterator[tuple[Path, str]]:
     """(file, path below the package's parent) of our own code that the guest runs."""
     package = Path(__file__).resolve().parents[2]
-    for name in _OURS:
-        for path in [package / name] if name.endswith(".py") else sorted((package / name).rglob("*.py")):
-            yield path, str(path.relative_to(package.parent))
+    for path in sorted(package.rglob("*.py")):
+        relative = path.relative_to(package)
+        if relative.parts[0] not in _KERNEL_SIDE:
+            yield path, str(Path(package.name, relative))
 
 
 START = f"import sys\nsys.path.append({HOME!r})\nfrom nbcontainer.engine.vm.guestinit import main\nmain()\n"
