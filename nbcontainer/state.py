@@ -42,6 +42,9 @@ class ContainerRecord:
     command: str
     memory_limit_bytes: int | None
     root: str = ""
+    cpus: float | None = None
+    sample: dict[str, float] | None = None
+    """Of a container that has no cgroup on this host: its last reading, as a :class:`~nbcontainer.events.Sample` has it."""
 
 
 def state_directory() -> Path:

@@ -32,19 +32,26 @@ class Member:
     memory_history: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     def look(self) -> None:
-        if self.cgroup is None:
-            return
         try:
-            sample = self.cgroup.sample()
-            self.limits = limits_in_force(self.cgroup, self.limits)
+            sample = self._sample()
         except OSError:
             return  # it has just ended
+        if sample is None:
+            return
         if self.last is not None and sample.monotonic_seconds > self.last.monotonic_seconds:
             width = sample.monotonic_seconds - self.last.monotonic_seconds
             self.cpu_percent = max(0.0, 100 * (sample.cpu_seconds - self.last.cpu_seconds) / width)
             self.cpu_history.append(self.cpu_percent)
         self.memory_history.append(sample.memory_bytes)
         self.last = sample
+
+    def _sample(self) -> Sample | None:
+        if self.cgroup is not None:
+            self.limits = limits_in_force(self.cgroup, self.limits)
+            return self.cgroup.sample()
+        # In a virtual machine: what its own kernel has published.
+        self.limits = Limits(memory_bytes=self.record.memory_limit_bytes, cpus=self.record.cpus)
+        return Sample(**self.record.sample) if self.record.sample is not None else None  # type: ignore[arg-type]
 
 
 class Crowd:
@@ -62,6 +69,7 @@ class Crowd:
         for container_id, (place, record) in found.items():
             if container_id not in self._members:
                 self._members[container_id] = Member(record, self._open(place, container_id))
+            self._members[container_id].record = record
             self._members[container_id].look()
         return sorted(self._members.values(), key=lambda member: member.record.created_unix_seconds)
 

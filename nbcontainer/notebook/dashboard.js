@@ -19,7 +19,7 @@ export function formatAge(seconds) {
 export function cells(row) {
   const cpu = row.cpu === null ? "–" : `${Math.round(row.cpu)} %`;
   return [
-    row.name, row.command, row.cpus ? `${cpu} of ${Math.round(100 * row.cpus)} %` : cpu, null,
+    row.status === "paused" ? `${row.name} (paused)` : row.name, row.command, row.cpus ? `${cpu} of ${Math.round(100 * row.cpus)} %` : cpu, null,
     row.limit ? `${formatBytes(row.memory)} of ${formatBytes(row.limit)}` : formatBytes(row.memory), null,
     row.pids === null ? "–" : String(row.pids), formatAge(row.age),
   ];

@@ -63,6 +63,7 @@ def row_wire(member: Member) -> dict[str, Any]:
     return {
         "id": record.id,
         "name": record.name,
+        "status": record.status,
         "command": record.command[:40],
         "kernel": record.kernel_pid,
         "age": round(max(0.0, time.time() - record.created_unix_seconds), 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ import nbcontainer
 from nbcontainer.engine import Run
 from nbcontainer.errors import SetupError, SpecError
 from nbcontainer.events import Changed, Event, Output, Paused, Resumed
+from nbcontainer.notebook.crowd import Crowd, Member, format_stats
 
 MIB = 1 << 20
 
@@ -59,3 +61,32 @@ def test_the_guest_s_linux_says_what_it_killed() -> None:
     result = nbcontainer.run("data = bytearray(200_000_000)", mem="64M", engine="vm")
     assert result.outcome == "oom"
     assert len(result.killed) == 1 and result.memory_by_kind["anon"] > 32 * MIB
+
+
+def test_tables_of_containers_have_a_guest_s_readings() -> None:
+    runs: list[Run] = []
+    options = {"engine": "vm", "mem": "128M", "cpus": 0.5, "name": "far", "timeout": 120}
+    code = "data = bytearray(50_000_000)\nwhile True: pass"
+    thread = threading.Thread(target=nbcontainer.run, args=(code,), kwargs={"on_start": runs.append, **options})
+    thread.start()
+    crowd = Crowd()
+
+    def look() -> Member | None:
+        return next((member for member in crowd.look() if runs and member.record.id == runs[0].container_id), None)
+
+    try:
+        while not ((member := look()) and member.last and member.last.memory_bytes > 50_000_000 and member.cpu_percent > 0):
+            assert thread.is_alive()
+            time.sleep(0.05)
+        assert (member.limits.memory_bytes, member.limits.cpus) == (128 * MIB, 0.5)
+        assert "/ 128 MiB" in format_stats([member])
+        runs[0].update(mem="200M")
+        runs[0].pause()
+        while (member := look()) and member.record.status != "paused":
+            time.sleep(0.05)
+        assert member and member.limits.memory_bytes == 200 * MIB
+    finally:
+        runs[0].kill()
+        thread.join()
+        assert look() is None
+        crowd.close()

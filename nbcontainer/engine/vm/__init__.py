@@ -16,6 +16,7 @@ from dataclasses import replace
 from nbcontainer.engine.vm import layout, qemu
 from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
+from nbcontainer.engine.vm.publish import Publisher
 from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
@@ -131,13 +132,14 @@ class VmEngine:
         run = guest.start(spec, layout.translate(spec, shares), code, self._ended)
         record = ContainerRecord(
             os.getpid(), run.container_id, spec.name or run.container_id, guest.process.pid, "running", time.time(),
-            " ".join(spec.program) or "python", spec.limits.memory_bytes,
+            " ".join(spec.program) or "python", spec.limits.memory_bytes, cpus=spec.limits.cpus,
         )  # fmt: skip
-        self.state.add(record)
+        run.publisher = Publisher(self.state, record)
         return run
 
     def _ended(self, run: VmRun) -> None:
-        self.state.discard(run.container_id)
+        if run.publisher is not None:
+            run.publisher.close()
 
     def fit(self, spec: ContainerSpec) -> ContainerSpec:
         """Limits that the guest can hold. Raises HostError for a limit that it could not keep, or has no device for."""

@@ -19,6 +19,7 @@ from nbcontainer.spec import ContainerSpec, Limits
 if TYPE_CHECKING:
     from nbcontainer.engine import Run
     from nbcontainer.engine.vm.guest import Guest
+    from nbcontainer.engine.vm.publish import Publisher
 
 GRACE_SECONDS = 15.0
 """From an end that was asked for (kill, second interrupt, timeout) to giving the guest up."""
@@ -37,6 +38,7 @@ class VmRun:
         self.container_id = ""
         self.spec = spec
         self.started: Started | None = None
+        self.publisher: Publisher | None = None
         self._guest, self._on_end = guest, ended
         self._said: deque[Said] = deque()
         self._room = threading.Condition()
@@ -54,6 +56,8 @@ class VmRun:
 
     def put(self, said: Said) -> None:
         """Waits where the reader of events is slow, so that memory stays bounded."""
+        if self.publisher is not None:
+            self.publisher.take(said)
         with self._room:
             while len(self._said) >= QUEUED_EVENTS and not self._ended:
                 self._room.wait()
