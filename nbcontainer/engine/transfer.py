@@ -1,0 +1,93 @@
+"""Variables of one cell, on their way through an engine: what goes in, what is wanted back, and what came.
+
+An engine knows bytes only. It hands :attr:`Transfer.input_fd` to the cell, answers its announcement with :meth:`Transfer.allow`, and
+notes that it has filled what it got. Who made the transfer reads it with :meth:`Transfer.take`, when the cell has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from nbcontainer.data.blob import Blob
+from nbcontainer.engine import memory
+from nbcontainer.spec import host_memory_bytes
+from nbcontainer.units import format_size
+
+
+class Transfer:
+    """Owns its descriptors; :meth:`close` it."""
+
+    def __init__(self, outputs: tuple[str, ...] = (), *, lenient: bool = False, limit_bytes: int | None = None) -> None:
+        self.outputs = outputs
+        self.lenient = lenient
+        """What cannot be rebuilt in the container is left out, with a note (``-i '*'``)."""
+        self.limit_bytes = limit_bytes
+        """The container's memory limit: more cannot come out of it."""
+        self.input_fd = -1
+        self.input_bytes = 0
+        self.filled = False
+        self._output_fd = -1
+        self._output_bytes = -1
+
+    def put(self, blob: Blob) -> None:
+        """Have ``blob`` go in. Raises OSError where there is no room."""
+        self.put_by(blob.size_bytes, blob.write)
+
+    def put_by(self, size_bytes: int, write: Callable[[int], None]) -> None:
+        fd = memory.allocate(size_bytes, reserve=False)
+        try:
+            write(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.input_fd, self.input_bytes = memory.finish(fd), size_bytes
+
+    def allow(self, size_bytes: object) -> tuple[int, str]:
+        """The cell's announcement: (descriptor to fill, "") or (-1, why not). Only the first one counts."""
+        if type(size_bytes) is not int or size_bytes < 0 or self._output_bytes >= 0 or not self.outputs:
+            return -1, "that was not to be announced"
+        self._output_bytes = size_bytes
+        if self.limit_bytes is not None and size_bytes > self.limit_bytes:
+            return -1, f"--mem {format_size(self.limit_bytes)} is the most that can come out of this container"
+        if size_bytes > host_memory_bytes()[1]:
+            return -1, f"this host has only {format_size(host_memory_bytes()[1])} of memory left"
+        try:
+            self._output_fd = memory.allocate(size_bytes, reserve=True)
+        except OSError as error:
+            return -1, f"the kernel got no memory for it: {error.strerror}"
+        memory.fix_size(self._output_fd)
+        return self._output_fd, ""
+
+    def put_output(self, size_bytes: int, write: Callable[[int], None]) -> None:
+        """Where the cell is in another machine: its output as it came from there, within the bounds of :meth:`allow`."""
+        fd, _ = self.allow(size_bytes)
+        if fd >= 0:
+            write(fd)
+            self.filled = True
+
+    def take(self) -> memoryview | None:
+        """A private copy of what the cell has written; None where it announced nothing or did not get to the end of it."""
+        if self._output_fd < 0 or not self.filled:
+            return None
+        try:
+            return memory.copy_out(self._output_fd, self._output_bytes)
+        finally:
+            self._close_output()
+
+    def close_input(self) -> None:
+        """The cell has it."""
+        if self.input_fd >= 0:
+            os.close(self.input_fd)
+            self.input_fd = -1
+
+    def _close_output(self) -> None:
+        if self._output_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._output_fd)
+            self._output_fd = -1
+
+    def close(self) -> None:
+        self.close_input()
+        self._close_output()
