@@ -114,6 +114,9 @@ def _run(words: list[str]) -> int:
     if parsed.front.get("help"):
         print(command_help_text())
         return 0
+    for key in ("input", "output"):
+        if key in parsed.front:
+            raise SpecError(f"--{key}: variables are a notebook's; use files and -v")
     for key in ("result", "out", "err", "trust_output"):
         if key in parsed.front:
             raise SpecError(f"--{key.replace('_', '-')}: is for notebooks; redirect the output instead")

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+from nbcontainer import exchange
 from nbcontainer.engine import Run
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError
-from nbcontainer.events import Started
+from nbcontainer.events import InputRequest, Started
 from nbcontainer.result import Collector, OnEvent, Result
 
 OnStart = Callable[[Run], None]
+OnInput = Callable[[InputRequest], str | None]
 
 
 class _Interrupts:
@@ -74,8 +77,16 @@ def starting(begin: Callable[[], Run]) -> Run:
         raise _used_up(error) from error
 
 
-def conduct(begin: Callable[[], Run], on_event: OnEvent | None, on_start: OnStart | None, code: str = "") -> Result:
-    """Begin a run and wait for its end. ``code``: of a Python cell, to quote from."""
+def conduct(
+    begin: Callable[[], Run],
+    on_event: OnEvent | None,
+    on_start: OnStart | None,
+    code: str = "",
+    *,
+    transfer: Transfer | None = None,
+    on_input: OnInput | None = None,
+) -> Result:
+    """Begin a run and wait for its end. ``code``: of a Python cell, to quote from; ``transfer``: the one that it was begun with."""
     with _Interrupts() as interrupts:
         current = starting(begin)
         collector = Collector(current.spec, on_event, code=code)
@@ -86,4 +97,6 @@ def conduct(begin: Callable[[], Run], on_event: OnEvent | None, on_start: OnStar
                 if on_start is not None and isinstance(event, Started):
                     on_start(current)
                 collector.take(event)
-    return collector.result()
+                if isinstance(event, InputRequest):
+                    exchange.answer(current, event, on_input)
+    return collector.result(*exchange.read_back(transfer))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.conduct import OnStart, conduct, starting
+from nbcontainer import exchange
+from nbcontainer.conduct import OnInput, OnStart, conduct, starting
+from nbcontainer.data.inward import Inward
 from nbcontainer.engine import Run, open_engine
 from nbcontainer.errors import SpecError
 from nbcontainer.result import OnEvent, Result
@@ -22,6 +25,9 @@ def run(
     program: str | Sequence[str] = (),
     on_event: OnEvent | None = None,
     on_start: OnStart | None = None,
+    on_input: OnInput | None = None,
+    input: Mapping[str, Any] | Inward | None = None,
+    output: str | Sequence[str] = (),
     engine: str | None = None,
     **options: Any,
 ) -> Result:
@@ -30,21 +36,28 @@ def run(
     Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input, and may be bytes. ``options`` are the
     long option names of the magic with ``_`` for ``-`` (``mem="128M"``, ``cpus=0.5``, ``volumes=["./data:/data:ro"]``).
     ``on_start`` gets the :class:`~nbcontainer.engine.Run` with the first event: its controls may be used from any thread
-    while the cell runs. ``on_event`` is called with each event as it happens. What the code does is in the result; raises only SpecError,
-    HostError, SetupError and InternalError.
+    while the cell runs. ``on_event`` is called with each event as it happens. ``on_input`` returns the line that the cell asks for
+    by ``input()`` or ``getpass()``, or raises EOFError; without it, asking is an error in the cell. ``input`` are variables for the
+    cell, by name (for a program: texts and numbers, as its environment); those that ``output`` names come back in ``Result.values``.
+    What the code does is in the result; raises only SpecError, HostError, SetupError and InternalError.
     """
     text = read_code(code, bool(program))
     spec = make_spec(options, program=program)
+    spec, transfer = exchange.prepare(spec, input, output)
 
     def begin() -> Run:
-        return open_engine(engine).start(spec, text)
+        return open_engine(engine).start(spec, text, transfer)
 
-    if spec.name is None:
-        return conduct(begin, on_event, on_start, "" if program else text)
+    with exchange.closing(transfer), _claimed(spec.name):
+        return conduct(begin, on_event, on_start, "" if program else text, transfer=transfer, on_input=on_input)
+
+
+def _claimed(name: str | None) -> AbstractContextManager[object]:
+    if name is None:
+        return nullcontext()
     from nbcontainer.containers import CONTAINERS
 
-    with CONTAINERS.claim(spec.name):
-        return conduct(begin, on_event, on_start, "" if program else text)
+    return CONTAINERS.claim(name)
 
 
 def read_code(code: str | bytes, for_program: bool) -> str:

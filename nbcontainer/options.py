@@ -80,8 +80,8 @@ OPTIONS: tuple[Option, ...] = (
     _option("--keep", "", "life", "keep the container when it ends", later=True),
     _option("--init", "", "life", "a reaping init as pid 1, the cell as its child"),
     _option("--exec", "NAME", "life", "run in a running container", later=True),
-    _option("--input -i", "NAMES", "data", "variables to bring in", repeat=True, later=True),
-    _option("--output -o", "NAMES", "data", "variables to bring out", repeat=True, later=True),
+    _option("--input -i", "NAMES", "data", "variables to bring in, such as x,df ('*': all); a program gets texts and numbers in its environment", repeat=True),
+    _option("--output -o", "NAMES", "data", "variables to bring out: data, arrays, tables", repeat=True),
     _option("--result", "NAME", "data", "store the Result in this variable"),
     _option("--out", "NAME", "data", "store standard output in this variable instead of showing it"),
     _option("--err", "NAME", "data", "store standard error in this variable instead of showing it"),
@@ -99,9 +99,9 @@ COMMAND_OPTIONS: tuple[Option, ...] = (
     _option("--interactive -i", "", "data", "the program gets what comes on standard input, read to its end before it starts"),
 )
 """Options of ``nbcontainer run`` besides; they go before what the notebook means by the same name."""
-NOTEBOOK_ONLY = frozenset(("interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
+NOTEBOOK_ONLY = frozenset(("input", "output", "interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
 """Keys that belong to the front end, not to the container."""
-_IN_NOTEBOOKS = frozenset(("out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
+_IN_NOTEBOOKS = frozenset(("input", "output", "out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
 
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _COMMAND_BY_NAME = _BY_NAME | {name: option for option in COMMAND_OPTIONS for name in option.names}

@@ -117,6 +117,9 @@ class Result:
     line: str = ""
     """Out of memory: ``3: data = bytearray(200_000_000)``, the line of the code that was running, where that is known."""
     values: dict[str, Any] = field(default_factory=dict)
+    """The variables that came out (``output``), by name."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Those that did not, each with the reason."""
     _stdout: Text = field(default_factory=Spool, repr=False)
     _stderr: Text = field(default_factory=Spool, repr=False)
 
@@ -130,8 +133,8 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """The cell ended by itself, with exit code 0."""
-        return self.outcome == "exited" and self.exit_code == 0
+        """The cell ended by itself, with exit code 0, and all variables that were asked for came out."""
+        return self.outcome == "exited" and self.exit_code == 0 and not self.missing
 
     @property
     def limits(self) -> Limits:
@@ -141,6 +144,8 @@ class Result:
     def describe(self) -> str:
         """The verdict in a sentence or two, with what to try."""
         text = _VERDICTS[self.outcome](self)
+        if self.missing and self.error is None:
+            text = f"{text} {' '.join(self.missing.values())}"
         return f"{text} Note: {self.note}." if self.note else text
 
     def plot(self) -> Figure:
@@ -302,12 +307,12 @@ class Collector:
             notice = f"\n[the rest of the output is not shown (--max-output {limit}); it is in the result's stdout, stderr and outputs]\n"
             self._emit(Output("stderr", notice))
 
-    def result(self) -> Result:
+    def result(self, values: Mapping[str, Any] | None = None, missing: Mapping[str, str] | None = None) -> Result:
         end = self._finished
         if end is None:
             raise InternalError("a run ended without saying how")
         return Result(
             end.outcome, end.exit_code, end.signal, end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
             changes=tuple(self._changes), memory_by_kind=end.memory_by_kind, killed=end.killed, goes_on=end.goes_on,
-            line=quote_line(self._code, end.line), _stdout=self._stdout, _stderr=self._stderr,
+            line=quote_line(self._code, end.line), values=dict(values or {}), missing=dict(missing or {}), _stdout=self._stdout, _stderr=self._stderr,
         )  # fmt: skip

@@ -35,7 +35,10 @@ def encode(value: Any) -> tuple[str, tuple[Any, ...], tuple[Any, ...]] | None:
         array = numpy.ascontiguousarray(array)
     header = io.BytesIO()
     described = numpy.lib.format.header_data_from_array_1_0(array)
-    numpy.lib.format.write_array_header_2_0(header, described)
+    try:
+        numpy.lib.format.write_array_header_2_0(header, described)
+    except UnicodeEncodeError:
+        raise _refusal(value, "the names of its fields have letters that npy has not; rename them") from None
     raw = array.T if described["fortran_order"] else array
     # A view of bytes: not every dtype (dates, void) has a buffer of its own.
     return kind, (header.getvalue(), raw.reshape(-1).view(numpy.uint8) if array.nbytes else b""), ()

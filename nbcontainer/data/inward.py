@@ -32,6 +32,8 @@ class Inward:
     blob: Blob
     left_behind: tuple[str, ...] = ()
     """``name (type)`` of the variables that cannot travel; only with ``*``, else they are errors."""
+    lenient: bool = False
+    """See :attr:`nbcontainer.engine.transfer.Transfer.lenient`."""
 
 
 class _NotPlain(Exception):
@@ -44,7 +46,7 @@ class _Plain(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         # Called for everything that is not built in. Arrays of numbers are what they are everywhere.
         kind = type(obj)
-        if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "dtype") or kind.__module__.startswith("numpy.dtypes"):
+        if (kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "dtype")) or kind.__module__.startswith("numpy.dtypes"):
             return NotImplemented
         if isinstance(obj, type | ModuleType) or callable(obj):
             module = getattr(obj, "__module__", "") or ""
@@ -96,7 +98,7 @@ def gather(variables: Mapping[str, Any], *, lenient: bool = False) -> Inward:
         parts += pieces
     blob = Blob({"values": index}, parts)
     check_room(blob.size_bytes, "-i " + ",".join(list(variables)[:3]))
-    return Inward(blob, tuple(left_behind))
+    return Inward(blob, tuple(left_behind), lenient)
 
 
 def check_room(size_bytes: int, what: str) -> None:

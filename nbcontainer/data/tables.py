@@ -91,7 +91,7 @@ def decode(kind: str, raw: memoryview, extra: list[Any]) -> Any:
             return table
         _check_cost(table, raw.nbytes)
         frame = table.to_pandas()
-    except (pyarrow.ArrowException, struct.error, MemoryError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (pyarrow.ArrowException, OSError, struct.error, MemoryError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"a table that is none ({type(error).__name__})") from None
     if kind == "pandas-frame":
         return frame

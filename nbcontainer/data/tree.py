@@ -58,9 +58,10 @@ class Encoder:
             if kind is int and value.bit_length() > 10_000:
                 raise CannotTravel(value, f"an integer of {value.bit_length()} bits is too long; send it as bytes")
             return value
-        if depth > MAX_DEPTH or self._count > MAX_VALUES:
-            why = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_VALUES} values: use a NumPy array or a DataFrame"
-            raise CannotTravel(value, why)
+        if depth > MAX_DEPTH:
+            raise CannotTravel(value, f"it has more than {MAX_DEPTH} levels")
+        if kind in _COUNTED and self._count + len(value) > MAX_VALUES:
+            raise CannotTravel(value, f"more than {MAX_VALUES} values in all; use a NumPy array or a DataFrame")
         encode = _ENCODERS.get(kind)
         if encode is not None:
             return encode(self, value, depth + 1)
@@ -105,6 +106,7 @@ _ENCODERS: dict[type, Callable[[Encoder, Any, int], Any]] = {
     bytearray: Encoder._bytes,
     complex: Encoder._complex,
 }
+_COUNTED = (list, tuple, set, frozenset, dict)
 
 
 def _hint(value: Any) -> str:

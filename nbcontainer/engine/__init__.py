@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Event, Readings
 from nbcontainer.spec import ContainerSpec, Limits
+
+if TYPE_CHECKING:
+    from nbcontainer.engine.transfer import Transfer
 
 
 class Run(Protocol):
@@ -64,6 +67,12 @@ class Run(Protocol):
     def readings(self) -> Readings:
         """What is too slow for every sample."""
 
+    def answer_input(self, line: str | None, why: str = "") -> None:
+        """A line for the cell that an InputRequest told of. None: nobody answers, and ``why``; ``"EOF"``: they ended the input."""
+
+    def is_over(self) -> bool:
+        """Its end is near: the cell has ended, is to be killed, or has run out of time; what :meth:`events` says next tells."""
+
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
         """Have the thread that iterates :meth:`events` call ``callback`` ten times a second, and when ``fd`` can be read.
 
@@ -74,8 +83,11 @@ class Run(Protocol):
 class Engine(Protocol):
     name: str
 
-    def start(self, spec: ContainerSpec, code: str) -> Run:
-        """A container for ``code``, its limits in force. Raises SpecError, HostError, SetupError or InternalError."""
+    def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
+        """A container for ``code``, its limits in force; ``transfer``: the variables that go in and come out, which stays the caller's.
+
+        Raises SpecError, HostError, SetupError or InternalError.
+        """
 
     def explain(self, spec: ContainerSpec) -> list[str]:
         """The plan, a line each, without starting anything."""

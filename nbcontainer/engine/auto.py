@@ -6,6 +6,7 @@ import os
 import threading
 
 from nbcontainer.engine import Engine, Run
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.spec import ContainerSpec
 
@@ -21,11 +22,11 @@ class AutoEngine:
         """Why nothing runs on this host."""
         self._told = False
 
-    def start(self, spec: ContainerSpec, code: str) -> Run:
+    def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
         error = self._local_error
         if error is None:
             try:
-                run = _open_local().start(spec, code)
+                run = _open_local().start(spec, code, transfer)
             except HostError as refused:
                 error = refused
             except SetupError as refused:
@@ -36,12 +37,12 @@ class AutoEngine:
             else:
                 self._local_worked = True
                 return run
-        return self._start_in_vm(spec, code, error)
+        return self._start_in_vm(spec, code, transfer, error)
 
-    def _start_in_vm(self, spec: ContainerSpec, code: str, error: HostError | SetupError) -> Run:
+    def _start_in_vm(self, spec: ContainerSpec, code: str, transfer: Transfer | None, error: HostError | SetupError) -> Run:
         vm = _open_vm_after(error)
         note = f"This runs in a virtual machine (--engine vm), because on this host: {error.message if isinstance(error, HostError) else error}."
-        run = vm.start(spec if self._told else spec.replace(notes=(*spec.notes, note)), code)
+        run = vm.start(spec if self._told else spec.replace(notes=(*spec.notes, note)), code, transfer)
         # Only now: had the virtual machine refused too, the cell's own request would be at fault.
         self._told = True
         if not self._local_worked:

@@ -26,6 +26,7 @@ from nbcontainer.engine import Run, ids
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
 from nbcontainer.engine.session import SessionRun
 from nbcontainer.engine.site import Site
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
@@ -255,15 +256,17 @@ class LocalEngine:
 
     # ---- the Engine protocol
 
-    def start(self, spec: ContainerSpec, code: str) -> LocalRun:
+    def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> LocalRun:
         spec = self._adapted(spec)
         shape = shape_of(spec)
-        go = self._encoded(spec, code)
+        go = self._encoded(spec, code, transfer)
         box = self._take_box(shape)
         try:
             box.cgroup.set_limits(spec.limits, shape.limits if spec.limits.cpuset is not None else None)
             first = box.cgroup.sample()
             box.process.channel.sendall(go)
+            if transfer is not None:
+                transfer.start(box.process.channel, spec.limits.memory_bytes)
         except BaseException as error:
             # On cgroup v2, a limit below what the box itself has in use kills it at once.
             too_small = isinstance(error, BrokenPipeError | ConnectionResetError) and box.cgroup.oom_kills() > 0
@@ -275,7 +278,7 @@ class LocalEngine:
             raise
         if time.monotonic() - self._last_end < BURST_SECONDS and not spec.once:
             self.make_spares(shape, BURST_SPARES)
-        return (SessionRun if spec.session else LocalRun)(self, box, spec, first)
+        return SessionRun(self, box, spec, first) if spec.session else LocalRun(self, box, spec, first, transfer)
 
     def run_within(self, run: LocalRun, spec: ContainerSpec, code: str) -> Run:
         """See :meth:`nbcontainer.engine.Run.within`."""
@@ -283,9 +286,10 @@ class LocalEngine:
             return run.begin_cell(spec, self._encoded(spec, code), code)
         raise HostError("not yet", "wait")
 
-    def _encoded(self, spec: ContainerSpec, code: str) -> bytes:
+    def _encoded(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> bytes:
+        go = self._go(spec, code)
         try:
-            return encode_go(self._go(spec, code))
+            return encode_go(go if transfer is None else transfer.mentioned_in(go))
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"

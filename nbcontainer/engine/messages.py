@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import CellError, Display
+from nbcontainer.events import CellError, Display, InputRequest
 from nbcontainer.runtime.client import setup_error
 from nbcontainer.runtime.protocol import is_json
 
@@ -66,6 +66,12 @@ def read_error(message: dict[str, Any]) -> CellError:
     traceback = _cut(parts.get("traceback", ""), MAX_TRACEBACK_CHARACTERS)
     name, text = (_cut(parts.get(key, ""), MAX_MESSAGE_CHARACTERS) for key in ("ename", "evalue"))
     return CellError(name, text, tuple(traceback.split("\n")) if traceback else ())
+
+
+def read_question(message: dict[str, Any]) -> InputRequest:
+    """Cut to a length that can be shown."""
+    prompt = _cut(message.get("parts", {}).get("prompt", ""), MAX_MESSAGE_CHARACTERS)
+    return InputRequest(prompt, message.get("password") is True)
 
 
 def _cut(text: str, characters: int) -> str:

@@ -202,6 +202,13 @@ class CellRun:
     def readings(self) -> Readings:
         return self._session.readings()
 
+    def answer_input(self, line: str | None, why: str = "") -> None:
+        self._session.answer_input(line, why)
+
+    def is_over(self) -> bool:
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return late or bool(self._reason) or self._session.is_over()
+
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
         self.inbox.attend(callback, fd)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import select
 import socket
@@ -10,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nbcontainer.engine.messages import read_display, read_error, read_failure
+from nbcontainer.engine.messages import read_display, read_error, read_failure, read_question
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import NbcontainerError
 from nbcontainer.events import CellError, Event, Output
 from nbcontainer.runtime.client import Cloned
-from nbcontainer.runtime.protocol import FrameReader, ProtocolError
+from nbcontainer.runtime.protocol import ACKNOWLEDGED, LINE, MEMORY, NO, FrameReader, ProtocolError, encode_answer
 
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
@@ -25,7 +27,7 @@ MAX_JSON_BYTES = 1 << 16
 """The part of a frame that is parsed at once; everything large comes as text."""
 PIPE_BYTES = 1 << 20
 """The most that a pipe can hold for a process without privileges (fs.pipe-max-size)."""
-_ACKNOWLEDGED = ("display", "error")
+_ARE_ACKNOWLEDGED = ("display", "error")
 
 
 class _Pipe:
@@ -72,6 +74,8 @@ class Streams:
         """The exception that it said last."""
         self.inner_status: int | None = None
         self.failure: NbcontainerError | None = None
+        self.transfer: Transfer | None = None
+        """The variables that go into and come out of the cell."""
 
     @property
     def too_much(self) -> bool:
@@ -134,8 +138,8 @@ class Streams:
                 for message in self._reader.feed(data):
                     yield from self._drain_pipes()
                     yield from self._on_message(message)
-                    if message["t"] in _ACKNOWLEDGED and message.get("answer", True):
-                        self.send(b"a")
+                    if message["t"] in _ARE_ACKNOWLEDGED and message.get("answer", True):
+                        self.send(ACKNOWLEDGED)
             except ProtocolError:
                 # The cell wrote garbage to its own channel: its displays end here, its text goes on.
                 self._channel_open = False
@@ -162,6 +166,25 @@ class Streams:
         except (BrokenPipeError, ConnectionResetError):
             self._waiting.clear()
 
+    def answer_input(self, line: str | None, why: str = "") -> None:
+        """What the cell asked for by an InputRequest; None: nobody answers, and ``why``."""
+        self.send(encode_answer(NO, why) if line is None else encode_answer(LINE, line))
+
+    def send_memory(self, fd: int) -> None:
+        """A descriptor; only to a process that has read all that came before, or is about to."""
+        self._send_waiting()
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            if not self._waiting:
+                socket.send_fds(self._channel, [MEMORY], [fd], socket.MSG_DONTWAIT)
+
+    def _offer(self, size_bytes: object) -> None:
+        """Memory for the variables that come out."""
+        fd, why = (-1, "nobody asked for variables") if self.transfer is None else self.transfer.allow(size_bytes)
+        if fd < 0:
+            self.send(encode_answer(NO, why))
+        else:
+            self.send_memory(fd)
+
     def _drain_pipes(self, *, final: bool = False) -> Iterator[Output]:
         for pipe in self._pipes.values():
             # What was written before a frame fits into the pipe; a writer that never stops must not keep us here.
@@ -185,6 +208,12 @@ class Streams:
         elif kind == "error":
             self.error = read_error(message)
             yield self.error
+        elif kind == "input":
+            yield read_question(message)
+        elif kind == "values":
+            self._offer(message.get("size"))
+        elif kind == "filled" and self.transfer is not None:
+            self.transfer.filled = True
         elif kind == "status" and self._init and isinstance(message.get("status"), int):
             self.inner_status = message["status"]
         elif kind == "started":

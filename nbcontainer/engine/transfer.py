@@ -1,6 +1,6 @@
 """Variables of one cell, on their way through an engine: what goes in, what is wanted back, and what came.
 
-An engine knows bytes only. It hands :attr:`Transfer.input_fd` to the cell, answers its announcement with :meth:`Transfer.allow`, and
+An engine knows bytes only. It has :meth:`Transfer.start` hand them to the cell, answers its announcement with :meth:`Transfer.allow`, and
 notes that it has filled what it got. Who made the transfer reads it with :meth:`Transfer.take`, when the cell has ended.
 """
 
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable
 
 from nbcontainer.data.blob import Blob
 from nbcontainer.engine import memory
+from nbcontainer.runtime.protocol import MEMORY, Go
 from nbcontainer.spec import host_memory_bytes
 from nbcontainer.units import format_size
 
@@ -19,11 +21,11 @@ from nbcontainer.units import format_size
 class Transfer:
     """Owns its descriptors; :meth:`close` it."""
 
-    def __init__(self, outputs: tuple[str, ...] = (), *, lenient: bool = False, limit_bytes: int | None = None) -> None:
+    def __init__(self, outputs: tuple[str, ...] = (), *, lenient: bool = False) -> None:
         self.outputs = outputs
         self.lenient = lenient
         """What cannot be rebuilt in the container is left out, with a note (``-i '*'``)."""
-        self.limit_bytes = limit_bytes
+        self.limit_bytes: int | None = None
         """The container's memory limit: more cannot come out of it."""
         self.input_fd = -1
         self.input_bytes = 0
@@ -43,6 +45,16 @@ class Transfer:
             os.close(fd)
             raise
         self.input_fd, self.input_bytes = memory.finish(fd), size_bytes
+
+    def mentioned_in(self, go: Go) -> Go:
+        """The message to go, saying that there are these variables."""
+        return go._replace(has_input=self.input_fd >= 0, lenient=self.lenient, outputs=self.outputs)
+
+    def start(self, channel: socket.socket, limit_bytes: int | None) -> None:
+        """Behind the message to go: the cell gets its variables."""
+        self.limit_bytes = limit_bytes
+        if self.input_fd >= 0:
+            socket.send_fds(channel, [MEMORY], [self.input_fd])
 
     def allow(self, size_bytes: object) -> tuple[int, str]:
         """The cell's announcement: (descriptor to fill, "") or (-1, why not). Only the first one counts."""
@@ -76,12 +88,6 @@ class Transfer:
         finally:
             self._close_output()
 
-    def close_input(self) -> None:
-        """The cell has it."""
-        if self.input_fd >= 0:
-            os.close(self.input_fd)
-            self.input_fd = -1
-
     def _close_output(self) -> None:
         if self._output_fd >= 0:
             with contextlib.suppress(OSError):
@@ -89,5 +95,7 @@ class Transfer:
             self._output_fd = -1
 
     def close(self) -> None:
-        self.close_input()
+        if self.input_fd >= 0:
+            os.close(self.input_fd)
+            self.input_fd = -1
         self._close_output()

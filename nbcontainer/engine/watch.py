@@ -19,6 +19,7 @@ from nbcontainer.engine.controls import Controls
 from nbcontainer.engine.kernel_log import killed_processes
 from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.streams import CellDone, Said, Streams
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import Reason, judge, usage_since
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Running, Sample, Started, Usage
@@ -99,6 +100,17 @@ class ProcessRun:
         self._reason = self._reason or "killed"
         self._kill_at = 0.0
         self._wake()
+
+    def answer_input(self, line: str | None, why: str = "") -> None:
+        self._streams.answer_input(line, why)
+
+    def is_over(self) -> bool:
+        now = time.monotonic()
+        if self._ended or self._kill_at is not None or (self._deadline is not None and now >= self._deadline):
+            return True
+        poller = select.poll()
+        poller.register(self._process.pidfd, select.POLLIN)
+        return bool(poller.poll(0))
 
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
         self._attendants.append((callback, fd))
@@ -222,8 +234,9 @@ class ProcessRun:
 class LocalRun(ProcessRun):
     """A whole container: its end is the end of its first process, and of all others."""
 
-    def __init__(self, engine: LocalEngine, box: Box, spec: ContainerSpec, first: Sample) -> None:
+    def __init__(self, engine: LocalEngine, box: Box, spec: ContainerSpec, first: Sample, transfer: Transfer | None = None) -> None:
         super().__init__(box.container_id, spec, box.process, box.cgroup, first)
+        self._streams.transfer = transfer
         self._engine, self._box = engine, box
         self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say)
         self._published = False

@@ -16,6 +16,7 @@ from nbcontainer.events import Display, Event, Output
 from nbcontainer.notebook.completion import VERBS
 from nbcontainer.notebook.failure import ContainerFailed, render
 from nbcontainer.notebook.sanitise import DisplayIds, sanitise
+from nbcontainer.notebook.variables import Reader, bring_in
 from nbcontainer.options import ParsedLine, help_text, parse_options
 
 JUPYTER_BYTES_PER_SECOND, JUPYTER_BURST_BYTES = 8e5, 2e6
@@ -187,10 +188,13 @@ class ContainerMagics(Magics):
             return
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
         screen = Screen(hidden, _pace_of(self.shell), trusted="trust_output" in front)
+        reader = Reader(self.shell)
+        options |= {"engine": engine, "on_input": reader, "output": front.get("output", ())}
+        options["input"] = bring_in(front.get("input", []), self.shell, cell, program=bool(parsed.program))
         if quiet:
-            result = container.run(cell, program=parsed.program, on_event=screen.show, engine=engine, **options)
+            result = container.run(cell, program=parsed.program, on_event=screen.show, on_start=reader.on_start, **options)
         else:
-            result = self._run_live(parsed, cell, screen, {"engine": engine, **options})
+            result = self._run_live(parsed, cell, screen, reader, options)
         self._keep(front, result)
         if not result.ok:
             if not front.get("no_raise_error"):
@@ -206,8 +210,9 @@ class ContainerMagics(Magics):
             shell.user_ns[front["out"]] = result.stdout
         if "err" in front:
             shell.user_ns[front["err"]] = result.stderr
+        shell.user_ns.update(result.values)
 
-    def _run_live(self, parsed: ParsedLine, cell: str, screen: Screen, options: dict[str, Any]) -> Any:
+    def _run_live(self, parsed: ParsedLine, cell: str, screen: Screen, reader: Reader, options: dict[str, Any]) -> Any:
         """Run with a live view where it takes long enough for one; then notes, and the figure and card that stay."""
         from nbcontainer import container
         from nbcontainer.notebook.live import SHOW_AFTER_SECONDS, Live
@@ -219,9 +224,13 @@ class ContainerMagics(Magics):
             screen.show(event)
             live.fold(event)
 
+        def on_start(run: Any) -> None:
+            reader.on_start(run)
+            live.on_start(run)
+
         result = None
         try:
-            result = container.run(cell, program=parsed.program, on_event=on_event, on_start=live.on_start, **options)
+            result = container.run(cell, program=parsed.program, on_event=on_event, on_start=on_start, **options)
         finally:
             long_enough = result is not None and result.usage.wall_seconds > SHOW_AFTER_SECONDS
             live.close(result, long_enough or (result is not None and result.outcome == "oom"))

@@ -11,8 +11,6 @@ import atexit
 import base64
 import faulthandler
 import json
-import os
-import select
 import sys
 import threading
 import traceback
@@ -25,52 +23,9 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from nbcontainer.runtime.protocol import LINE_FD, LINE_SIGNAL, Go, ProtocolError, encode, is_json
-
-ANSWER_SECONDS = 10.0
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # the cell closed or replaced it: its business
-
-
-class Channel:
-    """Writes frames in order with prints: text that was printed before is flushed first, and the kernel answers each
-    frame with one byte when it has read that far, so that text printed later cannot overtake it."""
-
-    def __init__(self) -> None:
-        self.fd = -1
-        """-1 while there is nobody to talk to: in the zygote, and while a box warms itself up."""
-        # Reentrant: a signal handler may show something too.
-        self._writing = threading.RLock()
-
-    def send(self, message: dict[str, Any], parts: dict[str, str]) -> None:
-        """Raises OSError where the cell has closed its channel."""
-        if self.fd < 0:
-            return
-        # What comes next may be an answer or, in a session, the next cell: only one thread can wait for it.
-        waits = threading.current_thread() is threading.main_thread()
-        with self._writing:
-            self._write(message if waits else {**message, "answer": False}, parts)
-        # Bounded, because a cell that writes half a frame to its own channel gets no answer any more.
-        if waits and select.select([self.fd], [], [], ANSWER_SECONDS)[0]:
-            os.read(self.fd, 1)
-
-    def _write(self, message: dict[str, Any], parts: dict[str, str]) -> None:
-        _flush()
-        try:
-            data = memoryview(encode(message, parts))
-        except ProtocolError as error:
-            data = memoryview(encode({"t": "display", "kind": "display"}, {"text/plain": f"[not shown: {error}]"}))
-        while data:
-            data = data[os.write(self.fd, data) :]
-
-
-CHANNEL = Channel()
+from nbcontainer.runtime import questions, transfer
+from nbcontainer.runtime.channel import CHANNEL, flush
+from nbcontainer.runtime.protocol import LINE_FD, LINE_SIGNAL, Go, is_json
 
 
 def _send_display(kind: str, data: dict[str, Any], metadata: dict[str, Any] | None, display_id: str | None) -> None:
@@ -179,6 +134,7 @@ def build_shell(ipython_directory: str) -> CellShell:
     singleton: Any = InteractiveShell
     singleton._instance = shell
     warnings.filterwarnings("ignore", message="To exit: use")
+    questions.install()
     untyped_shell: Any = shell
     untyped_shell.run_cell("0", store_history=False)
     warm(shell)
@@ -254,13 +210,20 @@ def run_python(shell: CellShell, go: Go, channel_fd: int) -> int:
         atexit._clear()
         sys.path.insert(0, "")
         sys.argv = [""]
-    hook: Any = shell.displayhook
-    hook.cell = go.code
-    code = _exit_code(_run_cell(shell, go.code))
+    code = run_code(shell, go)
     if not go.session:
         return finish(code)
-    _flush()
+    flush()
     return code
+
+
+def run_code(shell: Any, go: Go) -> int:
+    """One cell, with the variables that go in and come out: its exit code."""
+    shell.displayhook.cell = go.code
+    if go.has_input and not transfer.take_in(shell, go):
+        return 1
+    code = _exit_code(_run_cell(shell, go.code))
+    return transfer.give_out(shell, go.outputs, code) if go.outputs else code
 
 
 def _exit_code(error: BaseException | None) -> int:
@@ -283,5 +246,5 @@ def finish(code: int) -> int:
     except BaseException:
         traceback.print_exc()
         code = code or 1
-    _flush()
+    flush()
     return code

@@ -11,7 +11,8 @@ The handshake of one container, K the kernel, Z the zygote, C the cell process (
 6. K → C  Go: code or program, environment, user (pickled, behind its length: C trusts K)
 7. C → K  ``{"t": "started"}``: a Python cell's code begins. Before it, ``failed`` (no such user, directory or program) is
    still true; whatever says so later is forged. A program has no channel, so that nothing can be forged
-8. C → K  displays, errors, results, each answered by one byte (see cell.Channel)
+8. C → K  displays, errors, results, each answered by one byte (see channel.Channel); ``{"t": "input", "password"}``, answered by a
+          line of text; ``{"t": "values", "size"}``, answered by memory of that size, and ``{"t": "filled"}`` when C has filled it
 9. Z → K  ``{"t": "exited", "status"}`` on the control socket, from waitid
 
 In a session (``Go.session``) the code comes later, cell by cell, and 7 says that it may:
@@ -81,9 +82,24 @@ class Go(NamedTuple):
     init: bool
     session: bool = False
     """There is no code yet: cells follow."""
+    has_input: bool = False
+    """Variables follow: one byte with the descriptor that they lie in."""
+    lenient: bool = False
+    """Of these, those that the code does not speak of, or that cannot be rebuilt, are left out."""
+    outputs: tuple[str, ...] = ()
+    """Variables that are wanted back."""
 
 
 NEXT_CELL = b"c"
+ACKNOWLEDGED, LINE, NO, MEMORY = b"a", b"l", b"n", b"m"
+"""How K's answers begin: nothing follows, a text, the text of a refusal, or a descriptor comes along."""
+MAX_LINE_BYTES = 1 << 16
+
+
+def encode_answer(kind: bytes, text: str) -> bytes:
+    """LINE or NO, with ``text`` cut to what a cell may have to hold."""
+    data = text.encode("utf-8", "replace")[:MAX_LINE_BYTES]
+    return kind + LENGTH.pack(len(data)) + data
 
 
 def encode_go(go: Go) -> bytes:

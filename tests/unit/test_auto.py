@@ -16,7 +16,7 @@ class Engine:
         self.name, self.error = name, error
         self.started: list[ContainerSpec] = []
 
-    def start(self, spec: ContainerSpec, code: str) -> str:
+    def start(self, spec: ContainerSpec, code: str, transfer: object = None) -> str:
         if self.error is not None:
             raise self.error
         self.started.append(spec)

@@ -28,6 +28,7 @@ ONLY_IN = {
 
 EXCEPTIONS = {
     ("runtime/cell.py", "IPython"): "the cell itself is run by an InteractiveShell",
+    ("runtime/questions.py", "IPython"): "input() that nobody can answer raises what IPython's users know",
     ("runtime/cell.py", "traitlets"): "an InteractiveShell is configured by a traitlets Config",
     ("isolation.py", "matplotlib"): "names the Figure type of Comparison.plot(), for type checkers only",
     ("experiment.py", "matplotlib"): "names the Figure type of compare(), for type checkers only",
@@ -159,6 +160,7 @@ def test_nothing_forks_outside_the_zygote(module: str) -> None:
 UNPICKLES = {
     "runtime/zygote.py": "reads the configuration and the requests that the kernel wrote; a cell has no end of that socket",
     "runtime/init.py": "reads in the container what the kernel wrote, before there is user code in it",
+    "runtime/variables.py": "rebuilds in the container the variables that the kernel sent in",
 }
 
 

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from dataclasses import replace
 
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import layout, qemu
 from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
@@ -126,7 +127,9 @@ class VmEngine:
 
     # ---- the Engine protocol
 
-    def start(self, spec: ContainerSpec, code: str) -> VmRun:
+    def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> VmRun:
+        if transfer is not None:
+            raise HostError("-i, -o: variables do not travel into the virtual machine yet", "use --engine local, or files and -v")
         spec = self.fit(spec)
         guest, shares = self._guest_for(spec)
         run = guest.start(spec, layout.translate(spec, shares), code, self._ended)

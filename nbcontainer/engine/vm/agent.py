@@ -114,6 +114,8 @@ class Agent:
             self._begin(message["run"], wire.spec_from_json(message["spec"]), message["code"])
         elif kind in ("interrupt", "kill", "forget"):
             self._tell_run(message["run"], kind)
+        elif kind == "line":
+            self._answer_input(message)
         elif kind == "control":
             self._do(partial(self._control, message))
         elif kind == "ping":
@@ -220,6 +222,12 @@ class Agent:
         except ProtocolError as error:
             # What fits into a frame of the container's may be too large for one of ours.
             self._port.send(wire.event_to_json(number, Display("display", {"text/plain": f"[not shown: {error}]"})))
+
+    def _answer_input(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            run = self._runs.get(message["run"])
+        if run is not None:
+            run.answer_input(message["line"], message["why"])
 
     def _tell_run(self, number: int, what: str) -> None:
         with self._lock:

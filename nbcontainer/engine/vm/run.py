@@ -157,6 +157,12 @@ class VmRun:
     def pid(self) -> int:
         return self._guest.process.pid
 
+    def answer_input(self, line: str | None, why: str = "") -> None:
+        self._guest.send({"t": "line", "run": self.number, "line": line, "why": why})
+
+    def is_over(self) -> bool:
+        return self._ended or self._give_up_at is not None or any(isinstance(said, Finished | NbcontainerError) for said in list(self._said))
+
     def interrupt(self) -> None:
         self._ask_for_end("interrupt")
 

@@ -10,6 +10,7 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, ``{"t": "forget", run}``
    K → A  ``{"t": "control", run, ask, what, changes}``: pause, resume, update or readings; answered by
           ``{"t": "answer", run, ask, limits | readings | kind, arguments}``
+   K → A  ``{"t": "line", run, line, why}``: what the cell asked for by an InputRequest; without a line, why there is none
 6. K → A  ``{"t": "ping", ask}``, answered by ``{"t": "pong", ask}``
 7. K → A  ``{"t": "settle"}``: everything that was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
 
