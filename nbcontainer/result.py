@@ -312,7 +312,7 @@ class Collector:
         if end is None:
             raise InternalError("a run ended without saying how")
         return Result(
-            end.outcome, end.exit_code, end.signal, end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
+            end.outcome, end.exit_code, end.signal, None if end.exit_code == 0 else end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
             changes=tuple(self._changes), memory_by_kind=end.memory_by_kind, killed=end.killed, goes_on=end.goes_on,
             line=quote_line(self._code, end.line), values=dict(values or {}), missing=dict(missing or {}), _stdout=self._stdout, _stderr=self._stderr,
         )  # fmt: skip

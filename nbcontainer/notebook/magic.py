@@ -5,22 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-import time
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from nbcontainer.errors import SpecError
-from nbcontainer.events import Display, Event, Output
+from nbcontainer.events import Event
 from nbcontainer.notebook.completion import VERBS
 from nbcontainer.notebook.failure import ContainerFailed, render
-from nbcontainer.notebook.sanitise import DisplayIds, sanitise
+from nbcontainer.notebook.screen import Screen, pace_of
 from nbcontainer.notebook.variables import Reader, bring_in
 from nbcontainer.options import ParsedLine, help_text, parse_options
 
-JUPYTER_BYTES_PER_SECOND, JUPYTER_BURST_BYTES = 8e5, 2e6
-"""The server's default is 1e6, averaged over 3 seconds; encoding as JSON adds some."""
 _VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
@@ -29,67 +26,6 @@ def _display_module() -> Any:
     import IPython.display
 
     return IPython.display
-
-
-class Pace:
-    """Keeps output below what Jupyter's server lets through: above 1 MB a second it drops everything, and says so.
-
-    The cell itself is not slowed down before its pipe is full.
-    """
-
-    def __init__(self, bytes_per_second: float, burst_bytes: float) -> None:
-        self._rate, self._burst = bytes_per_second, burst_bytes
-        self._room, self._moment = burst_bytes, time.monotonic()
-
-    def wait_for(self, size_bytes: int) -> None:
-        """Sleep until so much more may be sent."""
-        now = time.monotonic()
-        self._room = min(self._burst, self._room + (now - self._moment) * self._rate) - size_bytes
-        self._moment = now
-        if self._room < 0:
-            time.sleep(-self._room / self._rate)
-
-
-def _pace_of(shell: Any) -> Pace:
-    jupyter = type(shell).__name__ == "ZMQInteractiveShell"
-    return Pace(JUPYTER_BYTES_PER_SECOND, JUPYTER_BURST_BYTES) if jupyter else Pace(1e15, 1e15)
-
-
-class Screen:
-    """Shows events as they come. ``hidden`` names the streams that go into a variable instead."""
-
-    def __init__(self, hidden: frozenset[str], pace: Pace, *, trusted: bool = False) -> None:
-        self._hidden = hidden
-        self._trusted = trusted
-        self._pace = pace
-        self._display_ids = DisplayIds()
-
-    def show(self, event: Event) -> None:
-        if isinstance(event, Output):
-            if event.stream not in self._hidden:
-                self._pace.wait_for(len(event.text))
-                stream = sys.stdout if event.stream == "stdout" else sys.stderr
-                stream.write(event.text)
-                stream.flush()
-        elif isinstance(event, Display):
-            self._show_display(event)
-
-    def _show_display(self, event: Display) -> None:
-        shown = _display_module()
-        if event.kind == "clear":
-            shown.clear_output(wait=bool(event.metadata.get("wait")))
-            return
-        data = dict(event.data) if self._trusted else sanitise(event.data)
-        if event.kind == "result":
-            shown.publish_display_data(data)
-        elif event.display_id is None:
-            shown.display(data, raw=True)
-        elif event.kind == "display":
-            shown.display(data, raw=True, display_id=self._display_ids.new(event.display_id))
-        else:
-            known = self._display_ids.known(event.display_id)
-            if known is not None:
-                shown.display(data, raw=True, display_id=known, update=True)
 
 
 @magics_class
@@ -187,7 +123,7 @@ class ContainerMagics(Magics):
         if front.get("dry_run"):
             return
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
-        screen = Screen(hidden, _pace_of(self.shell), trusted="trust_output" in front)
+        screen = Screen(hidden, pace_of(self.shell), trusted="trust_output" in front)
         reader = Reader(self.shell)
         options |= {"engine": engine, "on_input": reader, "output": front.get("output", ())}
         options["input"] = bring_in(front.get("input", []), self.shell, cell, program=bool(parsed.program))

@@ -10,6 +10,7 @@ import ast
 import atexit
 import base64
 import faulthandler
+import io
 import json
 import sys
 import threading
@@ -18,6 +19,7 @@ import warnings
 from types import CodeType
 from typing import Any
 
+from IPython.core import interactiveshell
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
@@ -27,9 +29,16 @@ from nbcontainer.runtime import questions, transfer
 from nbcontainer.runtime.channel import CHANNEL, flush
 from nbcontainer.runtime.protocol import LINE_FD, LINE_SIGNAL, Go, is_json
 
+MAX_DISPLAY_BYTES = 32 << 20
+FIGURE = "matplotlib.figure", "Figure"
+
 
 def _send_display(kind: str, data: dict[str, Any], metadata: dict[str, Any] | None, display_id: str | None) -> None:
     message = {"t": "display", "kind": kind, "id": display_id}
+    size, name = max(((len(value), name) for name, value in data.items() if isinstance(value, str | bytes)), default=(0, ""))
+    if size > MAX_DISPLAY_BYTES:  # before it is encoded, which takes as much memory again
+        limit = MAX_DISPLAY_BYTES >> 20
+        data = {"text/plain": f"[{name} of {size >> 20} MiB is not shown: a display has at most {limit} MiB; write it to a file in a volume (-v)]"}
     try:
         parts = {f"data {name}": _portable(name, value) for name, value in data.items()}
         parts["metadata"] = json.dumps(metadata or {})
@@ -96,6 +105,9 @@ def _text_of(error: BaseException) -> str:
         return "<its text cannot be had>"
 
 
+_FRAMES_OF_OURS = (__file__, interactiveshell.__file__)
+
+
 class CellShell(InteractiveShell):
     """IPython without a terminal and without history."""
 
@@ -107,6 +119,17 @@ class CellShell(InteractiveShell):
             CHANNEL.send({"t": "error"}, {"ename": etype.__name__, "evalue": _text_of(evalue), "traceback": lines})
         except OSError:
             print(lines, file=sys.stderr)  # the cell closed the channel; its error must not get lost with it
+
+    def showtraceback(self, exc_tuple: Any = None, *arguments: Any, **options: Any) -> None:
+        """Groups too come as an error of the cell; IPython's own way prints them, with the frames that ran the cell."""
+        kind, error, frames = exc_tuple or sys.exc_info()
+        if isinstance(error, BaseExceptionGroup):
+            while frames is not None and frames.tb_frame.f_code.co_filename in _FRAMES_OF_OURS:
+                frames = frames.tb_next
+            self._showtraceback(type(error), error, "".join(traceback.format_exception(kind, error, frames)).rstrip())
+            return
+        shown: Any = super().showtraceback
+        shown(exc_tuple, *arguments, **options)
 
     def ask_exit(self) -> None:
         raise SystemExit(0)
@@ -136,11 +159,19 @@ def build_shell(ipython_directory: str) -> CellShell:
     warnings.filterwarnings("ignore", message="To exit: use")
     questions.install()
     untyped_shell: Any = shell
+    untyped_shell.display_formatter.formatters["image/png"].for_type_by_name(*FIGURE, _figure_png)
     untyped_shell.run_cell("0", store_history=False)
     warm(shell)
     # Inherited by every container. In the zygote, which nobody asks, the descriptor is something else.
     faulthandler.register(LINE_SIGNAL, file=LINE_FD, all_threads=False)
     return shell
+
+
+def _figure_png(figure: Any) -> bytes:
+    """Of a Figure that was made without pyplot, which would tell IPython itself."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    return buffer.getvalue()
 
 
 def warm(shell: CellShell) -> None:

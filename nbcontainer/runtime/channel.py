@@ -59,7 +59,7 @@ class Channel:
         try:
             data = memoryview(encode(message, parts))
         except ProtocolError as error:
-            data = memoryview(encode({"t": "display", "kind": "display"}, {"text/plain": f"[not shown: {error}]"}))
+            data = memoryview(encode({"t": "display", "kind": "display"}, {"data text/plain": f"[not shown: {error}]"}))
         while data:
             data = data[os.write(self.fd, data) :]
 

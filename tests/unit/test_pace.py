@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nbcontainer.notebook import magic
+from nbcontainer.notebook import screen
 
 
 def test_a_burst_is_free_and_the_rest_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,9 +14,9 @@ def test_a_burst_is_free_and_the_rest_is_paced(monkeypatch: pytest.MonkeyPatch) 
         slept.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr(magic.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(magic.time, "sleep", sleep)
-    pace = magic.Pace(1000, 500)
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(screen.time, "sleep", sleep)
+    pace = screen.Pace(1000, 500)
     for _ in range(5):
         pace.wait_for(100)
     assert slept == []

@@ -1,0 +1,99 @@
+"""Everything that a cell can show in a notebook, from a container, on three versions of ipykernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kernels import VERSIONS, Cell, Kernel, kernel
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def notebook(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    with kernel(request.param, tmp_path_factory.mktemp("notebook")) as started:
+        yield started
+
+
+def run(notebook: Kernel, code: str, options: str = "--mem 1G --quiet") -> Cell:
+    return notebook.run(f"%%container {options}\n{code}")
+
+
+def test_plots_just_work(notebook: Kernel) -> None:
+    cell = run(notebook, "import matplotlib.pyplot as plt\nprint('a'); plt.plot([1, 2]); plt.show(); print('b')\nplt.plot([3]);")
+    assert [output.get("text") or sorted(output["data"]) for output in cell.outputs] == ["a\n", ["image/png", "text/plain"], "b\n", ["image/png", "text/plain"]]
+    figure = run(notebook, "from matplotlib.figure import Figure\nf = Figure(); f.subplots(); f")
+    assert "image/png" in figure.data[0]
+
+
+def test_displays_keep_their_types_and_their_order(notebook: Kernel) -> None:
+    cell = run(
+        notebook,
+        "import pandas as pd\nfrom IPython.display import HTML, JSON, Latex, SVG, Image, display\n"
+        "print('first'); display(HTML('<b>x</b>'), Latex('$x$'), JSON({'a': 1}), SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>'))\n"
+        "print('last'); pd.DataFrame({'a': [1, 2]})",
+    )
+    kinds = [output.get("text") or sorted(set(output["data"]) - {"text/plain"}) for output in cell.outputs]
+    assert kinds == ["first\n", ["text/html"], ["text/latex"], ["application/json"], ["text/html"], "last\n", ["text/html"]]
+    assert "<table" in cell.data[-1]["text/html"]
+
+
+def test_a_picture_keeps_its_width(notebook: Kernel) -> None:
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    cell = run(notebook, f"import base64\nfrom IPython.display import Image\nImage(base64.b64decode('{png}'), width=100)")
+    assert cell.outputs[0]["metadata"] == {"image/png": {"width": 100}}
+
+
+def test_magics_shell_lines_and_await(notebook: Kernel) -> None:
+    assert run(notebook, "!echo hi\nfiles = !echo a b\nprint(files)").text.split() == ["hi", "['a", "b']"]
+    assert "per loop" in run(notebook, "%timeit -n 2 -r 1 1 + 1").text
+    assert "Wall time" in run(notebook, "%%time\nprint('in')").text
+    assert run(notebook, "import asyncio\nawait asyncio.sleep(0)\n42").text == "42"
+    assert "Signature" in run(notebook, "len?").text
+
+
+def test_bars_and_warnings(notebook: Kernel) -> None:
+    bar = run(notebook, "from tqdm.auto import tqdm\nfor i in tqdm(range(3)): pass")
+    assert "100%" in bar.text and "3/3" in bar.text and "\r" in bar.text
+    assert "UserWarning: careful" in run(notebook, "import warnings\nwarnings.warn('careful')").text
+    assert "<progress" in run(notebook, "from IPython.display import ProgressBar\nfor i in ProgressBar(2): pass").data[0]["text/html"]
+
+
+def test_widgets_say_why_they_are_text(notebook: Kernel) -> None:
+    cell = run(notebook, "import ipywidgets as w\nfrom IPython.display import display\ndisplay(w.IntSlider())")
+    assert cell.text.startswith("IntSlider(value=0)\n[a widget talks to its kernel while it is shown")
+    bar = run(notebook, "from tqdm.notebook import tqdm\nfor i in tqdm(range(3)): pass")
+    assert "from tqdm import tqdm" in bar.text
+    frame = run(notebook, "from IPython.display import IFrame, Javascript, display\ndisplay(IFrame('https://example.org', 9, 9), Javascript('1'))")
+    assert frame.text.count("--trust-output shows it") == 2
+
+
+def test_update_and_clear(notebook: Kernel) -> None:
+    assert run(notebook, "from IPython.display import clear_output\nfor i in range(3):\n    clear_output(wait=True); print(i)").text == "2\n"
+    assert run(notebook, "from IPython.display import display\nh = display('a', display_id=True); print('x'); h.update('b')").text == "'b'\nx\n"
+
+
+def test_tracebacks_are_coloured_and_the_cell_s_own(notebook: Kernel) -> None:
+    cell = run(notebook, "def f(x):\n    return 1 / x\nf(0)")
+    assert cell.status == "error" and "\x1b[" in "".join(cell.outputs[-1]["traceback"])
+    group = run(notebook, "raise ExceptionGroup('several', [ValueError(1), TypeError(2)])")
+    assert "TypeError: 2" in group.text
+    assert "nbcontainer" not in cell.text + group.text
+
+
+def test_a_repr_that_fails_or_never_ends_is_shown_and_the_cell_goes_on(notebook: Kernel) -> None:
+    cell = run(notebook, "class R:\n    def __repr__(self): return repr(self)\nfrom IPython.display import display\ndisplay(R()); print('goes on')")
+    assert "RecursionError" in cell.text and cell.text.endswith("goes on\n") and cell.status == "ok"
+    half = run(notebook, "class R:\n    def _repr_html_(self): 1 / 0\n    def __repr__(self): return 'text'\nR()")
+    assert "ZeroDivisionError" in half.text and half.text.endswith("text") and half.status == "ok"
+
+
+def test_half_a_gigabyte_is_refused_where_it_is_made(notebook: Kernel) -> None:
+    cell = run(notebook, "from IPython.display import HTML\nHTML('x' * 500_000_000)")
+    assert cell.text == "[text/html of 476 MiB is not shown: a display has at most 32 MiB; write it to a file in a volume (-v)]"
+    assert "not shown" in run(notebook, "'x' * 100_000_000").text
+
+
+def test_the_debugger_asks_its_reader(notebook: Kernel) -> None:
+    lines = iter(["p 6 * 7", "c"])
+    cell = notebook.run("%%container --quiet\nx = 1\nbreakpoint()\nprint('after')", lambda content: next(lines))
+    assert "42" in cell.text and cell.text.endswith("after\n")
