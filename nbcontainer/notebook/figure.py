@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,18 @@ def alt_text(result: Result) -> str:
     """The chart for those who cannot see it."""
     limit = result.limits.memory_bytes
     of = f" of {format_size(limit)}" if limit else ""
+    usage = result.usage
+    throttled = f", throttled for {usage.throttled_seconds:.2f} s" if usage.throttled_seconds >= 0.01 else ""
     return (
-        f"Memory and CPU over time: {title(result)}; memory peak {format_size(result.usage.memory_peak_bytes)}{of}, "
-        f"CPU {result.usage.cpu_seconds:.2f} s."
+        f"Memory and CPU over time: {title(result)}; memory peak {format_size(usage.memory_peak_bytes)}{of}, "
+        f"CPU {usage.cpu_seconds:.2f} s{throttled}."
     )
+
+
+def caption(result: Result) -> dict[str, str]:
+    """The same as a MIME bundle, to stand below the chart."""
+    text = alt_text(result)
+    return {"text/html": f'<p style="margin:0;font-size:12px;opacity:.75">{html.escape(text)}</p>', "text/plain": text}
 
 
 def plot_result(result: Result) -> Figure:
@@ -177,7 +186,8 @@ def _draw_cpu(axes: Any, seconds: list[float], columns: dict[str, list[float]], 
 def png(result: Result) -> str:
     """The chart as a PNG, base64-encoded as Jupyter carries it."""
     buffer = io.BytesIO()
-    plot_result(result).savefig(buffer, format="png")
+    # In the file too, for whoever takes the picture out of the notebook.
+    plot_result(result).savefig(buffer, format="png", metadata={"Description": alt_text(result)})
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import importlib
 import secrets
 import sys
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine import Run
@@ -90,11 +90,12 @@ class Live:
         front, self._front = self._front, None
         _SHOWN.discard(self)
         wanted = result is not None and (front is not None or worth_a_figure) and is_kernel(self._shell)
-        bundle, metadata = _figure(result) if result is not None and wanted else ({}, {})
+        figure = _figure(result) if result is not None and wanted else _Figure()
         if front is not None:
-            front.close(bundle, metadata)
-        elif bundle:
-            show(bundle, metadata)
+            front.close(figure)
+        elif figure.bundle:
+            show(figure.bundle, figure.metadata)
+            show(figure.caption)
 
 
 _SHOWN: set[Live] = set()
@@ -113,11 +114,21 @@ def show(bundle: dict[str, Any], metadata: dict[str, Any] | None = None, **how: 
     display(bundle, raw=True, metadata=metadata or {}, **how)
 
 
-def _figure(result: Result) -> tuple[dict[str, Any], dict[str, Any]]:
-    from nbcontainer.notebook.figure import alt_text, png
+@dataclass(frozen=True)
+class _Figure:
+    """What stays of a live view; everything is empty where there is nothing to show."""
+
+    bundle: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    caption: dict[str, str] = field(default_factory=lambda: {"text/plain": ""})
+    """The same in words, as an output of its own: JupyterLab passes no alternative text on, and neither does GitHub."""
+
+
+def _figure(result: Result) -> _Figure:
+    from nbcontainer.notebook.figure import alt_text, caption, png
 
     text = alt_text(result)
-    return {"image/png": png(result), "text/plain": text}, {"image/png": {"alt": text}}
+    return _Figure({"image/png": png(result), "text/plain": text}, {"image/png": {"alt": text}}, caption(result))
 
 
 class _Front:
@@ -131,7 +142,7 @@ class _Front:
     def show_again(self) -> None:
         """The cell has cleared its output, and this with it."""
 
-    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None: ...
+    def close(self, figure: _Figure) -> None: ...
 
 
 class _TerminalFront(_Front):
@@ -154,7 +165,7 @@ class _TerminalFront(_Front):
             sys.stderr.flush()
             self._width = 0
 
-    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def close(self, figure: _Figure) -> None:
         self.make_room()
 
 
@@ -166,7 +177,7 @@ class _KernelFront(_Front):
         self._image: Any = None
         self._display_id = f"nbcontainer-{secrets.token_hex(8)}"
         self._begin = self._text_at = time.monotonic()
-        show(self._bundle(), display_id=self._display_id)
+        self.show_again()
 
     def _bundle(self) -> dict[str, Any]:
         widget = self._image.widget if self._image is not None else self._link.widget
@@ -189,13 +200,15 @@ class _KernelFront(_Front):
 
     def show_again(self) -> None:
         show(self._bundle(), display_id=self._display_id)
+        show({"text/plain": ""}, display_id=f"{self._display_id}-caption")
 
-    def close(self, bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def close(self, figure: _Figure) -> None:
         if self._pump is not None:
             self._pump.close()
         self._link.tick()
-        show(bundle or {"text/plain": ""}, metadata, display_id=self._display_id, update=True)
-        self._link.end(base64.b64decode(bundle.get("image/png", "")), bundle.get("text/plain", ""))
+        show(figure.bundle or {"text/plain": ""}, figure.metadata, display_id=self._display_id, update=True)
+        show(figure.caption, display_id=f"{self._display_id}-caption", update=True)
+        self._link.end({"data": figure.bundle, "metadata": figure.metadata} if figure.bundle else {}, figure.caption)
         if self._image is not None:
             self._image.close()
 

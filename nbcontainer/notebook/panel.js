@@ -9,6 +9,7 @@ export const FIELDS = [
 const CAPACITY = 4800;
 const MIB = 1024 * 1024;
 const SMALLEST_BYTES = 8 * MIB;
+const WIDGET_VIEW = "application/vnd.jupyter.widget-view+json";
 
 // ---- numbers and words (pure: tested without a browser)
 
@@ -190,6 +191,23 @@ export function describeRow(row, charts, limits) {
   }
   if (limits.mem) parts.push(`limit ${formatBytes(limits.mem)}`);
   return parts.join(" · ");
+}
+
+// Put the figure where a notebook's model has the panel, so that it is saved: as the kernel's own update would, which a page
+// that was loaded again does not get. `cells` as JupyterLab's widget manager has them; false where there is no such place.
+export function keepFigure(cells, modelId, figure, caption) {
+  let found = false;
+  for (let c = 0; c < (cells?.length ?? 0); c++) {
+    const outputs = cells.get(c).outputs;
+    for (let i = 0; i < (outputs?.length ?? 0); i++) {
+      if (outputs.get(i).data?.[WIDGET_VIEW]?.model_id !== modelId) continue;
+      outputs.set(i, { output_type: "display_data", ...figure });
+      const next = i + 1 < outputs.length ? outputs.get(i + 1).data : null;
+      if (next && caption && next["text/plain"] === "") outputs.set(i + 1, { output_type: "display_data", data: caption, metadata: {} });
+      found = true;
+    }
+  }
+  return found;
 }
 
 // ---- the page
@@ -581,7 +599,7 @@ class Panel {
       this.showLimits();
       return;
     }
-    if (message.k === "end") return this.end(buffers[0], message.alt);
+    if (message.k === "end") return this.end(message);
     if (message.k === "all") {
       this.rows.clear();
       this.markers = [];
@@ -606,12 +624,15 @@ class Panel {
   }
 
   // The figure that stays. A page that was loaded again while the cell ran does not get the cell's outputs any more.
-  end(png, alt) {
-    const image = element("img", { alt });
-    image.src = URL.createObjectURL(new Blob([png], { type: "image/png" }));
-    image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  end({ id, figure, caption }) {
     this.close();
-    this.root.replaceChildren(image);
+    try {
+      if (keepFigure(this.model.widget_manager?.context?.model?.cells, id, figure, caption)) return;
+    } catch {
+      // Another front end, with another model of its notebooks.
+    }
+    const alt = figure.metadata["image/png"].alt;
+    this.root.replaceChildren(element("img", { alt, src: `data:image/png;base64,${figure.data["image/png"]}` }));
   }
 
   showStatus() {

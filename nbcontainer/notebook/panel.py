@@ -149,12 +149,15 @@ class PanelLink:
         change = describe_change(before, self._limits)
         return f"Linux says: {change}." if change else "Linux says: as before."
 
-    def end(self, png: bytes, alt: str) -> None:
-        """The panel's display is replaced, and the widget goes. But a page that was loaded again sees only the widget."""
+    def end(self, figure: dict[str, Any], caption: dict[str, Any]) -> None:
+        """The panel's display is replaced, and the widget goes. But a page that was loaded again sees only the widget.
+
+        ``figure``: data and metadata, {} where there is none; ``caption``: a MIME bundle.
+        """
         with self._lock:
             self.widget.on_msg(self._on_message, remove=True)
-            if self._hellos > 1 and png:
-                self.widget.send({"k": "end", "alt": alt}, [png])
+            if self._hellos > 1 and figure:
+                self.widget.send({"k": "end", "id": self.widget.model_id, "figure": figure, "caption": caption})
                 _LEFT_OPEN.append(self.widget)
             else:
                 self.widget.close()

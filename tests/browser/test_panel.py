@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nbconvert
 import nbformat
 import pytest
 from servers import Lab
@@ -52,12 +53,16 @@ class Notebook:
         self.panel.locator(".nbc-message", has_text=text).wait_for()
 
     def wait_for_figure(self, cell: int = 1) -> str:
-        """Its alternative text, from the saved notebook: JupyterLab does not pass it on to the page."""
+        """Its alternative text, from the saved notebook: JupyterLab does not pass it on to the page, so it stands below it too."""
         self.panel.wait_for(state="detached")
         self.page.locator(".jp-OutputArea img").last.wait_for()
         self.save()
         outputs = nbformat.read(self._lab.directory / self._name, as_version=4).cells[cell].outputs
-        return str(next(output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})))
+        figure, caption = next((output, outputs[index + 1]) for index, output in enumerate(outputs) if "image/png" in output.get("data", {}))
+        alt = str(figure.metadata["image/png"]["alt"])
+        assert caption.data["text/plain"] == alt
+        self.page.locator(".jp-OutputArea p", has_text=alt).wait_for()
+        return alt
 
     def save(self) -> None:
         with self.page.expect_response(lambda response: response.request.method == "PUT" and "/api/contents/" in response.url):
@@ -176,7 +181,10 @@ def test_a_page_that_is_loaded_again_shows_the_whole_run(notebook: Callable[...,
     assert book.panel.locator("[aria-live=polite]").inner_text().startswith("0.")
     keep("reloaded")
     book.panel.get_by_role("button", name="Kill").click()
-    assert "killed on request" in book.panel.locator("img").get_attribute("alt")
+    assert "killed on request" in book.wait_for_figure(), "though this page does not get the cell's outputs any more"
+    keep("reloaded-figure")
+    book.page.reload()
+    book.page.locator(".jp-OutputArea img").wait_for()
 
 
 def test_the_saved_notebook_has_the_figure_and_no_widget(notebook: Callable[..., Notebook], lab: Lab) -> None:
@@ -185,10 +193,14 @@ def test_the_saved_notebook_has_the_figure_and_no_widget(notebook: Callable[...,
     assert "exit code 0" in book.wait_for_figure()
     (path,) = lab.directory.glob("test_the_saved*.ipynb")
     saved = nbformat.read(path, as_version=4)
-    (output,) = saved.cells[1].outputs
-    assert set(output.data) == {"image/png", "text/plain"}
+    figure, caption = saved.cells[1].outputs
+    assert set(figure.data) == {"image/png", "text/plain"} and set(caption.data) == {"text/html", "text/plain"}
     book.page.reload()
     book.page.locator(".jp-OutputArea img").wait_for()
+    alt = figure.metadata["image/png"]["alt"]
+    for template, expected in (("classic", f'alt="{alt}"'), ("lab", f">{alt}</p>")):
+        page, _ = nbconvert.HTMLExporter(template_name=template).from_notebook_node(saved)
+        assert expected in page, template
 
 
 def test_the_dashboard_shows_all_containers(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:

@@ -151,6 +151,8 @@ def test_clicks_are_heard_while_the_cell_runs(client: Client) -> None:
     assert seconds == sorted(set(seconds)) and max(row[1] for row in client.rows) > 40_000_000
     last = client.figure()
     assert last["type"] == "update_display_data" and "killed on request" in last["metadata"]["image/png"]["alt"]
+    caption = client.outputs[client.outputs.index(last) + 1]
+    assert caption["data"]["text/plain"] == last["data"]["text/plain"], "the same in words, below it"
     assert "application/vnd.jupyter.widget-view+json" not in last["data"]
 
 
@@ -253,8 +255,8 @@ def test_a_cleared_output_keeps_the_panel(client: Client) -> None:
     code = "import time\nfrom IPython.display import clear_output\ntime.sleep(1)\nclear_output()\ntime.sleep(60)"
     client.read_until_idle(client.execute(f"%%container --live --no-raise-error\n{code}"), on_message)
     shown = [output for output in client.outputs if output["type"] == "display_data"]
-    assert len(shown) == 2
-    assert shown[0]["transient"]["display_id"] == shown[1]["transient"]["display_id"]
+    panel, caption, *again = [output["transient"]["display_id"] for output in shown]
+    assert again == [panel, caption] and panel != caption
 
 
 @pytest.mark.parametrize("option", ["--no-live", "--quiet"])
@@ -263,4 +265,4 @@ def test_no_panel_where_none_is_wanted(client: Client, option: str) -> None:
     client.read_until_idle(message_id)
     assert client.panel == ""
     shown = [list(output.get("data", output)) for output in client.outputs if output["parent"] == message_id]
-    assert shown == ([["image/png", "text/plain"]] if option == "--no-live" else [])
+    assert shown == ([["image/png", "text/plain"], ["text/html", "text/plain"]] if option == "--no-live" else [])

@@ -104,3 +104,21 @@ def test_a_row_of_the_dashboard(tmp_path: Path) -> None:
     ]  # fmt: skip
     unknown = {**row, "cpu": None, "cpus": None, "memory": None, "limit": None, "pids": None, "age": 7200}
     assert evaluate(module, f"p.cells({json.dumps(unknown)})") == ["lab", "python", "–", None, "–", None, "–", "2.0 h"]
+
+
+def test_the_figure_is_put_where_the_notebook_has_the_panel(module: Path) -> None:
+    notebook = """(() => {
+        const outputs = (list) => ({ length: list.length, get: (i) => ({ data: list[i] }), set: (i, v) => (list[i] = v), list });
+        const view = (id) => ({ "application/vnd.jupyter.widget-view+json": { model_id: id }, "text/plain": "" });
+        const cells = [{}, { outputs: outputs([view("other")]) }, { outputs: outputs([{ "text/plain": "x" }, view("mine"), { "text/plain": "" }]) }];
+        const found = (id) => p.keepFigure({ length: 3, get: (i) => cells[i] }, id, { data: 1, metadata: 2 }, { "text/plain": "words" });
+        return [found("nobody's"), found("mine"), cells[1].outputs.list.length, cells[2].outputs.list];
+    })()"""
+    missed, kept, others, mine = evaluate(module, notebook)
+    assert (missed, kept, others) == (False, True, 1)
+    assert mine == [
+        {"text/plain": "x"},
+        {"output_type": "display_data", "data": 1, "metadata": 2},
+        {"output_type": "display_data", "data": {"text/plain": "words"}, "metadata": {}},
+    ]
+    assert evaluate(module, "[p.keepFigure(undefined, 'x', {}, {}), p.keepFigure({ length: 1, get: () => ({}) }, 'x', {}, {})]") == [False, False]
