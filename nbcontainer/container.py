@@ -11,6 +11,7 @@ from nbcontainer.conduct import OnInput, OnStart, conduct, starting
 from nbcontainer.data.inward import Inward
 from nbcontainer.engine import Run, open_engine
 from nbcontainer.errors import SpecError
+from nbcontainer.languages import program_of
 from nbcontainer.result import OnEvent, Result
 from nbcontainer.spec import make_spec
 from nbcontainer.units import check_text
@@ -33,7 +34,8 @@ def run(
 ) -> Result:
     """Run ``code`` in a new container and wait for its end.
 
-    Without ``program``, ``code`` is Python; with it (``["bash"]``), ``code`` is its standard input, and may be bytes. ``options`` are the
+    Without ``program``, ``code`` is Python, unless it begins with ``#!`` and a program; with it (``["bash"]``), ``code`` is its standard
+    input, and may be bytes. ``options`` are the
     long option names of the magic with ``_`` for ``-`` (``mem="128M"``, ``cpus=0.5``, ``volumes=["./data:/data:ro"]``).
     ``on_start`` gets the :class:`~nbcontainer.engine.Run` with the first event: its controls may be used from any thread
     while the cell runs. ``on_event`` is called with each event as it happens. ``on_input`` returns the line that the cell asks for
@@ -42,14 +44,15 @@ def run(
     What the code does is in the result; raises only SpecError, HostError, SetupError and InternalError.
     """
     text = read_code(code, bool(program))
-    spec = make_spec(options, program=program)
+    spec = make_spec(options, program=program if program else program_of(text, (), bare=bool(options.get("bare"))))
+    spec = spec.replace(program=program_of(text, spec.program))
     spec, transfer = exchange.prepare(spec, input, output)
 
     def begin() -> Run:
         return open_engine(engine).start(spec, text, transfer)
 
     with exchange.closing(transfer), _claimed(spec.name):
-        return conduct(begin, on_event, on_start, "" if program else text, transfer=transfer, on_input=on_input)
+        return conduct(begin, on_event, on_start, "" if spec.program else text, transfer=transfer, on_input=on_input)
 
 
 def _claimed(name: str | None) -> AbstractContextManager[object]:

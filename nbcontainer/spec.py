@@ -15,6 +15,7 @@ from typing import Any
 
 from nbcontainer.errors import SpecError
 from nbcontainer.mounts import Mount, Root
+from nbcontainer.profiles import check_caps, check_changes, profiles_for, with_defaults
 from nbcontainer.units import (
     GIB,
     KIB,
@@ -178,8 +179,23 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
     for key in given:
         if key not in OPTION_NAMES:
             raise SpecError(f"unknown option {key!r}; the options are {', '.join(sorted(OPTION_NAMES))}")
+    base = _base(given.get("base"))
+    profiles = profiles_for(base, OPTION_NAMES)
+    if not profiles:
+        return _make_spec(given, base)
+    options, sources = with_defaults(given, profiles)
+    check_caps(options, profiles, host_memory_bytes()[1] // 2)
+    try:
+        return _make_spec(options, base)
+    except SpecError as error:
+        source = sources.get(str(error).partition(":")[0].removeprefix("--").replace("-", "_"))
+        if source is None:
+            raise
+        raise SpecError(f"{error} ({source})") from None
+
+
+def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
     get = given.get
-    base = _base(get("base"))
     namespaces = parse_namespaces(get("unshare"), get("share"))
     network = _network(get("net"), namespaces, asked=get("unshare") is not None)
     if network == "host":
@@ -271,6 +287,7 @@ def change_limits(limits: Limits, changes: Mapping[str, Any]) -> Limits:
     for key in changes:
         if key not in _LIMIT_FIELDS:
             raise SpecError(f"update: {key!r} cannot be changed while a container runs; {', '.join(sorted(_LIMIT_FIELDS))} can")
+    check_changes(changes, OPTION_NAMES)
     given = {key: value for key, value in changes.items() if value is not None}
     mem = changes.get("mem", limits.memory_bytes)
     if mem is not None:

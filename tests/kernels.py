@@ -113,6 +113,15 @@ class Kernel:
                 cell.status = reply["content"]["status"]
                 return cell
 
+    def complete(self, code: str) -> list[str]:
+        """What the front end offers when Tab is pressed at the end of ``code``: the whole code with each completion."""
+        request = self.client.complete(code, len(code))
+        while True:
+            reply = self.client.get_shell_msg(timeout=WAIT_SECONDS)
+            if reply["parent_header"]["msg_id"] == request:
+                content = reply["content"]
+                return [code[: content["cursor_start"]] + match for match in content["matches"]]
+
     def interrupt(self) -> None:
         """The stop button; from any thread."""
         os.kill(self.manager.provisioner.pid, signal.SIGINT)  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json
 import math
@@ -81,6 +82,15 @@ def _cut(text: str, characters: int) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
 
 
+def _nearest(path: str, message: dict[str, Any]) -> str:
+    """What the user may have meant, of the programs that are there."""
+    directory, slash, name = path.rpartition("/")
+    close = difflib.get_close_matches(name, message.get("parts", {}).get("near", "").split("\n"), 3, 0.6)
+    if not close:
+        return " (PATH is searched unless it has a /)"
+    return f"; did you mean {' or '.join(directory + slash + other for other in close)}?"
+
+
 def read_failure(message: dict[str, Any]) -> NbcontainerError:
     """A step that failed after the code was handed over: mostly the user's line."""
     step, number, path = message.get("step"), message.get("errno"), message.get("path")
@@ -88,7 +98,7 @@ def read_failure(message: dict[str, Any]) -> NbcontainerError:
         return InternalError(f"the cell could not be started: {message['why']}")
     if step == "exec":
         if number == errno.ENOENT:
-            return SpecError(f"PROGRAM: {path!r} is not in the container (PATH is searched unless it has a /)")
+            return SpecError(f"PROGRAM: {path!r} is not in the container{_nearest(str(path), message)}")
         reason = os.strerror(number) if isinstance(number, int) else "failed"
         return SpecError(f"PROGRAM: {path!r} cannot be executed: {reason}")
     if step == "interpreter":

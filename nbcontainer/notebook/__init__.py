@@ -36,7 +36,9 @@ def load(ipython: Any) -> None:
     from nbcontainer.notebook import completion
     from nbcontainer.notebook.magic import ContainerMagics
 
-    ipython.register_magics(ContainerMagics)
+    magics = ContainerMagics(shell=ipython, parent=ipython)
+    ipython.register_magics(magics)
+    ipython.configurables.append(magics)  # for %config
     if allow_empty_body not in ipython.input_transformers_cleanup:
         ipython.input_transformers_cleanup.append(allow_empty_body)
     completion.register(ipython)
@@ -50,6 +52,7 @@ def unload(ipython: Any) -> None:
     for kind in ("line", "cell"):
         ipython.magics_manager.magics[kind].pop("container", None)
     completion.unregister(ipython)
+    ipython.configurables[:] = [one for one in ipython.configurables if type(one).__name__ != "ContainerMagics"]
     if allow_empty_body in ipython.input_transformers_cleanup:
         ipython.input_transformers_cleanup.remove(allow_empty_body)
     formatter = ipython.display_formatter.formatters["image/png"]

@@ -1,39 +1,119 @@
-"""Tab completion of option names and values on ``%%container`` lines."""
+"""Tab completion on ``%%container`` lines: options and their values, variables, programs, names of containers."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nbcontainer.options import OPTIONS
+from nbcontainer.options import OPTIONS, Option
 
 VERBS = ("run", "doctor", "ps", "stats", "prune")
 MAGICS = ("%%container", "%container")
+FRESH_SECONDS = 10.0
+_BY_NAME = {name: option for option in OPTIONS for name in option.names if not option.later}
+_VARIABLES = ("input", "output", "result", "out", "err")
+
+_programs: tuple[float, list[str]] = (-FRESH_SECONDS, [])
 
 
-def complete(line: str) -> list[str]:
+def complete(line: str, variables: Mapping[str, Any] | None = None) -> list[str]:
     """What can follow ``line`` (the text up to the cursor): whole words, or values of the option before."""
     words = line.split(" ")
     if words[0] not in MAGICS or len(words) < 2:
         return []
-    last, before = words[-1], words[-2]
-    if words[0] == "%container" and len(words) == 2:
-        return [verb for verb in VERBS if verb.startswith(last)]
-    by_name = {name: option for option in OPTIONS for name in option.names if not option.later}
-    option = by_name.get(before)
-    if option is not None and option.value:
-        head, comma, tail = last.rpartition(",") if option.value == "LIST" else ("", "", last)
-        return [f"{head}{comma}{choice}" for choice in option.choices if choice.startswith(tail)]
+    *given, last = words[1:]
+    if words[0] == "%container":
+        if not given:
+            return _beginning(VERBS, last)
+        if given.pop(0) != "run":
+            return []
+    option, in_options = _state(given)
+    if option is not None:
+        return _values(option, last, variables or {})
+    if not in_options:
+        return []
     if last.startswith("-"):
+        name, equals, value = last.partition("=")
+        if equals:
+            return [f"{name}={found}" for found in _values(_BY_NAME[name], value, variables or {})] if name in _BY_NAME else []
         return [option.names[0] for option in OPTIONS if option.names[0].startswith(last) and not option.later]
-    return []
+    return _beginning(programs(), last) if last and "/" not in last else []
+
+
+def _beginning(names: Iterable[str], text: str) -> list[str]:
+    return [name for name in names if name.startswith(text)]
+
+
+def _state(given: list[str]) -> tuple[Option | None, bool]:
+    """(the option whose value comes next, whether options and PROGRAM are still to come)."""
+    option: Option | None = None
+    for word in given:
+        if option is not None:
+            option = None
+        elif word.startswith("-") and word != "--":
+            found = _BY_NAME.get(word)
+            option = found if found is not None and found.value else None
+        elif word:
+            return None, False
+    return option, True
+
+
+def _values(option: Option, text: str, variables: Mapping[str, Any]) -> list[str]:
+    if option.key in ("input", "output"):
+        head, comma, tail = text.rpartition(",")
+        taken = set(head.split(","))
+        return [f"{head}{comma}{name}" for name in _names(variables) if name.startswith(tail) and name not in taken]
+    if option.key in _VARIABLES:
+        return _beginning(_names(variables), text)
+    if option.key == "exec":
+        return _beginning(container_names(), text)
+    head, comma, tail = text.rpartition(",") if option.value == "LIST" else ("", "", text)
+    return [f"{head}{comma}{choice}" for choice in option.choices if choice.startswith(tail)]
+
+
+def _names(variables: Mapping[str, Any]) -> list[str]:
+    module = type(sys)
+    return sorted(name for name, value in variables.items() if not name.startswith("_") and not isinstance(value, module))
+
+
+def container_names() -> list[str]:
+    """Names of what runs in this kernel."""
+    from nbcontainer.state import list_containers
+
+    return sorted(record.name for record in list_containers())
+
+
+def programs() -> list[str]:
+    """What a container of the default root finds on its PATH."""
+    global _programs
+    read_at, names = _programs
+    if time.monotonic() - read_at > FRESH_SECONDS:
+        from nbcontainer.runtime.client import PATH
+
+        found: set[str] = set()
+        for directory in (f"{sys.prefix}/bin", *PATH.split(":")):
+            try:
+                with os.scandir(directory) as entries:
+                    found.update(entry.name for entry in entries)
+            except OSError:
+                continue
+        names = sorted(found)
+        _programs = time.monotonic(), names
+    return names
 
 
 def _matcher(context: Any) -> Any:
     from IPython.core.completer import SimpleCompletion
+    from IPython.core.getipython import get_ipython
 
     line = context.line_with_cursor if hasattr(context, "line_with_cursor") else context.full_text
     line = context.full_text.split("\n")[context.cursor_line][: context.cursor_position] or line
-    found = complete(line)
+    shell: Any = get_ipython()
+    hidden = getattr(shell, "user_ns_hidden", {})
+    found = complete(line, {name: value for name, value in getattr(shell, "user_ns", {}).items() if name not in hidden})
     return {
         "completions": [SimpleCompletion(text=text, type="option") for text in found],
         "suppress": bool(found),

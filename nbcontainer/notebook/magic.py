@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from dataclasses import replace
 from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.core.magic import line_cell_magic, magics_class, no_var_expand
 
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Event
+from nbcontainer.languages import program_of
+from nbcontainer.notebook import explain
 from nbcontainer.notebook.completion import VERBS
+from nbcontainer.notebook.configured import ConfiguredMagics, with_configuration
 from nbcontainer.notebook.failure import ContainerFailed, render
 from nbcontainer.notebook.screen import Screen, pace_of
 from nbcontainer.notebook.variables import Reader, bring_in
@@ -29,15 +33,16 @@ def _display_module() -> Any:
 
 
 @magics_class
-class ContainerMagics(Magics):
+class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
     """The magics; everything heavy is imported when a cell first runs."""
 
     @no_var_expand
     @line_cell_magic
     def container(self, line: str, cell: str | None = None) -> None:
-        """Run this cell in a container; ``%%container --help`` lists the options.
+        """Run this cell in a container: ``%%container [OPTIONS] [PROGRAM [ARG...]]``.
 
-        As a line magic: ``%container run OPTIONS PROGRAM...``, ``%container doctor``, ``ps``, ``stats`` or ``prune``.
+        ``{name}`` in the line becomes the value of the notebook's variable; ``$name`` and ``${name}`` are left to the shell of the
+        program. As a line magic, ``%container VERB`` runs, lists and ends containers.
         """
         try:
             words = [self._expand(word) for word in shlex.split(line)]
@@ -47,7 +52,8 @@ class ContainerMagics(Magics):
             if cell is None:
                 self._verb(words)
             else:
-                self._run(parse_options(words), cell)
+                parsed = parse_options(words)
+                self._run(replace(parsed, program=program_of(cell, parsed.program, bare="bare" in parsed.container)), cell)
         except SpecError as error:
             raise UsageError(str(error)) from None
 
@@ -111,6 +117,7 @@ class ContainerMagics(Magics):
     def _run(self, parsed: ParsedLine, cell: str) -> None:
         from nbcontainer import container
 
+        parsed = with_configuration(parsed, self)
         front = parsed.front
         if front.get("help"):
             print(help_text())
@@ -119,7 +126,7 @@ class ContainerMagics(Magics):
         engine = options.pop("engine", None)
         quiet = bool(front.get("quiet"))
         if front.get("explain") or front.get("dry_run"):
-            print(container.explain(program=parsed.program, engine=engine, **options))
+            explain.show(self.shell, container.explain(program=parsed.program, engine=engine, **options), opened="dry_run" in front)
         if front.get("dry_run"):
             return
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
@@ -191,3 +198,7 @@ def live_choice(front: dict[str, Any]) -> bool | None:
     if front.get("live") and front.get("no_live"):
         raise SpecError("--live: contradicts --no-live")
     return True if front.get("live") else False if front.get("no_live") else None
+
+
+_documented: Any = ContainerMagics.container
+_documented.__doc__ = f"{_documented.__doc__.rstrip()}\n\n{help_text()}\n"

@@ -24,6 +24,7 @@ from nbcontainer.runtime.steps import Context
 
 EXIT_SETUP_FAILED = 125
 EXIT_NO_PROGRAM = 127
+MAX_NAMES = 2000
 EXIT_INTERRUPTED = 130
 RunPython = Callable[[Go, int], int]
 
@@ -275,8 +276,21 @@ def _execute(program: tuple[str, ...], body: str) -> NoReturn:
         os.execvpe(program[0], program, os.environ)
     except OSError as error:
         found = _find_program(program[0]) if error.errno == errno.ENOENT else ""
-        send_failure(CHANNEL_FD, "interpreter" if found else "exec", error.errno or errno.EIO, found or program[0])
+        near = "" if found or error.errno != errno.ENOENT else "\n".join(_programs_like(program[0]))
+        send_failure(CHANNEL_FD, "interpreter" if found else "exec", error.errno or errno.EIO, found or program[0], near=near)
         os._exit(EXIT_NO_PROGRAM)
+
+
+def _programs_like(name: str) -> list[str]:
+    """Programs that begin or end like it; the kernel finds the nearest ones."""
+    directory, _, plain = name.rpartition("/")
+    names: set[str] = set()
+    for path in [directory] if directory else os.environ.get("PATH", "").split(":"):
+        try:
+            names.update(entry for entry in os.listdir(path) if entry[:1] == plain[:1] or entry[-2:] == plain[-2:])
+        except OSError:
+            continue
+    return sorted(names)[:MAX_NAMES]
 
 
 def _find_program(name: str) -> str:

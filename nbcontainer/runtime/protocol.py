@@ -176,6 +176,7 @@ def _divide(lengths: Any, tail: bytes) -> dict[str, str]:
 READY, STARTED = encode({"t": "ready"}), encode({"t": "started"})
 
 
-def send_failure(channel_fd: int, step: str, number: int, path: str, why: str = "") -> None:
-    """Tell the kernel which step failed; used where nothing but the descriptor may be relied on."""
-    os.write(channel_fd, encode({"t": "failed", "step": step, "errno": number, "path": path, "why": why}))
+def send_failure(channel_fd: int, step: str, number: int, path: str, why: str = "", near: str = "") -> None:
+    """Tell the kernel which step failed; used where nothing but the descriptor may be relied on. ``near``: names that may be meant."""
+    parts = {"near": near} if near else None
+    os.write(channel_fd, encode({"t": "failed", "step": step, "errno": number, "path": path, "why": why}, parts))
