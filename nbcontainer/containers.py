@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nbcontainer.conduct import conduct
 from nbcontainer.engine import Run
-from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.errors import HostError, InternalError, NbcontainerError, SpecError
 from nbcontainer.events import Event, Output, Paused, Readings, Resumed, Running
 from nbcontainer.logs import Log, Record
 from nbcontainer.result import Collector, OnEvent, Result
@@ -86,7 +86,12 @@ class Container:
 
     def begin(self) -> None:
         """Have its thread take what it says; returns when its code has begun. Raises what went wrong before that."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._run.kill()
+            self._attend()  # to its end, in this thread
+            raise HostError(f"the kernel's own process: {error}", "end some processes, or raise the pids limit around the kernel") from None
         self._ready.wait(INIT_READY_SECONDS if self.spec.init else READY_SECONDS)
         if self._failure is not None:
             raise self._failure

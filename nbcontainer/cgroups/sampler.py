@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Sample
+from nbcontainer.threads import start_daemon
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -155,10 +156,10 @@ class Sampler:
         now = time.monotonic()
         token = SamplerToken(cgroup, series, interval_seconds, on_sample, now, now)
         with self._changed:
-            self._tokens.add(token)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="nbcontainer-sampler", daemon=True)
-                self._thread.start()
+                # It waits for the lock before it looks for what there is to do.
+                self._thread = start_daemon(self._run, "nbcontainer-sampler")
+            self._tokens.add(token)
             self._changed.notify_all()
         return token
 

@@ -37,6 +37,7 @@ from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError, encode_
 from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.spec import ContainerSpec
 from nbcontainer.state import KernelState, prune
+from nbcontainer.threads import start_daemon
 
 READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
@@ -61,11 +62,14 @@ class LocalEngine:
         self.state = KernelState()
         self._user_ids = ids.UserIds() if self._rootless else None
         self._ids: ids.Ids = self._user_ids or ids.ShiftedIds()
+        self._wanted: queue.SimpleQueue[ContainerSpec | None] = queue.SimpleQueue()
         try:
+            start_daemon(self._make_spares, "nbcontainer-spare")
             stage, subordinate = self.state.stage(self._rootless), None if self._user_ids is None else self._user_ids.found
             self._config = ZygoteConfig(stage, self.around.branches, self._rootless, os.getpid(), subordinate, *self.look_again_seconds)
             self._site = Site(self.state, self._config)
         except BaseException:
+            self._wanted.put(None)
             self.state.close()
             self._ids.close()
             raise
@@ -74,8 +78,6 @@ class LocalEngine:
         self._plans: dict[ContainerSpec, Plan] = {}
         self._last_end = 0.0
         self._closed = False
-        self._wanted: queue.SimpleQueue[ContainerSpec | None] = queue.SimpleQueue()
-        threading.Thread(target=self._make_spares, name="nbcontainer-spare", daemon=True).start()
 
     @property
     def _client(self) -> ZygoteClient:
@@ -220,13 +222,20 @@ class LocalEngine:
                     self.discard(spare)
                     raise
                 self.discard(spare)
-            box = self._make_box(shape)
             try:
-                self._wait_ready(box)
-            except BaseException:
-                self.discard(box)
-                raise
-            return box
+                return self._new_box(shape)
+            except InternalError:
+                # Its zygote or its process was killed. Nothing of the cell has begun: once more, and then it is ours to explain.
+                return self._new_box(shape)
+
+    def _new_box(self, shape: ContainerSpec) -> Box:
+        box = self._make_box(shape)
+        try:
+            self._wait_ready(box)
+        except BaseException:
+            self.discard(box)
+            raise
+        return box
 
     def make_spares(self, shape: ContainerSpec, count: int) -> None:
         """Have the zygote make boxes for the next runs; failures show when those runs make their own."""

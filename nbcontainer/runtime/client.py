@@ -31,6 +31,7 @@ KEPT_PLANS = 32
 _REMEDIES = {
     ("clone", 1): "namespaces are not allowed here: see nbcontainer doctor",
     ("clone", 28): "too many namespaces: raise /proc/sys/user/max_*_namespaces",
+    ("clone", 24): "too many open files in the zygote: start Jupyter after: ulimit -n 65536",
     ("clone", 11): "no more processes are allowed here: end some, or raise the pids limit around the kernel",
     ("zygote", 1): "containers need root on this host: start Jupyter as root, or see nbcontainer doctor",
     ("layer", 22): "this file system has no idmapped mounts (Linux 5.19 with ext4, xfs or btrfs has): use --share user",
@@ -146,7 +147,7 @@ class ZygoteClient:
                 start_new_session=True,
             )
         self._launch = ours
-        self._serving = False
+        self._serving = self._dead = False
         self._has_subordinate_ids = False
         self._launch.send(pickle.dumps(config))
 
@@ -156,7 +157,7 @@ class ZygoteClient:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return not self._dead and self._process.poll() is None
 
     def has_subordinate_ids(self) -> bool:
         """Whether newuidmap and newgidmap did what the zygote asked of them; waits until it serves."""
@@ -213,6 +214,7 @@ class ZygoteClient:
                 socket.send_fds(self._launch, [pickle.dumps(tuple(request))], fds)
         except (BrokenPipeError, ConnectionResetError):
             result.close()
+            self._dead = True  # also where Linux has not told us yet
             raise self.death("before it made a container") from None
         except BaseException:
             result.close()

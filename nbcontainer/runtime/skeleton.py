@@ -166,6 +166,10 @@ class Search:
         )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def done(self) -> bool:
         return self._process.poll() is not None
 

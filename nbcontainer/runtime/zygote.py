@@ -8,6 +8,7 @@ the end of file on its socket, and all containers end with it, by the parent-dea
 from __future__ import annotations
 
 import _thread
+import contextlib
 import errno
 import gc
 import json
@@ -103,13 +104,28 @@ class Zygote:
         for pidfd, _ in self.child_poller.poll(0):
             self._reap(pidfd)
 
+    def _reap_strangers(self) -> None:
+        """What a cell without a filter has made this process's child (CLONE_PARENT), in a shared pid namespace."""
+        known = {pid for pid, _ in self.children.values()} | ({self.search.pid} if self.search is not None else set())
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in known:
+                os.waitpid(ended.si_pid, 0)
+
     def _accept(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self.launch, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
+        data, fds, flags, _ = socket.recv_fds(self.launch, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
         if not data:
             return False
+        self._reap_strangers()
         request = LaunchRequest(*pickle.loads(data))
+        if request.plan:
+            self.plans[request.plan_number] = LaidOutPlan(pickle.loads(request.plan))
+            gc.freeze()  # else a collection in a container would write to every page that it lies in
+        if not fds:
+            return True  # no number is left even for the first; the kernel sees its other end closed
         control = socket.socket(fileno=fds[0])
         try:
+            if flags & socket.MSG_CTRUNC:
+                raise StepFailed("clone", OSError(errno.EMFILE, "the zygote has no more descriptors"))
             pid, pidfd = self._launch(request, fds)
         except StepFailed as failure:
             _tell(control, {"t": "failed", "step": failure.step, "errno": failure.number, "path": failure.path})
@@ -124,9 +140,6 @@ class Zygote:
         return True
 
     def _launch(self, request: LaunchRequest, fds: list[int]) -> tuple[int, int]:
-        if request.plan:
-            self.plans[request.plan_number] = LaidOutPlan(pickle.loads(request.plan))
-            gc.freeze()  # else a collection in a container would write to every page that it lies in
         laid_out = self.plans[request.plan_number]
         rootless = self.config.rootless
         context = Context(self.config.stage, request.hostname, request.cgroup_directories, rootless=rootless)
@@ -166,7 +179,10 @@ class Zygote:
             raise StepFailed("clone", OSError(errno.EDEADLK, "the zygote has threads"))
         hostname = syscalls.Text(request.hostname)
         slots |= {"stage-root": self.stage_root.address, "hostname": hostname.address, "hostname-size": hostname.size}
-        slots["release"], write_end = os.pipe()
+        try:
+            slots["release"], write_end = os.pipe()
+        except OSError as error:
+            raise StepFailed("clone", error) from None
         try:
             if host_mounts:
                 syscalls.setns(self.kernel_mounts_fd, syscalls.CLONE_NEWNS)
@@ -184,7 +200,8 @@ class Zygote:
         try:
             if request.id_map is not None:
                 self.id_maps.write(pid, request.id_map, request.subordinate)
-            os.write(write_end, b"m")
+            with contextlib.suppress(BrokenPipeError):  # it has ended already, and has said why on its channel
+                os.write(write_end, b"m")
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from facilities import only_as_root, require
+from facilities import only_as_root
 
 import nbcontainer as nbc
 from nbcontainer import cgroups
@@ -157,23 +157,6 @@ def test_no_more_descriptors() -> None:
     lines = done.stdout.split()
     assert (lines[0], lines[2]) == ("ran", "ran"), done.stderr
     assert lines[1].endswith("Error")
-
-
-def test_no_more_processes() -> None:
-    only_as_root("a cgroup for a whole kernel")
-    driver = cgroups.open_driver(f"nbc-test-{os.getpid()}", parent="/nbcontainer")
-    require(driver.version == 1, "a kernel with a pids limit of its own is made by cgroup v1's tasks files here")
-    from nbcontainer.spec import Limits
-
-    cgroup = driver.create("kernel", Limits(pids=12))
-    cgroup.set_limits(Limits(pids=12))
-    tasks = next(path for name, path in cgroup.views() if name == "pids")
-    code = f"open('{tasks}/tasks', 'w').write('0')\n" + TYPED + "print([attempt() for _ in range(3)])"
-    code += "\nfrom nbcontainer.engine import local\nlocal.shutdown()"
-    done = _kernel(code.replace("12", "12"), "env", "NBCONTAINER_CGROUP_PARENT=/nbcontainer")
-    cgroup.remove()
-    driver.remove_place()
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_full_tmp(tmp_path: Path) -> None:
