@@ -148,7 +148,10 @@ class Container:
         self._refuse_after_the_end("exec")
         if self.paused:
             raise SpecError(f"exec: {self.name} is paused; first: %container resume {self.name}")
-        return conduct(lambda: self._run.within(spec, code), on_event, on_start, "" if program else code)
+        result = conduct(lambda: self._run.within(spec, code), on_event, on_start, "" if program else code)
+        if not result.goes_on:
+            self._ended.wait(READY_SECONDS)  # its thread is about to say so too
+        return result
 
     # ---- what can be done to it
 
@@ -221,6 +224,7 @@ class Container:
         if not self._removed:
             self._removed = True
             CONTAINERS.forget(self)
+            self.log.forget()
 
     def __enter__(self) -> Container:
         return self

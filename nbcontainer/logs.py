@@ -14,6 +14,7 @@ from typing import Literal
 
 from nbcontainer.errors import HostError
 
+IN_MEMORY_BYTES = 1 << 20
 SEGMENT_BYTES = 10 << 20
 """A log holds the last one to two times as much."""
 _HEAD = struct.Struct("<d?I")
@@ -58,6 +59,16 @@ class _Segment:
             os.close(self._fd)
 
 
+class _Held:
+    """A segment that needs no file any more."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.size = data, len(data)
+
+    def read(self, offset: int) -> bytes:
+        return self._data[offset:]
+
+
 def _no_room(error: OSError) -> HostError:
     return HostError(
         f"a container's log cannot be kept in {tempfile.gettempdir()}: {error.strerror}",
@@ -69,7 +80,7 @@ class Log:
     """Written by one thread, read by any."""
 
     def __init__(self) -> None:
-        self._segments: dict[int, _Segment] = {}
+        self._segments: dict[int, _Segment | _Held] = {}
         self._newest = -1
         self._changed = threading.Condition()
         self._closed = False
@@ -82,20 +93,33 @@ class Log:
                 self._newest += 1
                 self._segments[self._newest] = _Segment()
                 self._segments.pop(self._newest - 2, None)
-            self._segments[self._newest].append(record)
+            newest = self._segments[self._newest]
+            assert isinstance(newest, _Segment)  # nothing is written after the end
+            newest.append(record)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing is written any more; what is there can be read."""
+        """Nothing is written any more; what is there can be read. A short log needs no file from now on."""
         with self._changed:
             self._closed = True
+            if sum(segment.size for segment in self._segments.values()) <= IN_MEMORY_BYTES:
+                self._into_memory()
             self._changed.notify_all()
+
+    def forget(self) -> None:
+        """Close its files; what is short enough for the memory can be read still."""
+        with self._changed:
+            while sum(segment.size for segment in self._segments.values()) > IN_MEMORY_BYTES:
+                del self._segments[min(self._segments)]
+            self._into_memory()
+
+    def _into_memory(self) -> None:
+        self._segments = {number: _Held(segment.read(0)) for number, segment in self._segments.items()}
 
     def records(self) -> list[Record]:
         """All that is kept."""
         with self._changed:
-            data = b"".join(self._segments[number].read(0) for number in sorted(self._segments))
-        return list(_split(data))
+            return list(_split(b"".join(self._segments[number].read(0) for number in sorted(self._segments))))
 
     def lines(self, tail: int | None = None) -> list[Record]:
         """Whole lines; what was written in pieces is one line again, with the time of its beginning. The last ``tail``."""
@@ -128,7 +152,7 @@ class Log:
     def _follow(self, number: int, offset: int) -> Iterator[Record]:
         while True:
             with self._changed:
-                oldest = min(self._segments, default=0)
+                oldest = min(self._segments, default=self._newest)
                 if number < oldest:
                     number, offset = oldest, 0
                 data = self._segments[number].read(offset) if number in self._segments else b""

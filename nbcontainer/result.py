@@ -184,7 +184,7 @@ def _oom(result: Result) -> str:
 
 def _timeout(result: Result) -> str:
     option = f"--timeout {result.spec.timeout_seconds:g}" + (f"; {_goes_on(result)}" if result.goes_on else "")
-    done = "interrupted" if result.goes_on else "killed"
+    done = "interrupted" if result.goes_on and not result.spec.program else "killed"
     return f"Timeout: the cell was {done} after {result.usage.wall_seconds:.1f} s ({option})."
 
 

@@ -75,8 +75,8 @@ class Cgroup(Protocol):
     def pids(self) -> list[int]:
         """Host-side ids of all processes, those in nested cgroups included; [] when the cgroup is gone."""
 
-    def signal_all(self, signum: int, group: int = 0) -> None:
-        """A signal to every process; with ``group``, to those of that process group (its host-side id)."""
+    def signal_all(self, signum: int, wanted: Callable[[int], bool] | None = None) -> None:
+        """``wanted`` chooses processes by their host-side ids; it may raise ProcessLookupError or FileNotFoundError."""
 
     def kill(self) -> None:
         """SIGKILL to every process, frozen ones too; returns before they are gone."""
@@ -318,7 +318,7 @@ class CgroupBase:
         # 0 stands for a process outside the reader's pid namespace; to signal "0" would be to signal oneself.
         return [int(pid) for text in data for pid in text.split() if pid != "0"]
 
-    def signal_all(self, signum: int, group: int = 0) -> None:
+    def signal_all(self, signum: int, wanted: Callable[[int], bool] | None = None) -> None:
         """Raises SetupError(step="signal the container") where the user may not signal the container's ids."""
         fds: dict[int, int] = {}
         refused = 0
@@ -331,9 +331,9 @@ class CgroupBase:
             # Whoever is still listed was not recycled between the list and its pidfd.
             for pid in self.pids():
                 try:
-                    if pid in fds and (not group or os.getpgid(pid) == group):
+                    if pid in fds and (wanted is None or wanted(pid)):
                         signal.pidfd_send_signal(fds[pid], signum)
-                except ProcessLookupError:
+                except (ProcessLookupError, FileNotFoundError):
                     continue
                 except PermissionError:
                     refused = pid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Controls:
         with self._lock:
             if not self._ended:
                 self._thaw()
-                self._cgroup.signal_all(number, group=self._pid)
+                self._cgroup.signal_all(number, lambda pid: os.getpgid(pid) == self._pid)
 
     def _thaw(self) -> None:
         if self.paused:

@@ -24,6 +24,7 @@ from dataclasses import replace
 from nbcontainer.cgroups import Cgroup, Driver
 from nbcontainer.engine import Run, ids
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
+from nbcontainer.engine.exec import start_within
 from nbcontainer.engine.session import SessionRun
 from nbcontainer.engine.site import Site
 from nbcontainer.engine.transfer import Transfer
@@ -293,7 +294,7 @@ class LocalEngine:
         """See :meth:`nbcontainer.engine.Run.within`."""
         if isinstance(run, SessionRun) and not spec.program:
             return run.begin_cell(spec, self._encoded(spec, code), code)
-        raise HostError("not yet", "wait")
+        return start_within(run, spec, self._encoded(spec, code), self.around, self._client)
 
     def _encoded(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> bytes:
         go = self._go(spec, code)

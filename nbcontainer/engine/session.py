@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine.inbox import Inbox
+from nbcontainer.engine.processes import session_of
 from nbcontainer.engine.streams import SPOOL_LIMIT_BYTES, CellDone, Said
-from nbcontainer.engine.verdict import Reason, judge, usage_since
+from nbcontainer.engine.verdict import Reason, judge, usage_between, usage_since
 from nbcontainer.engine.watch import GRACE_SECONDS, SAMPLE_AFTER_SECONDS, LocalRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Readings, Sample, Started, Usage
+from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Readings, Sample, Started
 from nbcontainer.runtime.protocol import NEXT_CELL
 from nbcontainer.spec import ContainerSpec, Limits
 
@@ -92,7 +93,9 @@ class SessionRun(LocalRun):
 
     def interrupt_cell(self) -> None:
         """SIGINT to what belongs to the session, but not to programs that were started beside it."""
-        self._signal(signal.SIGINT)
+        others = self.joined
+        self._cgroup.signal_all(signal.SIGINT, None if not others else lambda pid: session_of(pid) not in others)
+        self.release()
 
     @property
     def memory_by_kind(self) -> dict[str, int]:
@@ -313,7 +316,7 @@ class CellRun:
             self._token = None
         last = self._session.sample() or self._first
         self._take_sample(last)
-        usage = _difference(self._first, last, self._highest_bytes, wall_seconds)
+        usage = usage_between(self._first, last, self._highest_bytes, wall_seconds)
         verdict = judge(end.exit_code << 8, self._reason, usage.oom_kills, self._error)
         outcome: OutcomeName = verdict.outcome
         if self._reason in ("timeout", "output-limit") and end.exit_code:
@@ -328,23 +331,3 @@ class CellRun:
         outcome = self._reason if self._reason and finished.outcome in ("killed", "signalled") else finished.outcome
         note = f"{finished.note}; {GONE}" if finished.note else GONE
         return replace(finished, outcome=outcome, error=self._error, usage=usage, note=note)
-
-
-def _difference(first: Sample, last: Sample, highest_bytes: int, wall_seconds: float) -> Usage:
-    """What was used between two samples. The peak is Linux's own where it is new, else the highest that was seen."""
-    higher = last.memory_peak_bytes > first.memory_peak_bytes
-    usage = Usage(
-        wall_seconds,
-        last.cpu_seconds,
-        last.user_seconds,
-        last.system_seconds,
-        last.throttled_seconds,
-        last.memory_peak_bytes if higher else highest_bytes,
-        last.oom_kills - first.oom_kills,
-        max(first.pids, last.pids),
-        last.io_read_bytes,
-        last.io_write_bytes,
-    )
-    return usage_since(first, usage)
-
-

@@ -84,7 +84,7 @@ class Streams:
     @property
     def under_way(self) -> bool:
         """The code has begun, or the program has taken the process over and closed the channel."""
-        return not (self._may_fail and self._channel_open)
+        return self.failure is None and not (self._may_fail and self._channel_open)
 
     @property
     def speechless(self) -> bool:

@@ -59,3 +59,23 @@ def usage_since(first: Sample, usage: Usage) -> Usage:
         io_read_bytes=usage.io_read_bytes - first.io_read_bytes,
         io_write_bytes=usage.io_write_bytes - first.io_write_bytes,
     )
+
+
+def usage_between(first: Sample, last: Sample, highest_bytes: int, wall_seconds: float) -> Usage:
+    """What was used between two samples. The peak is Linux's own where it is new, else the highest that was seen."""
+    higher = last.memory_peak_bytes > first.memory_peak_bytes
+    usage = Usage(
+        wall_seconds,
+        last.cpu_seconds,
+        last.user_seconds,
+        last.system_seconds,
+        last.throttled_seconds,
+        last.memory_peak_bytes if higher else highest_bytes,
+        last.oom_kills - first.oom_kills,
+        max(first.pids, last.pids),
+        last.io_read_bytes,
+        last.io_write_bytes,
+    )
+    return usage_since(first, usage)
+
+

@@ -24,6 +24,7 @@ from nbcontainer.engine.verdict import Reason, judge, usage_since
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Running, Sample, Started, Usage
 from nbcontainer.runtime.client import Cloned
+from nbcontainer.runtime.plan import Plan
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ContainerRecord
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nbcontainer.engine.local import LocalEngine
 
 GRACE_SECONDS = 1.0
+HELD_SECONDS = 1.0
 SAMPLE_AFTER_SECONDS = 0.01
 IDLE_SECONDS = 0.3  # samples wait this long to be passed on, where nobody watches them live
 TICK_SECONDS = 0.1
@@ -85,12 +87,26 @@ class ProcessRun:
     def _look(self) -> None:
         """Called in each turn of the loop."""
 
+    def _let_go(self) -> None:
+        """End whoever traces the process, which has ended."""
+        raise NotImplementedError
+
     # ---- from anywhere
 
     @property
     def pid(self) -> int:
         """As this host sees it."""
         return self._process.pid
+
+    @property
+    def cgroup(self) -> Cgroup:
+        return self._cgroup
+
+    @property
+    def has_ended(self) -> bool:
+        poller = select.poll()
+        poller.register(self._process.pidfd, select.POLLIN)
+        return self._ended or bool(poller.poll(0))
 
     def interrupt(self) -> None:
         self._interrupts += 1
@@ -200,7 +216,14 @@ class ProcessRun:
     # ---- the end
 
     def _exit_status(self) -> int:
-        """The wait status from the zygote, which alone can know it."""
+        """The wait status from the zygote, which alone can know it.
+
+        A process of the container that traces this one can keep the zygote from it: until we let it go.
+        """
+        poller = select.poll()
+        poller.register(self._process.control, select.POLLIN)
+        while not poller.poll(HELD_SECONDS * 1000):
+            self._let_go()
         try:
             data = self._process.control.recv(4096)
         except ConnectionResetError:
@@ -239,6 +262,9 @@ class LocalRun(ProcessRun):
         self._streams.transfer = transfer
         self._engine, self._box = engine, box
         self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say)
+        self.joined: set[int] = set()
+        """Process ids of what was started in it later, each the leader of a session."""
+        self.join_plans: dict[str, Plan] = {}
         self._published = False
         self._created_unix_seconds = time.time()
         self._under_way = not spec.background
@@ -274,6 +300,10 @@ class LocalRun(ProcessRun):
     def within(self, spec: ContainerSpec, code: str) -> Run:
         return self._engine.run_within(self, spec, code)
 
+    def release(self) -> None:
+        """Let frozen processes see a signal."""
+        self._controls.release()
+
     def _say(self, event: Paused | Resumed | Changed) -> None:
         self._said.append(event)
         if self._published:
@@ -304,6 +334,9 @@ class LocalRun(ProcessRun):
         if self._streams.failure is not None:
             raise self._streams.failure
         yield finished
+
+    def _let_go(self) -> None:
+        self._cgroup.kill()
 
     def _look(self) -> None:
         if not self._under_way and self._streams.under_way:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import platform
+import signal
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_CHILD_CLEARTID = 0x00200000
 CLONE_CHILD_SETTID = 0x01000000
 CLONE_INTO_CGROUP = 0x200000000
@@ -89,13 +91,13 @@ _NUMBERS = {
     "x86_64": {
         **{"read": 0, "write": 1, "close": 3, "ioctl": 16, "socket": 41, "fcntl": 72, "chdir": 80, "umask": 95, "setsid": 112},
         **{"setgroups": 116, "setresuid": 117, "setresgid": 119, "capset": 126, "pivot_root": 155, "prctl": 157, "mount": 165},
-        **{"umount2": 166, "sethostname": 170, "keyctl": 250, "reboot": 169, "init_module": 175, "openat": 257, "mkdirat": 258, "unshare": 272, "dup3": 292},
+        **{"umount2": 166, "sethostname": 170, "setns": 308, "keyctl": 250, "reboot": 169, "init_module": 175, "openat": 257, "mkdirat": 258, "unshare": 272, "dup3": 292},
         **{"prlimit64": 302, "seccomp": 317, **_NEW},
     },
     "aarch64": {
         **{"read": 63, "write": 64, "close": 57, "ioctl": 29, "socket": 198, "fcntl": 25, "chdir": 49, "umask": 166, "setsid": 157},
         **{"setgroups": 159, "setresuid": 147, "setresgid": 149, "capset": 91, "pivot_root": 41, "prctl": 167, "mount": 40},
-        **{"umount2": 39, "sethostname": 161, "keyctl": 219, "reboot": 142, "init_module": 105, "openat": 56, "mkdirat": 34, "unshare": 97, "dup3": 24},
+        **{"umount2": 39, "sethostname": 161, "setns": 268, "keyctl": 219, "reboot": 142, "init_module": 105, "openat": 56, "mkdirat": 34, "unshare": 97, "dup3": 24},
         **{"prlimit64": 261, "seccomp": 277, **_NEW},
     },
 }.get(platform.machine(), {})
@@ -281,8 +283,10 @@ class ForkImage:
         if self._thread_id_address:
             flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
             child_tid = self._thread_id_address
+        # With CLONE_PARENT, the signal is the one that the caller's own parent gets.
+        end_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
         arguments = struct.pack(
-            "=11Q", flags, ctypes.addressof(self._pidfd), child_tid, 0, 17, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+            "=11Q", flags, ctypes.addressof(self._pidfd), child_tid, 0, end_signal, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
         )
         buffer = ctypes.create_string_buffer(arguments, len(arguments))
         _before_fork()

@@ -183,7 +183,7 @@ def warm(shell: CellShell) -> None:
     _run_cell(shell, "print(end='')")
     shell.user_ns["_oh"].clear()
     for name in ("_", "__", "___"):
-        shell.user_ns[name] = ""
+        shell.user_ns[name] = shell.user_ns_hidden[name] = ""
         setattr(shell.displayhook, name, "")
     shell.user_ns.pop(f"_{shell.displayhook.prompt_count}", None)
 

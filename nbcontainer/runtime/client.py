@@ -93,6 +93,8 @@ class Launch:
     plan: Plan
     hostname: str
     id_map: IdMap | None
+    within: int = 0
+    """Process id of the container to join, where the plan does that."""
 
 
 class _SentPlans:
@@ -210,7 +212,7 @@ class ZygoteClient:
             with self._lock:
                 self._wait_until_serving()
                 plan_number, plan = self._plans.number(launch.plan)
-                request = LaunchRequest(launch.hostname, id_map, further, directories, cgroup_fd >= 0, plan_number, plan)
+                request = LaunchRequest(launch.hostname, id_map, further, directories, cgroup_fd >= 0, plan_number, plan, launch.within)
                 socket.send_fds(self._launch, [pickle.dumps(tuple(request))], fds)
         except (BrokenPipeError, ConnectionResetError):
             result.close()

@@ -26,6 +26,7 @@ EXIT_SETUP_FAILED = 125
 EXIT_NO_PROGRAM = 127
 MAX_NAMES = 2000
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 RunPython = Callable[[Go, int], int]
 
 
@@ -164,6 +165,7 @@ def _run(run_python: RunPython) -> int:
         return _execute(go.program, go.code)
     if go.session:
         return _serve(run_python)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # which a process that has joined a container is not yet
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.write(CHANNEL_FD, STARTED)
     return run_python(go, CHANNEL_FD)
@@ -172,17 +174,32 @@ def _run(run_python: RunPython) -> int:
 def _serve(run_python: RunPython) -> int:
     """A session: one cell after the other, until the kernel closes the channel."""
     signal.signal(signal.SIGINT, _between_cells)
-    os.write(CHANNEL_FD, STARTED)
-    while (go := _next_cell()) is not None:
-        try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            code = run_python(go, CHANNEL_FD)
-            signal.signal(signal.SIGINT, _between_cells)
-        except KeyboardInterrupt:  # it came when the cell's code had just ended
-            signal.signal(signal.SIGINT, _between_cells)
-            code = EXIT_INTERRUPTED
-        _write_all(encode({"t": "done", "code": code}))
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        os.write(CHANNEL_FD, STARTED)
+        while (go := _next_cell()) is not None:
+            try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                code = run_python(go, CHANNEL_FD)
+                signal.signal(signal.SIGINT, _between_cells)
+            except KeyboardInterrupt:  # it came when the cell's code had just ended
+                signal.signal(signal.SIGINT, _between_cells)
+                code = EXIT_INTERRUPTED
+            if _stopped:
+                return EXIT_TERMINATED
+            _write_all(encode({"t": "done", "code": code}))
+    except SystemExit:
+        return EXIT_TERMINATED
     return 0
+
+
+_stopped: list[bool] = []
+
+
+def _stop(number: int, frame: object) -> None:
+    """As pid 1, it would ignore what it has no handler for."""
+    _stopped.append(True)
+    raise SystemExit(EXIT_TERMINATED)
 
 
 def _between_cells(number: int, frame: object) -> None:

@@ -19,7 +19,7 @@ from nbcontainer.linux import syscalls
 from nbcontainer.linux.calls import Call, Pointing, Slot, close, write_file
 from nbcontainer.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE
 
-CHANNEL_FD = 3
+CHANNEL_FD, OOM_SCORE = 3, 500
 HIGH_FD = 64
 _AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -37,7 +37,7 @@ class InsideStep(Protocol):
     def calls(self) -> tuple[Call, ...]: ...
 
 
-def _prctl(option: int, argument: int = 0) -> Call:
+def prctl(option: int, argument: int = 0) -> Call:
     return Call("prctl", (option, argument))
 
 
@@ -62,13 +62,13 @@ class Identity:
         return f"prctl(PDEATHSIG), setsid{ids}; it dies with the kernel and has no terminal"
 
     def calls(self) -> tuple[Call, ...]:
-        dies_with_zygote = _prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        dies_with_zygote = prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         calls = [dies_with_zygote, Call("setsid", ()), Call("read", (Slot("release"), bytes(1), 1), expects=1)]
         if self.mapped:
             calls += [] if self.keeps_groups else [Call("setgroups", (0, None))]
             calls += [Call("setresgid", (0, 0, 0)), Call("setresuid", (0, 0, 0))]
             # Changing ids clears both: /proc/self would belong to the host's root, and nobody would end us.
-            calls += [_prctl(syscalls.PR_SET_DUMPABLE, 1), dies_with_zygote]
+            calls += [prctl(syscalls.PR_SET_DUMPABLE, 1), dies_with_zygote]
         return tuple(calls)
 
 
@@ -341,7 +341,7 @@ class BoundCapabilities:
 
     def calls(self) -> tuple[Call, ...]:
         numbers = [number for number in range(self.last + 1) if not self.keep_mask >> number & 1]
-        return tuple(_prctl(syscalls.PR_CAPBSET_DROP, number) for number in numbers)
+        return tuple(prctl(syscalls.PR_CAPBSET_DROP, number) for number in numbers)
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ class NoNewPrivileges:
         return "prctl(PR_SET_NO_NEW_PRIVS): a set-uid program gives nothing"
 
     def calls(self) -> tuple[Call, ...]:
-        return (_prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1),)
+        return (prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1),)
 
 
 @dataclass(frozen=True)

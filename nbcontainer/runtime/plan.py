@@ -45,6 +45,8 @@ class Plan:
     """The mount namespace is shared: clone from the kernel's own, not from the zygote's private one."""
     host_root: bool = False
     """Of the ``host`` kind: what it hides is looked for when the first is made."""
+    joins: bool = False
+    """For a further process of a container that is there already: it joins ``namespaces`` instead of making them."""
     host_steps_after: int | None = None
     """Rootless: the new process itself executes the host steps, after so many inside steps, as it alone has the rights."""
 

@@ -66,6 +66,8 @@ class LaunchRequest(NamedTuple):
     plan_number: int
     plan: bytes
     """Pickled; empty where the zygote knows this number from an earlier launch."""
+    within: int = 0
+    """Process id of the container that the new process is to join; 0: it is a container of its own."""
 
 
 class Go(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nbcontainer.errors import SpecError
 from nbcontainer.linux import capabilities, seccomp, syscalls
 from nbcontainer.mounts import Mount
-from nbcontainer.runtime import inside, rootless, steps
+from nbcontainer.runtime import inside, join, rootless, steps
 from nbcontainer.runtime.inside import InsideStep
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.skeleton import Branch, TopLevel, find_branches, find_top_level
@@ -17,7 +17,6 @@ from nbcontainer.runtime.steps import Step
 from nbcontainer.runtime.targets import ContainerTree, Target, find_targets, is_below
 from nbcontainer.spec import ContainerSpec
 
-OOM_SCORE = 500
 SHM_BYTES = 64 << 20
 CGROUP_ROOT = "/sys/fs/cgroup"
 _MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
@@ -112,7 +111,7 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
     draft = _Draft(spec, around)
     own, first = spec.namespaces, draft.first
     keep = capabilities.choose(spec.cap_add, spec.cap_drop)
-    first += [inside.Identity("user" in own, not around.several_ids), inside.JoinCgroup(task_fds), inside.OomScore(OOM_SCORE)]
+    first += [inside.Identity("user" in own, not around.several_ids), inside.JoinCgroup(task_fds), inside.OomScore(inside.OOM_SCORE)]
     if "user" in own and "SYS_ADMIN" not in keep:
         # The setting belongs to the user namespace: a shared one is the host's.
         first.append(inside.NoNestedUserNamespaces())
@@ -128,25 +127,46 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
             _host_tree(draft)
         else:
             _own_root(draft, views)
-    draft.after.append(inside.Descriptors(not spec.program))
-    if spec.ulimits:
-        draft.after.append(inside.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
-    bounds = inside.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability)
-    draft.after.append(inside.SessionKeyring())
-    if "user" in own or not draft.rootless:
-        draft.after.append(bounds)  # else it has no capability, and can get none after what follows
-    draft.after.append(inside.NoNewPrivileges())
-    if spec.security == "default":
-        draft.after.append(inside.SeccompFilter(seccomp.build(keep)))
-    namespaces = tuple(name for name in syscalls.NAMESPACE_FLAGS if name in own)
+    draft.after += _giving_up(spec, around)
     return Plan(
-        namespaces,
+        tuple(name for name in syscalls.NAMESPACE_FLAGS if name in own),
         tuple(draft.host),
         (*first, *draft.before, *draft.after),
         not spec.program,
         host_mounts="mnt" not in own,
         host_root=spec.root.kind == "host",
         host_steps_after=len(first) if draft.rootless else None,
+    )
+
+
+def _giving_up(spec: ContainerSpec, around: Surroundings) -> list[InsideStep]:
+    """The last steps of every process: descriptors and rights that the container is not to have."""
+    keep = capabilities.choose(spec.cap_add, spec.cap_drop)
+    found: list[InsideStep] = [inside.Descriptors(not spec.program)]
+    if spec.ulimits:
+        found.append(inside.Ulimits(tuple((limit.name, limit.soft, limit.hard) for limit in spec.ulimits)))
+    found.append(inside.SessionKeyring())
+    if "user" in spec.namespaces or around.top_level is None:
+        # Else it has no capability, and can get none after what follows.
+        found.append(inside.BoundCapabilities(keep, capabilities.mask(keep), around.last_capability))
+    found.append(inside.NoNewPrivileges())
+    if spec.security == "default":
+        found.append(inside.SeccompFilter(seccomp.build(keep)))
+    return found
+
+
+def make_join_plan(spec: ContainerSpec, around: Surroundings, task_fds: int) -> Plan:
+    """For a further process in a container of ``spec``; ``task_fds``: as in :func:`make_plan`."""
+    own, rootless = spec.namespaces, around.top_level is not None
+    # The zygote has mounts of its own: also where the container shares the kernel's, they are to be joined.
+    joined = own if rootless else own | {"mnt"}
+    member = join.BecomeMember("user" in own, not around.several_ids, "cgroup" in own, task_fds)
+    return Plan(
+        tuple(name for name in syscalls.NAMESPACE_FLAGS if name in joined),
+        (),
+        (member, *_giving_up(spec, around)),
+        not spec.program,
+        joins=True,
     )
 
 

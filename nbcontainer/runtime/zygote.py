@@ -26,7 +26,7 @@ from typing import Any
 
 from nbcontainer.linux import syscalls
 from nbcontainer.linux.subordinate import SubordinateIds
-from nbcontainer.runtime import skeleton
+from nbcontainer.runtime import join, skeleton
 from nbcontainer.runtime.idmaps import IdMaps
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
 from nbcontainer.runtime.plan import Plan
@@ -35,6 +35,7 @@ from nbcontainer.runtime.steps import Context
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_DESCRIPTORS = 64
+HELD_MILLISECONDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Zygote:
     search: skeleton.Search | None = None
     looked_seconds: float = field(default_factory=time.monotonic)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
+    held: list[int] = field(default_factory=list)
     poller: select.poll = field(default_factory=select.poll)
     child_poller: select.poll = field(default_factory=select.poll)
 
@@ -78,7 +80,8 @@ class Zygote:
         # Not only the end of file: whoever the kernel forked may hold the other end too.
         self.poller.register(self.kernel_pidfd, select.POLLIN)
         while True:
-            for fd, _ in self.poller.poll():
+            self._reap_held()
+            for fd, _ in self.poller.poll(HELD_MILLISECONDS if self.held else None):
                 if fd == self.kernel_pidfd:
                     return
                 if fd != self.launch.fileno():
@@ -90,14 +93,28 @@ class Zygote:
         pid, control = self.children.get(pidfd, (0, None))
         # The event may be old: the descriptor's number can belong to a younger child by now.
         ended, status = os.waitpid(pid, os.WNOHANG) if control is not None else (0, 0)
-        if not ended or control is None:
+        if control is None:
+            return
+        if not ended:
+            # Or a process of its container traces it, and has not let it go: its pidfd would tell of its end again and again.
+            if pidfd not in self.held and select.select([pidfd], [], [], 0)[0]:
+                self.held.append(pidfd)
+                self.poller.unregister(pidfd)
+                self.child_poller.unregister(pidfd)
             return
         del self.children[pidfd]
-        self.poller.unregister(pidfd)
-        self.child_poller.unregister(pidfd)
+        if pidfd in self.held:
+            self.held.remove(pidfd)
+        else:
+            self.poller.unregister(pidfd)
+            self.child_poller.unregister(pidfd)
         _send(control, b'{"t": "exited", "status": %d}' % status)
         control.close()
         os.close(pidfd)
+
+    def _reap_held(self) -> None:
+        for pidfd in list(self.held):
+            self._reap(pidfd)
 
     def _reap_ended(self) -> None:
         """Statuses do not wait for a container that is being made for somebody else."""
@@ -149,6 +166,8 @@ class Zygote:
             slots["line"] = others.pop(0)
         cgroup_fd = others.pop(0) if request.has_cgroup_fd else -1
         slots.update((f"task-{index}", fd) for index, fd in enumerate(others))
+        if laid_out.plan.joins:
+            return self._join(laid_out, request.within, slots, cgroup_fd)
         try:
             self._look_again()
             self._skeletons(laid_out.plan)
@@ -210,6 +229,14 @@ class Zygote:
         finally:
             os.close(write_end)
         return pid, pidfd
+
+    def _join(self, laid_out: LaidOutPlan, within: int, slots: dict[str, int], cgroup_fd: int) -> tuple[int, int]:
+        container_fd = next((pidfd for pidfd, (pid, _) in self.children.items() if pid == within), -1)
+        if container_fd < 0:
+            raise StepFailed("join", OSError(errno.ESRCH, "the container has ended"))
+        slots["container"] = container_fd
+        member = join.Member(self.image, laid_out, slots, cgroup_fd, self.config.rootless)
+        return member.make(lambda: become_container(laid_out, Context("", ""), slots, self._run_python, self._warm))
 
     def _user_namespace(self, id_map: tuple[int, int]) -> int:
         try:

@@ -1,0 +1,162 @@
+"""A further process in a running container, as ``docker exec``: a run of its own, whose end is not the container's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from nbcontainer.engine.processes import is_exiting, session_of
+from nbcontainer.engine.verdict import judge, usage_between
+from nbcontainer.engine.watch import GRACE_SECONDS, LocalRun, ProcessRun
+from nbcontainer.events import Event, Finished, Readings, Sample, Started
+from nbcontainer.runtime.client import Cloned, Launch, ZygoteClient
+from nbcontainer.runtime.rootfs import Surroundings, make_join_plan
+from nbcontainer.spec import ContainerSpec, Limits
+
+if TYPE_CHECKING:
+    from nbcontainer.engine import Run
+
+ENDED_TOO = "the container has ended, and this with it"
+
+
+class ExecRun(ProcessRun):
+    """Signals go to what this process has started, as far as it stayed in its session; the controls are the container's."""
+
+    def __init__(self, container: LocalRun, spec: ContainerSpec, process: Cloned, go: bytes) -> None:
+        super().__init__(container.container_id, spec, process, container.cgroup, container.cgroup.sample())
+        self._container = container
+        self._last = self._first
+        self._highest_bytes = self._first.memory_bytes
+        self._streams.send(go)
+
+    # ---- from anywhere
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process.pidfd, number)
+
+    def within(self, spec: ContainerSpec, code: str) -> Run:
+        return self._container.within(spec, code)
+
+    def pause(self) -> None:
+        self._container.pause()
+
+    def resume(self) -> None:
+        self._container.resume()
+
+    def update(self, **changes: Any) -> Limits:
+        return self._container.update(**changes)
+
+    def readings(self) -> Readings:
+        return self._container.readings()
+
+    # ---- the loop
+
+    def events(self) -> Generator[Event, None, None]:
+        """Closing it early ends the process and what it has started."""
+        over = False
+        try:
+            yield Started(self.container_id, self.spec.name or self.container_id, self.pid, self._started)
+            yield from self._new()
+            yield from self._watch()
+            over = True
+            status = self._exit_status()
+            for said in self._streams.read_rest():
+                yield from self._on_said(said)
+            finished = self._finish(status)
+        finally:
+            if not over:
+                self._abandon()
+            try:
+                self._stop_watching()
+            finally:
+                self._process.close()
+        yield from self._new()
+        if self._streams.failure is not None:
+            raise self._streams.failure
+        yield finished
+
+    def _take_sample(self, sample: Sample) -> None:
+        super()._take_sample(sample)
+        self._last = sample
+        self._highest_bytes = max(self._highest_bytes, sample.memory_bytes)
+
+    def _signal(self, number: int) -> None:
+        """Its session: the processes that it has started, and their children, unless they left it."""
+        self.signal(number)
+        for pid in self._cgroup.pids():
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                fd = os.pidfd_open(pid)
+                try:
+                    # After the pidfd: it is the same process whose session this is.
+                    if pid != self.pid and session_of(pid) == self.pid:
+                        signal.pidfd_send_signal(fd, number)
+                finally:
+                    os.close(fd)
+        if number != signal.SIGKILL:
+            self._container.release()
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            tracer = _status_number(_status_number(self.pid, "TracerPid:"), "Tgid:")  # it may be a thread
+            fd = os.pidfd_open(tracer)
+            try:
+                # Of ours nobody traces: whoever does is in the container.
+                if tracer in self._cgroup.pids():
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            finally:
+                os.close(fd)
+
+    def _abandon(self) -> None:
+        poller = select.poll()
+        poller.register(self._process.pidfd, select.POLLIN)
+        while True:
+            self._signal(signal.SIGKILL)
+            self._container.release()
+            if poller.poll(GRACE_SECONDS * 1000):
+                return
+
+    # ---- the end
+
+    def _end_sampling(self) -> Sample | None:
+        try:
+            last = super()._end_sampling()
+        except (OSError, ValueError):
+            last = None  # the container's cgroup is gone
+        if last is not None:
+            self._last = last
+        return last
+
+    def _finish(self, status: int) -> Finished:
+        self._end_sampling()
+        usage = usage_between(self._first, self._last, self._highest_bytes, time.monotonic() - self._started)
+        verdict = judge(status, self._reason, usage.oom_kills, self._streams.error)
+        gone = self._container.has_ended or is_exiting(self._container.pid)
+        note = "; ".join(filter(None, (verdict.note, ENDED_TOO if gone else "")))
+        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, self._streams.error, usage, note, goes_on=not gone)
+
+
+def start_within(run: LocalRun, spec: ContainerSpec, go: bytes, around: Surroundings, client: ZygoteClient) -> ExecRun:
+    """Raises SetupError, InternalError."""
+    kind = "program" if spec.program else "python"
+    plan = run.join_plans.get(kind)
+    if plan is None:
+        plan = run.join_plans[kind] = make_join_plan(spec, around, len(run.cgroup.task_fds()))
+    process = client.launch(Launch(plan, "", None, run.pid), run.cgroup)
+    try:
+        client.finish(process)
+    except BaseException:
+        process.close()
+        raise
+    run.joined.add(process.pid)
+    return ExecRun(run, spec, process, go)
+
+
+def _status_number(pid: int, field: str) -> int:
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field))
