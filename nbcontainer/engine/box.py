@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
+import time
 from dataclasses import dataclass, replace
 
 from nbcontainer.cgroups import Cgroup
-from nbcontainer.errors import SpecError
-from nbcontainer.runtime.client import PATH, Cloned
+from nbcontainer.errors import InternalError, SpecError
+from nbcontainer.runtime.client import PATH, Cloned, ZygoteClient, setup_error
 from nbcontainer.runtime.plan import IdMap
-from nbcontainer.runtime.protocol import Go
+from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError
 from nbcontainer.spec import ContainerSpec, Limits
 
+READY_SECONDS = 30.0
 RESOLVER = "/etc/resolv.conf"
 
 
@@ -88,6 +91,38 @@ class Box:
     id_map: IdMap | None
     sources: Sources
     ready: bool = False
+
+
+def wait_ready(box: Box, client: ZygoteClient) -> None:
+    """Until the plan's inside steps are done. Raises what went wrong."""
+    if box.ready:
+        return
+    client.finish(box.process)
+    poller = select.poll()
+    channel = box.process.channel
+    poller.register(channel, select.POLLIN)
+    poller.register(box.process.pidfd, select.POLLIN)
+    reader = FrameReader()
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if not poller.poll(1000):
+            continue
+        try:
+            data = channel.recv(65536, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionResetError):
+            data = b""
+        if not data:
+            raise InternalError("a container's process ended before it was ready")
+        try:
+            for message in reader.feed(data):
+                if message["t"] == "failed":
+                    raise setup_error(message)
+                box.ready = message["t"] == "ready"
+        except ProtocolError as error:
+            raise InternalError(f"a container's process said nonsense before it was ready: {error}") from None
+        if box.ready:
+            return
+    raise InternalError(f"a container was not ready after {READY_SECONDS:.0f} s")
 
 
 def has_ended(box: Box) -> bool:

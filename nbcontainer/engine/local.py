@@ -13,9 +13,7 @@ import errno
 import os
 import queue
 import secrets
-import select
 import signal
-import socket
 import threading
 import time
 from collections import deque
@@ -23,7 +21,7 @@ from dataclasses import replace
 
 from nbcontainer.cgroups import Cgroup, Driver
 from nbcontainer.engine import Run, ids
-from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of
+from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of, wait_ready
 from nbcontainer.engine.exec import start_within
 from nbcontainer.engine.session import SessionRun
 from nbcontainer.engine.site import Site
@@ -32,15 +30,14 @@ from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
-from nbcontainer.runtime.client import KEPT_PLANS, Launch, ZygoteClient, setup_error
+from nbcontainer.runtime.client import KEPT_PLANS, Launch, ZygoteClient
 from nbcontainer.runtime.plan import IdMap, Plan
-from nbcontainer.runtime.protocol import FrameReader, Go, ProtocolError, encode_go
+from nbcontainer.runtime.protocol import Go, ProtocolError, encode_go
 from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.spec import ContainerSpec
 from nbcontainer.state import KernelState, prune
 from nbcontainer.threads import start_daemon
 
-READY_SECONDS = 30.0
 BURST_SECONDS = 0.02
 """Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
 BURST_SPARES = 2
@@ -144,37 +141,6 @@ class LocalEngine:
             self._plans[shape] = plan
         return plan
 
-    def _wait_ready(self, box: Box) -> None:
-        """Until the plan's inside steps are done. Raises what went wrong."""
-        if box.ready:
-            return
-        self._client.finish(box.process)
-        poller = select.poll()
-        channel = box.process.channel
-        poller.register(channel, select.POLLIN)
-        poller.register(box.process.pidfd, select.POLLIN)
-        reader = FrameReader()
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            if not poller.poll(1000):
-                continue
-            try:
-                data = channel.recv(65536, socket.MSG_DONTWAIT)
-            except (BlockingIOError, ConnectionResetError):
-                data = b""
-            if not data:
-                raise InternalError("a container's process ended before it was ready")
-            try:
-                for message in reader.feed(data):
-                    if message["t"] == "failed":
-                        raise setup_error(message)
-                    box.ready = message["t"] == "ready"
-            except ProtocolError as error:
-                raise InternalError(f"a container's process said nonsense before it was ready: {error}") from None
-            if box.ready:
-                return
-        raise InternalError(f"a container was not ready after {READY_SECONDS:.0f} s")
-
     def discard(self, box: Box) -> None:
         """End a box and everything of it. Safe to call twice."""
         with self._lock:
@@ -214,7 +180,7 @@ class LocalEngine:
                 spare = self._spares.popleft()
                 try:
                     if spare.shape == shape and spare.sources.are_those_of(shape):
-                        self._wait_ready(spare)
+                        wait_ready(spare, self._client)
                         if not has_ended(spare):
                             return spare
                 except (InternalError, SetupError):
@@ -232,7 +198,7 @@ class LocalEngine:
     def _new_box(self, shape: ContainerSpec) -> Box:
         box = self._make_box(shape)
         try:
-            self._wait_ready(box)
+            wait_ready(box, self._client)
         except BaseException:
             self.discard(box)
             raise
