@@ -14,7 +14,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,30 +133,31 @@ def _remove_directories(place: str) -> None:
         shutil.rmtree(state_directory() / name / place, ignore_errors=True)
 
 
-class IdRanges:
-    """Numbers of ranges of ids for containers, each in use once on the whole host: a byte of a file is locked for it."""
+class SharedNumbers:
+    """Numbers from 0 to ``count`` - 1, each in use once among all processes: a byte of the file ``name`` is locked for it."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, name: str, count: int) -> None:
         self._count = count
-        self._fd = os.open(state_directory() / "ids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(state_directory() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._taken: set[int] = set()
 
-    def take(self) -> int:
-        for slot in range(self._count):
+    def take(self, suits: Callable[[int], bool] = lambda number: True) -> int | None:
+        """The first that is free and ``suits``; None where there is none."""
+        for number in range(self._count):
             # Open file description locks do not conflict within one process: that is what the set is for.
-            if slot not in self._taken and self._lock(slot, fcntl.F_WRLCK):
-                self._taken.add(slot)
-                return slot
-        raise HostError(f"all {self._count} ranges of user ids are in use by containers", "nbcontainer ps, and end some")
+            if number not in self._taken and suits(number) and self._lock(number, fcntl.F_WRLCK):
+                self._taken.add(number)
+                return number
+        return None
 
-    def give_back(self, slot: int) -> None:
-        # In this order: a slot that is free for our other threads must not be unlocked any more.
-        self._lock(slot, fcntl.F_UNLCK)
-        self._taken.discard(slot)
+    def give_back(self, number: int) -> None:
+        # In this order: a number that is free for our other threads must not be unlocked any more.
+        self._lock(number, fcntl.F_UNLCK)
+        self._taken.discard(number)
 
-    def _lock(self, slot: int, kind: int) -> bool:
+    def _lock(self, number: int, kind: int) -> bool:
         # struct flock: l_type, l_whence, l_start, l_len, l_pid.
-        request = struct.pack("hhqqi4x", kind, os.SEEK_SET, slot, 1, 0)
+        request = struct.pack("hhqqi4x", kind, os.SEEK_SET, number, 1, 0)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, request)
         except OSError:

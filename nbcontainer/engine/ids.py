@@ -10,7 +10,7 @@ from nbcontainer.errors import HostError
 from nbcontainer.linux import subordinate
 from nbcontainer.linux.subordinate import SubordinateIds
 from nbcontainer.runtime.plan import IdMap
-from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, ID_RANGES, IdRanges
+from nbcontainer.state import ID_RANGE_COUNT, ID_RANGE_START, ID_RANGES, SharedNumbers
 
 
 class Ids(Protocol):
@@ -31,10 +31,10 @@ class ShiftedIds:
     """Root's: each container has 65,536 ids that nobody else has."""
 
     def __init__(self) -> None:
-        self._ranges = IdRanges(ID_RANGES)
+        self._ranges = SharedNumbers("ids", ID_RANGES)
 
     def take(self) -> IdMap:
-        return _shifted(self._ranges.take())
+        return _shifted(_take(self._ranges, ID_RANGES))
 
     def give_back(self, id_map: IdMap) -> None:
         self._ranges.give_back((id_map.base - ID_RANGE_START) // ID_RANGE_COUNT)
@@ -44,6 +44,13 @@ class ShiftedIds:
 
     def close(self) -> None:
         self._ranges.close()
+
+
+def _take(ranges: SharedNumbers, count: int) -> int:
+    number = ranges.take()
+    if number is None:
+        raise HostError(f"all {count} ranges of user ids are in use by containers", "nbcontainer ps, and end some")
+    return number
 
 
 def _shifted(number: int) -> IdMap:
@@ -61,7 +68,7 @@ class UserIds:
             self.found = subordinate.find()
         except HostError as error:
             self.why_not = error
-        self._ranges = IdRanges(self.found.ranges) if self.found is not None and self.found.ranges > 1 else None
+        self._ranges = SharedNumbers("ids", self.found.ranges) if self.found is not None and self.found.ranges > 1 else None
 
     def confirm(self, worked: Callable[[], bool]) -> None:
         """Do without subordinate ids where ``worked`` (which waits for the zygote) says that they cannot be had."""
@@ -75,7 +82,7 @@ class UserIds:
     def take(self) -> IdMap:
         if self.found is None:
             return IdMap(os.geteuid(), 1)
-        return self._of(0 if self._ranges is None else self._ranges.take())
+        return self._of(0 if self._ranges is None else _take(self._ranges, self.found.ranges))
 
     def _of(self, number: int) -> IdMap:
         assert self.found is not None

@@ -1,0 +1,113 @@
+"""The kernel's end of the router: starting it when a first container needs a network, and asking it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import IO, Any
+
+from nbcontainer import errors
+from nbcontainer.errors import HostError, InternalError
+from nbcontainer.runtime.protocol import FrameReader, encode
+
+ANSWER_SECONDS = 60.0
+READ_BYTES = 1 << 18
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class RouterClient:
+    """One router. Methods may be called from any thread; requests are made one after the other."""
+
+    def __init__(self, name: str, rootless: bool) -> None:
+        """``name``: of this kernel's place. Raises HostError, SetupError, InternalError."""
+        if importlib.util.find_spec("pyroute2") is None:
+            raise HostError("--net: networks need the Python package pyroute2", f"{sys.executable} -m pip install pyroute2")
+        self._lock = threading.Lock()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the router lives)
+        self._socket, theirs = socket.socketpair()
+        self._reader = FrameReader()
+        parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.network.router import main; main({name!r}, {rootless!r}, {os.getpid()})"
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        self._socket.settimeout(ANSWER_SECONDS)
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, kind: str, fds: Sequence[int] = (), **content: Any) -> dict[str, Any]:
+        """Raises what the router raised, or InternalError where it died."""
+        with self._lock:
+            try:
+                data = encode({"t": kind, **content})
+                sent = socket.send_fds(self._socket, [data], list(fds)) if fds else 0
+                self._socket.sendall(data[sent:])
+            except OSError:
+                raise self._death() from None
+            return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        while True:
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except TimeoutError:
+                raise InternalError(f"the router did not answer within {ANSWER_SECONDS:.0f} s") from None
+            except OSError:
+                data = b""
+            if not data:
+                raise self._death()
+            for message in self._reader.feed(data):
+                if message["t"] == "failed":
+                    raise getattr(errors, message["kind"])(*message["arguments"])
+                return message
+
+    def _death(self) -> InternalError:
+        """With its last words."""
+        self._log.seek(0)
+        words = self._log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+        return InternalError("the router of this kernel's networks ended, and its networks with it" + (f": {words[-1]}" if words else ""))
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: let go, without ending anything."""
+        self._socket.close()
+        self._log.close()
+
+    def close(self) -> None:
+        """End it, and all networks; returns when it is gone."""
+        self._socket.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+        self._log.close()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in ("XDG_RUNTIME_DIR", "HOME", "NBCONTAINER_NETWORK_POOL")}
+    return {"PATH": _PATH, "LANG": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", **kept}

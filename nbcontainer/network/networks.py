@@ -1,0 +1,362 @@
+"""What the router does: networks, the containers on them, and the kernel's requests about both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
+from nbcontainer.network import links, subnets, uplink
+from nbcontainer.network.firewall import RouterRules
+from nbcontainer.network.forward import Published, listen
+from nbcontainer.network.links import Bridge, Endpoint
+from nbcontainer.network.netlink import Netlink, NetlinkError
+from nbcontainer.network.resolver import ADDRESS, Names, Resolver
+from nbcontainer.network.subnets import Subnet, Subnets
+from nbcontainer.ports import Port
+
+DEFAULT_NETWORK = "bridge"
+FIRST_INDEX = 10
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True, eq=False)
+class Network:
+    """One network, with the containers that are on it."""
+
+    name: str
+    subnet: Subnet
+    bridge: Bridge
+    internal: bool
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    """By container id."""
+    next_host: int = 2
+
+    def take_host(self) -> int:
+        """The number of an address that is free, as long after its last use as possible. Raises HostError."""
+        used = {endpoint.host for endpoint in self.endpoints.values()}
+        size = self.subnet.v4.num_addresses
+        for _ in range(size):
+            host = self.next_host
+            self.next_host = 2 if host + 1 >= size - 1 else host + 1
+            if host not in used:
+                return host
+        raise HostError(f"network {self.name}: all {size - 3} addresses of {self.subnet.v4} are in use", "%container network create ANOTHER")
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A container that is attached. ``namespace_fd`` keeps its network namespace until its counters are read."""
+
+    container_id: str
+    namespace_fd: int
+    endpoints: tuple[Endpoint, ...]
+    names: frozenset[str] = frozenset()
+    published: list[Published] = field(default_factory=list)
+
+
+class Router(Names):
+    """Answers the kernel's requests, one after the other. Made in the router's namespace."""
+
+    def __init__(self, name: str, rootless: bool, host: Netlink, host_thread: ThreadPoolExecutor) -> None:
+        self._name, self._rootless, self._host, self._host_thread = name, rootless, host, host_thread
+        self.own_fd = links.own_namespace()
+        self.netlink = Netlink()
+        self.networks: dict[str, Network] = {}
+        self.members: dict[str, Member] = {}
+        self.uplink: uplink.Uplink | None = None
+        self._subnets = Subnets()
+        self._serial = 0
+        self._index = FIRST_INDEX
+        self._askers: dict[str, Member] = {}
+        self._resolver = Resolver(self, self._socket_of_host)
+        self.ipv6 = uplink.has_ipv6()
+        self.way_out = ""
+        self.why_no_way_out = ""
+        self._rules: RouterRules | None = None
+
+    async def start(self) -> None:
+        """Raises NbcontainerError or OSError."""
+        self.netlink.ask(links.set_up(1), links.add_address(1, ADDRESS, 32))
+        self._write_sysctl("ipv4/conf/all/rp_filter", "1")
+        for family in ("iptables", "ip6tables", "arptables"):
+            # What passes within a bridge is not routed: rules are not asked about it, which would cost time.
+            self._write_sysctl(f"bridge/bridge-nf-call-{family}", "0", optional=True)
+        await self._resolver.start()
+        try:
+            self._rules = RouterRules()
+        except OSError as error:
+            # Then nothing is forwarded at all, so that networks stay apart.
+            self.why_no_way_out = f"this Linux has no nftables ({error.strerror})"
+            return
+        self._write_sysctl("ipv4/ip_forward", "1")
+        if self.ipv6:
+            self._write_sysctl("ipv6/conf/all/forwarding", "1")
+        if not self._rootless:
+            await self._make_uplink()
+
+    def _write_sysctl(self, name: str, value: str, *, optional: bool = False) -> None:
+        path = f"/proc/sys/net/{name}"
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(value)
+        except OSError as error:
+            if not (optional and error.errno == errno.ENOENT):
+                raise SetupError("router", error.errno or 0, path, "see: nbcontainer doctor") from None
+
+    async def _make_uplink(self) -> None:
+        subnet = self._subnets.take(links.routed(self._host))
+
+        def in_host(make: Callable[[], Result]) -> Result:
+            return self._host_thread.submit(make).result()
+
+        try:
+            self.uplink = uplink.make_uplink(self._name, self._host, self.netlink, self.own_fd, subnet, ipv6=self.ipv6, in_host=in_host)
+        except OSError as error:
+            self._subnets.give_back(subnet)
+            self.why_no_way_out = f"no link to the host could be made ({error.strerror})"
+            return
+        if in_host(lambda: uplink.forwards("ipv4")):
+            self.way_out = "host"
+        else:
+            self.why_no_way_out = "this host does not forward packets (net.ipv4.ip_forward is 0)"
+
+    # ---- networks
+
+    async def create(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A network; the default one may be there already."""
+        name = str(request["name"])
+        if name in self.networks:
+            if request.get("wanted"):
+                return self._described(self.networks[name])
+            raise SpecError(f"network create: there is a network {name!r} already")
+        routes = links.routed(self._host)
+        given = request.get("subnet")
+        subnet = self._subnets.take_given(subnets.parse_subnet(given), routes) if given else self._subnets.take(routes)
+        bridge = Bridge(self._take_index(), f"nbc{self._serial}", subnet.v4, subnet.v6 if self.ipv6 else None, links.default_mtu(self._host))
+        self._serial += 1
+        network = Network(name, subnet, bridge, bool(request.get("internal")))
+        try:
+            self.netlink.ask(*links.make_bridge(bridge))
+            if self.uplink is not None:
+                self._host.ask(*(links.add_route(*route) for route in self.uplink.routes(bridge.v4, bridge.v6)))
+            self.networks[name] = network
+            self._renew_rules()
+        except OSError as error:
+            self.networks.pop(name, None)
+            with contextlib.suppress(OSError):
+                self.netlink.ask(links.delete(bridge.index))
+            self._subnets.give_back(subnet)
+            raise SetupError("make network", error.errno or 0, f"{name} ({error.strerror})") from None
+        return self._described(network)
+
+    def _renew_rules(self) -> None:
+        if self._rules is None:
+            return
+        up = self.uplink
+        out = up.router_index if up is not None and self.way_out == "host" else None
+        bridges = [network.bridge.index for network in self.networks.values() if not network.internal]
+        self._rules.renew(out, None if up is None else up.router_index, up.host_addresses if up else [], bridges)
+
+    async def remove(self, request: dict[str, Any]) -> dict[str, Any]:
+        network = self._network(request["name"], "network rm")
+        if network.endpoints:
+            users = ", ".join(min(self.members[container].names, default=container, key=len) for container in network.endpoints)
+            raise SpecError(f"network rm: {network.name} is in use by {users}; end them first")
+        bridge = network.bridge
+        try:
+            if self.uplink is not None:
+                self._host.ask(*(links.delete_route(*route) for route in self.uplink.routes(bridge.v4, bridge.v6)))
+            self.netlink.ask(links.delete(bridge.index))
+        except NetlinkError as error:
+            if error.errno not in (errno.ENODEV, errno.ESRCH):  # somebody else has taken it away
+                raise SetupError("remove network", error.errno or 0, network.name).of_a_change() from None
+        del self.networks[network.name]
+        self._subnets.give_back(network.subnet)
+        self._renew_rules()
+        return {}
+
+    async def list_networks(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"networks": [self._described(network) for network in self.networks.values()]}
+
+    def _network(self, name: str, what: str) -> Network:
+        if name not in self.networks:
+            known = ", ".join(self.networks) or "none yet"
+            raise SpecError(f"{what}: there is no network {name!r}; there are: {known} (%container network create {name} makes it)")
+        return self.networks[name]
+
+    def _described(self, network: Network) -> dict[str, Any]:
+        bridge = network.bridge
+        return {
+            "name": network.name,
+            "bridge": bridge.name,
+            "subnet": str(bridge.v4),
+            "subnet_v6": str(bridge.v6) if bridge.v6 is not None else None,
+            "gateway": bridge.gateway,
+            "internal": network.internal,
+            "containers": {container: endpoint.v4 for container, endpoint in network.endpoints.items()},
+            "way_out": "" if network.internal else self.way_out,
+            "why_no_way_out": "it is internal" if network.internal else self.why_no_way_out,
+        }
+
+    # ---- containers
+
+    async def attach(self, request: dict[str, Any], pidfd: int) -> dict[str, Any]:
+        """Give a container its ends: before any of its code runs."""
+        container = str(request["container"])
+        networks = [self._network(name, "--net") for name in request["networks"]]
+        with links.in_namespace(pidfd, self.own_fd):
+            namespace_fd, inner = links.own_namespace(), Netlink()
+        endpoints: list[Endpoint] = []
+        try:
+            for position, network in enumerate(networks):
+                endpoint = Endpoint(network.bridge, network.take_host(), self._take_index(), position)
+                network.endpoints[container] = endpoint
+                endpoints.append(endpoint)
+            self.netlink.ask(*(links.make_veth(endpoint, namespace_fd) for endpoint in endpoints))
+            inner.ask(*links.inside(endpoints))
+        except (OSError, NbcontainerError) as error:
+            for network in networks:
+                network.endpoints.pop(container, None)
+            with contextlib.suppress(OSError):
+                self.netlink.ask(*(links.delete(endpoint.outer_index) for endpoint in endpoints))
+            os.close(namespace_fd)
+            if isinstance(error, OSError):
+                raise SetupError("attach to network", error.errno or 0, f"{', '.join(request['networks'])} ({error.strerror})") from None
+            raise
+        finally:
+            inner.close()
+        member = self.members[container] = Member(container, namespace_fd, tuple(endpoints))
+        for endpoint in endpoints:
+            self._askers[endpoint.v4] = member
+        return {"addresses": [endpoint.v4 for endpoint in endpoints]}
+
+    def _take_index(self) -> int:
+        self._index += 1
+        return self._index
+
+    async def begin(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Its code is about to run: names, and published ports."""
+        member = self._member(request)
+        member.names = frozenset(str(name).lower() for name in request["names"])
+        ports = [Port(*port) for port in request["ports"]]
+        try:
+            for port in ports:
+                listener = await asyncio.wrap_future(self._host_thread.submit(listen, port))
+                published = Published(port.at(listener.getsockname()[1]), listener, (member.endpoints[0].v4, port.container_port))
+                member.published.append(published)
+                published.start()
+        except OSError as error:
+            self._unpublish(member)
+            raise _refused_port(port, error) from None
+        return {"ports": [_port_to_json(published.port) for published in member.published]}
+
+    async def detach(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The container has ended: what it received and sent. Its links go with its namespace."""
+        member = self.members.pop(str(request["container"]), None)
+        if member is None:
+            return {"received": 0, "sent": 0}
+        self._unpublish(member)
+        received, sent = self._counters(member)
+        for network in self.networks.values():
+            network.endpoints.pop(member.container_id, None)
+        for endpoint in member.endpoints:
+            self._askers.pop(endpoint.v4, None)
+        os.close(member.namespace_fd)
+        return {"received": received, "sent": sent}
+
+    def _counters(self, member: Member) -> tuple[int, int]:
+        """By the outer ends, which send what the container receives."""
+        outer = {endpoint.outer_name for endpoint in member.endpoints}
+        received = sent = 0
+        with open("/proc/thread-self/net/dev", encoding="ascii") as table:
+            for line in table:
+                name, colon, numbers = line.partition(":")
+                if colon and name.strip() in outer:
+                    columns = numbers.split()
+                    received, sent = received + int(columns[8]), sent + int(columns[0])
+        return received, sent
+
+    def _unpublish(self, member: Member) -> None:
+        while member.published:
+            member.published.pop().close()
+
+    def _member(self, request: dict[str, Any]) -> Member:
+        member = self.members.get(str(request["container"]))
+        if member is None:
+            raise InternalError("the router does not know this container")
+        return member
+
+    # ---- names, for the resolver
+
+    def addresses(self, asker: str, name: str) -> list[str] | None:
+        member = self._askers.get(asker)
+        found: list[str] = []
+        for other in self.members.values() if member is not None else ():
+            if name == other.container_id or name in other.names:
+                found += self._shared(member, other)
+        return found or None
+
+    def _shared(self, member: Member | None, other: Member) -> list[str]:
+        own = {endpoint.bridge.index for endpoint in member.endpoints} if member is not None else set()
+        shared = [endpoint for endpoint in other.endpoints if endpoint.bridge.index in own]
+        return [text for endpoint in shared for text in (endpoint.v4, endpoint.v6) if text]
+
+    def name(self, asker: str, address: str) -> str | None:
+        member = self._askers.get(asker)
+        for other in self.members.values() if member is not None else ():
+            if address in self._shared(member, other):
+                return min(other.names - {other.container_id}, default=other.container_id)
+        return None
+
+    def has_way_out(self, asker: str) -> bool:
+        member = self._askers.get(asker)
+        if member is None or not self.way_out:
+            return False
+        own = {endpoint.bridge.index for endpoint in member.endpoints}
+        return any(network.bridge.index in own and not network.internal for network in self.networks.values())
+
+    async def _socket_of_host(self, family: int, kind: int) -> socket.socket:
+        def make() -> socket.socket:
+            sock = socket.socket(family, kind)
+            sock.setblocking(False)
+            return sock
+
+        return await asyncio.wrap_future(self._host_thread.submit(make))
+
+    async def answer(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """What a request came to, or the error that it raised."""
+        try:
+            if message["t"] == "attach":
+                return {"t": "done", **await self.attach(message, fds[0])}
+            return {"t": "done", **await self._requests()[message["t"]](message)}
+        except NbcontainerError as error:
+            return {"t": "failed", "kind": type(error).__name__, "arguments": list(error.args)}
+        except OSError as error:
+            return {"t": "failed", "kind": "SetupError", "arguments": [f"network {message['t']}", error.errno or 0, str(error.filename or ""), ""]}
+
+    def _requests(self) -> dict[str, Any]:
+        return {"create": self.create, "remove": self.remove, "list": self.list_networks, "begin": self.begin, "detach": self.detach}
+
+
+def _refused_port(port: Port, error: OSError) -> NbcontainerError:
+    place = f"port {port.host_port}/{port.protocol} of {port.host_address}"
+    if error.errno == errno.EADDRINUSE:
+        return SpecError(f"--publish: {place} is in use on this host; choose another, or -p {port.container_port} for one that is free")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        remedy = f"choose a port from 1024 on, or: sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.host_port}"
+        return HostError(f"--publish: {place} is for root only", remedy)
+    if error.errno == errno.EADDRNOTAVAIL:
+        return SpecError(f"--publish: {port.host_address} is not an address of this host")
+    return SetupError("publish", error.errno or 0, place)
+
+
+def _port_to_json(port: Port) -> list[Any]:
+    return [port.host_address, port.host_port, port.container_port, port.protocol]
