@@ -14,7 +14,7 @@ from nbcontainer.units import shown
 
 LOOPBACK = "127.0.0.1"
 HELP = "[ADDRESS:]HOSTPORT:PORT[/udp], such as 8080:80; ranges are 8000-8009:80-89"
-_PUBLISH = re.compile(r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+)):)?(?:(?P<host>[0-9]*(?:-[0-9]+)?):)?(?P<port>[0-9]+(?:-[0-9]+)?)(?:/(?P<protocol>[a-zA-Z]+))?")
+_PUBLISH = re.compile(r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9]+(?:[.][0-9]*)+)):)?(?:(?P<host>[0-9]*(?:-[0-9]+)?):)?(?P<port>[0-9]+(?:-[0-9]+)?)(?:/(?P<protocol>[a-zA-Z]+))?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nbcontainer.errors import SpecError
 from nbcontainer.mounts import Mount, Root
+from nbcontainer.ports import Port, parse_ports
 from nbcontainer.profiles import check_caps, check_changes, profiles_for, with_defaults
 from nbcontainer.units import (
     GIB,
@@ -109,7 +110,10 @@ class ContainerSpec:
     """None: /workspace where there is one, else /."""
     workspace: str | None = None
     """Host directory that is /workspace, copy-on-write; None: an empty /workspace."""
-    network: str = "none"
+    network: Literal["none", "host", "bridge"] = "none"
+    networks: tuple[str, ...] = ()
+    """Where ``network`` is ``bridge``: the networks that it is on, the first of them with its default route."""
+    ports: tuple[Port, ...] = ()
     disk_bytes: int = 256 * MIB
     timeout_seconds: float | None = None
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
@@ -197,7 +201,8 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
 def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
     get = given.get
     namespaces = parse_namespaces(get("unshare"), get("share"))
-    network = _network(get("net"), namespaces, asked=get("unshare") is not None)
+    ports = parse_ports(words(get("publish", ()), "--publish"))
+    network, networks = _network(get("net", "bridge" if ports else None), namespaces, asked=get("unshare") is not None)
     if network == "host":
         namespaces -= {"net"}
     root = _root(get("root"), namespaces)
@@ -220,6 +225,8 @@ def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
         workdir=_workdir(get("workdir")),
         workspace=workspace,
         network=network,
+        networks=networks,
+        ports=ports,
         disk_bytes=disk,
         timeout_seconds=parse_number(given["timeout"], "--timeout", minimum=0.001, maximum=1e9) if "timeout" in given else None,
         max_output_bytes=parse_size(get("max_output", DEFAULT_MAX_OUTPUT_BYTES), "--max-output"),
@@ -240,7 +247,7 @@ def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
 
 OPTION_NAMES = frozenset(
     "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk timeout max_output ulimit unshare share root bare "
-    "net hostname volume volumes tmpfs read_only user cap_add cap_drop security env workdir workspace name init program interval base".split()
+    "net publish hostname volume volumes tmpfs read_only user cap_add cap_drop security env workdir workspace name init program interval base".split()
 )
 
 
@@ -370,17 +377,30 @@ def _hostname(value: Any, namespaces: frozenset[str]) -> str | None:
     return str(value)
 
 
-def _network(value: Any, namespaces: frozenset[str], *, asked: bool) -> str:
+_Network = Literal["none", "host", "bridge"]
+
+
+def _network(value: Any, namespaces: frozenset[str], *, asked: bool) -> tuple[_Network, tuple[str, ...]]:
     """``asked``: the namespaces were listed by the user, so that ``host`` may contradict them."""
     if value is None:
-        return "none" if "net" in namespaces else "host"
-    if value not in ("none", "host"):
-        raise SpecError(f"--net: {shown(value)} is not available yet; there are none and host")
-    if value == "none" and "net" not in namespaces:
-        raise SpecError("--net: none needs a network namespace; add net to --unshare")
-    if value == "host" and asked and "net" in namespaces:
-        raise SpecError("--net: host is the host's network namespace; leave net out of --unshare")
-    return str(value)
+        return ("none" if "net" in namespaces else "host"), ()
+    names = tuple(name.strip() for text in words(value, "--net") for name in text.split(","))
+    for name in names:
+        if _NAME.fullmatch(name) is None:
+            raise SpecError(f"--net: {shown(name)} is not none, host, bridge or the name of a network")
+    if len(set(names)) < len(names):
+        raise SpecError(f"--net: {shown(value)} names a network twice")
+    if names == ("host",):
+        if asked and "net" in namespaces:
+            raise SpecError("--net: host is the host's network namespace; leave net out of --unshare")
+        return "host", ()
+    if "net" not in namespaces:
+        raise SpecError(f"--net: {names[0]} needs a network namespace; add net to --unshare")
+    if names == ("none",):
+        return "none", ()
+    for name in {"none", "host"} & set(names):
+        raise SpecError(f"--net: {name} cannot be had together with a network")
+    return "bridge", names
 
 
 def _environment(value: Any) -> tuple[tuple[str, str], ...]:
@@ -472,6 +492,9 @@ def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
         raise SpecError(f"--root: a Python cell needs the kernel's own Python; run the directory's: --root {spec.root} python3 -")
     if "MKNOD" in spec.cap_add and "user" not in spec.namespaces:
         raise SpecError("--cap-add: MKNOD with the host's user namespace would open every disk; leave user in --unshare")
+    if spec.ports and spec.network != "bridge":
+        why = "all ports are the host's already" if spec.network == "host" else "nothing can be reached there"
+        raise SpecError(f"--publish: not with --net {spec.network}, where {why}; leave --net out, or use --net bridge")
     if spec.init and spec.limits.pids == 1:
         raise SpecError("--init: needs two processes, itself and the cell; give --pids 2 or more")
     seen: set[str] = set()

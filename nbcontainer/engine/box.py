@@ -42,6 +42,7 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
         interval_seconds=None,
         memory_by_default=False,
         session=False,
+        ports=(),
         background=False,
         notes=(),
     )
@@ -91,6 +92,8 @@ class Box:
     id_map: IdMap | None
     sources: Sources
     ready: bool = False
+    attached: bool = False
+    """To its networks, if it has any."""
 
 
 def wait_ready(box: Box, client: ZygoteClient) -> None:

@@ -23,6 +23,7 @@ from nbcontainer.cgroups import Cgroup, Driver
 from nbcontainer.engine import Run, ids
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of, wait_ready
 from nbcontainer.engine.exec import start_within
+from nbcontainer.engine.networks import LocalNetworks
 from nbcontainer.engine.session import SessionRun
 from nbcontainer.engine.site import Site
 from nbcontainer.engine.transfer import Transfer
@@ -71,6 +72,7 @@ class LocalEngine:
             self.state.close()
             self._ids.close()
             raise
+        self.networks = LocalNetworks(self.state.place, self._rootless, self.drop_spares)
         self._live: dict[str, Box] = {}
         self._unremoved: list[Cgroup] = []
         self._plans: dict[ContainerSpec, Plan] = {}
@@ -141,6 +143,12 @@ class LocalEngine:
             self._plans[shape] = plan
         return plan
 
+    def _wait_ready(self, box: Box) -> None:
+        if not box.ready:
+            self._client.finish(box.process)
+            self.networks.attach(box)
+            wait_ready(box, self._client)
+
     def discard(self, box: Box) -> None:
         """End a box and everything of it. Safe to call twice."""
         with self._lock:
@@ -154,6 +162,7 @@ class LocalEngine:
             signal.pidfd_send_signal(box.process.pidfd, signal.SIGKILL)
         except (SetupError, InternalError, ProcessLookupError):
             pass  # there is no such process, or no more
+        self.networks.detach(box)
         try:
             self._remove(box.cgroup)
         finally:
@@ -180,7 +189,7 @@ class LocalEngine:
                 spare = self._spares.popleft()
                 try:
                     if spare.shape == shape and spare.sources.are_those_of(shape):
-                        wait_ready(spare, self._client)
+                        self._wait_ready(spare)
                         if not has_ended(spare):
                             return spare
                 except (InternalError, SetupError):
@@ -198,7 +207,7 @@ class LocalEngine:
     def _new_box(self, shape: ContainerSpec) -> Box:
         box = self._make_box(shape)
         try:
-            wait_ready(box, self._client)
+            self._wait_ready(box)
         except BaseException:
             self.discard(box)
             raise
@@ -210,6 +219,9 @@ class LocalEngine:
             while len(self._spares) < count and not self._closed:
                 try:
                     self._spares.append(self._make_box(shape))
+                    if shape.networks:
+                        self._client.finish(self._spares[-1].process)
+                        self.networks.attach(self._spares[-1])
                 except (NbcontainerError, OSError):
                     return
 
@@ -239,6 +251,7 @@ class LocalEngine:
         box = self._take_box(shape)
         try:
             box.cgroup.set_limits(spec.limits, shape.limits if spec.limits.cpuset is not None else None)
+            spec = self.networks.begin(box, spec)
             first = box.cgroup.sample()
             box.process.channel.sendall(go)
             if transfer is not None:
@@ -253,7 +266,10 @@ class LocalEngine:
                 raise InternalError("a container's process ended before its cell began") from None
             raise
         if time.monotonic() - self._last_end < BURST_SECONDS and not spec.once:
-            self.make_spares(shape, BURST_SPARES)
+            if shape.networks:
+                self._wanted.put(shape)  # attaching takes too long to be done here
+            else:
+                self.make_spares(shape, BURST_SPARES)
         return SessionRun(self, box, spec, first) if spec.session else LocalRun(self, box, spec, first, transfer)
 
     def run_within(self, run: LocalRun, spec: ContainerSpec, code: str) -> Run:
@@ -308,12 +324,13 @@ class LocalEngine:
         keep = " ".join(capabilities.choose(spec.cap_add, spec.cap_drop)) or "none"
         what = " ".join(spec.program) or "the cell, by IPython"
         last = [f"[inside] capset({keep}), prctl(NO_NEW_PRIVS): no more rights than these", f"[inside] run {what}"]
-        return lines + plan.explain(id_map) + last
+        return lines + plan.explain(id_map) + self.networks.explain(spec) + last
 
     def _leave_to_parent(self) -> None:
         """In a process that the kernel forks: its copies of our descriptors must not keep anything alive."""
         self._client.leave_to_parent()
         self.state.leave_to_parent()
+        self.networks.leave_to_parent()
         self._ids.close()
         for box in self._live.values():
             box.process.close()
@@ -329,6 +346,7 @@ class LocalEngine:
         for box in list(self._live.values()):
             self.discard(box)
         self._site.close()
+        self.networks.close()
         for cgroup in self._unremoved:
             cgroup.remove()
         self._site.remove_place()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups import Cgroup
@@ -381,6 +382,8 @@ class LocalRun(ProcessRun):
         last = self._end_sampling()
         self.whole_usage = self._cgroup.usage(time.monotonic() - self._started, last)
         usage = usage_since(self._first, self.whole_usage)
+        received, sent = self._engine.networks.detach(self._box)
+        usage = replace(usage, net_rx_bytes=received, net_tx_bytes=sent)
         inner, error = self._streams.inner_status, self._streams.error
         if inner is not None and 0 <= inner <= 0xFFFF:
             status = inner

@@ -128,6 +128,12 @@ class Router(Names):
         else:
             self.why_no_way_out = "this host does not forward packets (net.ipv4.ip_forward is 0)"
 
+    def close(self) -> None:
+        """Leave the host as it was at once, not when Linux gets round to it."""
+        if self.uplink is not None:
+            with contextlib.suppress(OSError):
+                self._host.ask(links.delete(self.uplink.host_index))
+
     # ---- networks
 
     async def create(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +262,9 @@ class Router(Names):
         except OSError as error:
             self._unpublish(member)
             raise _refused_port(port, error) from None
-        return {"ports": [_port_to_json(published.port) for published in member.published]}
+        outside = any(not network.internal for network in self.networks.values() if member.container_id in network.endpoints)
+        why_not = "" if self.way_out or not outside else self.why_no_way_out
+        return {"ports": [_port_to_json(published.port) for published in member.published], "why_no_way_out": why_not}
 
     async def detach(self, request: dict[str, Any]) -> dict[str, Any]:
         """The container has ended: what it received and sent. Its links go with its namespace."""
@@ -351,8 +359,8 @@ def _refused_port(port: Port, error: OSError) -> NbcontainerError:
     if error.errno == errno.EADDRINUSE:
         return SpecError(f"--publish: {place} is in use on this host; choose another, or -p {port.container_port} for one that is free")
     if error.errno in (errno.EACCES, errno.EPERM):
-        remedy = f"choose a port from 1024 on, or: sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.host_port}"
-        return HostError(f"--publish: {place} is for root only", remedy)
+        allow = f"sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.host_port}"
+        return SpecError(f"--publish: {place} is for root only; choose a port from 1024 on, or: {allow}")
     if error.errno == errno.EADDRNOTAVAIL:
         return SpecError(f"--publish: {port.host_address} is not an address of this host")
     return SetupError("publish", error.errno or 0, place)

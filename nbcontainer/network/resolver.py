@@ -16,7 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-ADDRESS = "169.254.77.53"
+from nbcontainer.runtime import steps
+
+ADDRESS = steps.RESOLVER
 """On the router's lo, and reached by the default route, so that every container's /etc/resolv.conf is the same."""
 PORT = 53
 FORWARD_SECONDS = 5.0

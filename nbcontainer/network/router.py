@@ -53,6 +53,7 @@ async def _serve(control: socket.socket, kernel_pidfd: int, router: Router) -> N
     work = loop.create_task(_work(control, router, pending))
     work.add_done_callback(end)
     await over
+    router.close()
 
 
 async def _work(control: socket.socket, router: Router, pending: asyncio.Queue[tuple[dict[str, Any], list[int]]]) -> None:

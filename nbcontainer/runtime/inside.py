@@ -289,7 +289,7 @@ class LoopbackUp:
     name: ClassVar[str] = "loopback"
 
     def explain(self) -> str:
-        return "ioctl(SIOCSIFFLAGS, lo, IFF_UP): 127.0.0.1 works, nothing else is there"
+        return "ioctl(SIOCSIFFLAGS, lo, IFF_UP): 127.0.0.1 works; without --net, nothing else is there"
 
     def calls(self) -> tuple[Call, ...]:
         request = struct.pack("16sh22x", b"lo", _IFF_UP)

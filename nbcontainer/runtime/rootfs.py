@@ -119,7 +119,7 @@ def make_plan(spec: ContainerSpec, around: Surroundings, views: Sequence[str], t
         first.append(inside.CgroupNamespace())
     if "uts" in own:
         first.append(inside.Hostname(spec.hostname))
-    if "net" in own and spec.network == "none":
+    if "net" in own:
         first.append(inside.LoopbackUp())
     if "mnt" in own:
         first.append(inside.PrivateMounts())

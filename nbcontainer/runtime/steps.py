@@ -18,6 +18,9 @@ from typing import ClassVar, Protocol
 from nbcontainer.linux import syscalls
 from nbcontainer.linux.syscalls import AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE
 
+RESOLVER = "169.254.77.53"
+"""Of containers on a network; see :mod:`nbcontainer.network.resolver`."""
+
 
 @dataclass(slots=True)
 class Context:
@@ -220,13 +223,16 @@ class IdentityFiles:
         UpperDirectory(self.overlay, self.lowers, self.etc).execute(context)
         name = context.hostname if self.own_hostname else os.uname().nodename
         resolver = b"# This container has no network.\n"
+        if self.network == "bridge":
+            resolver = f"nameserver {RESOLVER}\n".encode()
         if self.network == "host":
             try:
                 with open("/etc/resolv.conf", "rb") as file:
                     resolver = file.read()
             except FileNotFoundError:
                 resolver = b""
-        hosts = f"127.0.0.1\tlocalhost {context.hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        own_name = "" if self.network == "bridge" else f" {context.hostname}"  # others know it by its address, and so does it
+        hosts = f"127.0.0.1\tlocalhost{own_name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
         directory = context.scratch(f"u-{self.overlay}") + self.etc
         _own_file(context, f"{directory}/hostname", f"{name}\n".encode())
         _own_file(context, f"{directory}/hosts", hosts.encode())

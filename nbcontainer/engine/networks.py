@@ -1,0 +1,124 @@
+"""The networks of one local engine: made when a container first needs one, gone with the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nbcontainer.errors import InternalError, NbcontainerError
+from nbcontainer.ports import Port
+from nbcontainer.spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from nbcontainer.engine.box import Box
+    from nbcontainer.network.client import RouterClient
+    from nbcontainer.network.described import NetworkDescription
+
+DEFAULT_NETWORK = "bridge"
+
+
+class LocalNetworks:
+    """Methods may be called from any thread. ``drop_spares``: ends containers that were made in advance and may be on a network."""
+
+    def __init__(self, place: str, rootless: bool, drop_spares: Callable[[], None]) -> None:
+        self._place, self._rootless, self._drop_spares = place, rootless, drop_spares
+        self._lock = threading.Lock()
+        self._router: RouterClient | None = None
+        self._told = False
+
+    def _open(self) -> RouterClient:
+        """The router, started where there is none, with the default network. Raises HostError, SetupError, InternalError."""
+        with self._lock:
+            if self._router is not None and not self._router.alive:
+                self._router.close()
+                self._router = None
+            if self._router is None:
+                from nbcontainer.network.client import RouterClient
+
+                router = RouterClient(self._place, self._rootless)
+                try:
+                    router.ask("create", name=DEFAULT_NETWORK)
+                except BaseException:
+                    router.close()
+                    raise
+                self._router = router
+            return self._router
+
+    # ---- containers
+
+    def attach(self, box: Box) -> None:
+        """Nothing where it is on no network, or attached already. To be called before any code of its user's runs."""
+        if box.attached or not box.shape.networks:
+            return
+        self._open().ask("attach", [box.process.pidfd], container=box.container_id, networks=list(box.shape.networks))
+        box.attached = True
+
+    def begin(self, box: Box, spec: ContainerSpec) -> ContainerSpec:
+        """Its names and published ports, from now on; returns the spec with the ports that were chosen, and notes."""
+        if not spec.networks:
+            return spec
+        names = [name for name in (spec.name, spec.hostname) if name]
+        ports = [[port.host_address, port.host_port, port.container_port, port.protocol] for port in spec.ports]
+        router = self._open()
+        answer = router.ask("begin", container=box.container_id, names=names, ports=ports)
+        published = tuple(Port(*port) for port in answer["ports"])
+        notes = spec.notes
+        if chosen := [str(port) for port, asked in zip(published, spec.ports, strict=True) if not asked.host_port]:
+            notes = (*notes, f"Published: {', '.join(chosen)}")
+        if not self._told and answer["why_no_way_out"]:
+            self._told = True
+            notes = (*notes, f"No way out of these networks: {answer['why_no_way_out']}.")
+        return spec.replace(ports=published, notes=notes)
+
+    def detach(self, box: Box) -> tuple[int, int]:
+        """(received, sent) bytes; zeros where it is not attached (any more)."""
+        if not box.attached or self._router is None:
+            return 0, 0
+        box.attached = False
+        try:
+            answer = self._router.ask("detach", container=box.container_id)
+        except InternalError:
+            return 0, 0  # the router is gone, and the container's links with it
+        return answer["received"], answer["sent"]
+
+    def explain(self, spec: ContainerSpec) -> list[str]:
+        lines = [
+            f"[router] RTM_NEWLINK(veth, one end in the bridge of {name}, the other as eth{position} in the container's network namespace), its addresses"
+            for position, name in enumerate(spec.networks)
+        ]
+        lines += ["[router] RTM_NEWROUTE(default by the bridge)"] if spec.networks else []
+        return lines + [f"[router] bind {port.host_address}:{port.host_port or 'a free port'}/{port.protocol}: carried to port {port.container_port} of the container" for port in spec.ports]
+
+    # ---- networks
+
+    def create(self, name: str, *, subnet: str | None = None, internal: bool = False) -> NetworkDescription:
+        """Raises SpecError, HostError, SetupError, InternalError; so do the others."""
+        return _described(self._open().ask("create", name=name, subnet=subnet, internal=internal))
+
+    def list(self) -> tuple[NetworkDescription, ...]:
+        return tuple(_described(plain) for plain in self._open().ask("list")["networks"])
+
+    def remove(self, name: str) -> None:
+        self._drop_spares()
+        self._open().ask("remove", name=name)
+
+    # ---- the end
+
+    def leave_to_parent(self) -> None:
+        if self._router is not None:
+            self._router.leave_to_parent()
+
+    def close(self) -> None:
+        with self._lock:
+            router, self._router = self._router, None
+        if router is not None:
+            with contextlib.suppress(NbcontainerError):
+                router.close()
+
+
+def _described(plain: dict[str, Any]) -> NetworkDescription:
+    from nbcontainer.network.described import NetworkDescription
+
+    return NetworkDescription.from_json(plain)
