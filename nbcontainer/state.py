@@ -14,7 +14,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,17 @@ def _remove_directories(place: str) -> None:
 
 
 class SharedNumbers:
-    """Numbers from 0 to ``count`` - 1, each in use once among all processes: a byte of the file ``name`` is locked for it."""
+    """Numbers, each in use once among all processes: a byte of the file ``name`` is locked for it."""
 
-    def __init__(self, name: str, count: int) -> None:
-        self._count = count
+    def __init__(self, name: str) -> None:
         self._fd = os.open(state_directory() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._taken: set[int] = set()
 
-    def take(self, suits: Callable[[int], bool] = lambda number: True) -> int | None:
-        """The first that is free and ``suits``; None where there is none."""
-        for number in range(self._count):
+    def take(self, numbers: Iterable[int]) -> int | None:
+        """The first of ``numbers`` that is free; None where there is none."""
+        for number in numbers:
             # Open file description locks do not conflict within one process: that is what the set is for.
-            if number not in self._taken and suits(number) and self._lock(number, fcntl.F_WRLCK):
+            if number not in self._taken and self._lock(number, fcntl.F_WRLCK):
                 self._taken.add(number)
                 return number
         return None

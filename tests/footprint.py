@@ -95,12 +95,13 @@ def _without_spares() -> Iterator[None]:
 
 
 def processes() -> list[str]:
-    """This process's descendants, without the zygote itself."""
+    """This process's descendants, without the zygote itself and the router of its networks."""
     engine = _local_engine()
-    zygote = getattr(getattr(engine, "_client", None), "pid", None)
+    helpers = (getattr(engine, "_client", None), getattr(getattr(engine, "networks", None), "_router", None))
+    staying = {helper.pid for helper in helpers if helper is not None}
     found = []
     for child in psutil.Process().children(recursive=True):
-        if child.pid == zygote:
+        if child.pid in staying:
             continue
         try:
             found.append(f"{child.pid} {child.status()} {' '.join(child.cmdline())[:100]}")

@@ -31,7 +31,7 @@ class ShiftedIds:
     """Root's: each container has 65,536 ids that nobody else has."""
 
     def __init__(self) -> None:
-        self._ranges = SharedNumbers("ids", ID_RANGES)
+        self._ranges = SharedNumbers("ids")
 
     def take(self) -> IdMap:
         return _shifted(_take(self._ranges, ID_RANGES))
@@ -47,7 +47,7 @@ class ShiftedIds:
 
 
 def _take(ranges: SharedNumbers, count: int) -> int:
-    number = ranges.take()
+    number = ranges.take(range(count))
     if number is None:
         raise HostError(f"all {count} ranges of user ids are in use by containers", "nbcontainer ps, and end some")
     return number
@@ -68,7 +68,7 @@ class UserIds:
             self.found = subordinate.find()
         except HostError as error:
             self.why_not = error
-        self._ranges = SharedNumbers("ids", self.found.ranges) if self.found is not None and self.found.ranges > 1 else None
+        self._ranges = SharedNumbers("ids") if self.found is not None and self.found.ranges > 1 else None
 
     def confirm(self, worked: Callable[[], bool]) -> None:
         """Do without subordinate ids where ``worked`` (which waits for the zygote) says that they cannot be had."""

@@ -130,6 +130,8 @@ class Router(Names):
 
     def close(self) -> None:
         """Leave the host as it was at once, not when Linux gets round to it."""
+        for member in self.members.values():
+            self._unpublish(member)
         if self.uplink is not None:
             with contextlib.suppress(OSError):
                 self._host.ask(links.delete(self.uplink.host_index))

@@ -15,12 +15,12 @@ DEFAULT_POOL = "10.192.0.0/12,172.16.0.0/12,192.168.0.0/16"
 POOL_VARIABLE = "NBCONTAINER_NETWORK_POOL"
 PREFIX_LENGTH = 22
 """1022 addresses: Linux's bridges have at most 1023 ports."""
-MAX_SUBNETS = 1 << 14
+_HOST_BITS = 32 - PREFIX_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """``number``: its place in the pool, locked; None for one that the user gave."""
+    """``number``: what is locked for it; None for one that the user gave."""
 
     v4: IPv4Network
     v6: IPv6Network
@@ -54,49 +54,40 @@ class Subnets:
 
     def __init__(self) -> None:
         self._pools = parse_pool(os.environ.get(POOL_VARIABLE) or DEFAULT_POOL)
-        self._count = min(MAX_SUBNETS, sum(1 << (PREFIX_LENGTH - pool.prefixlen) for pool in self._pools))
-        self._numbers = SharedNumbers("subnets", MAX_SUBNETS)
+        self._numbers = SharedNumbers("subnets")
         self._prefix = int.from_bytes(b"\xfd" + os.urandom(5), "big")
-        self._given: list[IPv4Network] = []
+        self._taken: list[IPv4Network] = []
         self._serial = 0
 
     def take(self, routes: Sequence[IPv4Network]) -> Subnet:
         """``routes``: where the host sends packets to. Raises HostError where nothing is free."""
-        taken = [*routes, *self._given]
-        number = self._numbers.take(lambda number: number < self._count and not _collision(self._at(number), taken))
+        taken = [*routes, *self._taken]
+        subnets = (subnet for pool in self._pools for subnet in pool.subnets(new_prefix=PREFIX_LENGTH))
+        number = self._numbers.take(int(subnet.network_address) >> _HOST_BITS for subnet in subnets if not _collision(subnet, taken))
         if number is None:
             pools = ", ".join(str(pool) for pool in self._pools)
             raise HostError(
                 f"no subnet is free: all /{PREFIX_LENGTH} of {pools} are in use by containers' networks or by routes of this host",
                 f"export {POOL_VARIABLE}=10.64.0.0/12 before the notebook starts, or %container network rm some",
             )
-        return self._subnet(self._at(number), number)
+        return self._subnet(IPv4Network((number << _HOST_BITS, PREFIX_LENGTH)), number)
 
     def take_given(self, wanted: IPv4Network, routes: Sequence[IPv4Network]) -> Subnet:
         """Raises SpecError where the host or another network is there."""
-        collision = _collision(wanted, [*routes, *self._given])
+        collision = _collision(wanted, [*routes, *self._taken])
         if collision is not None:
             raise SpecError(f"--subnet: {wanted} collides with {collision}, which is in use here; leave it out to have one chosen")
         return self._subnet(wanted, None)
 
     def _subnet(self, v4: IPv4Network, number: int | None) -> Subnet:
-        self._given.append(v4)
+        self._taken.append(v4)
         self._serial += 1
         return Subnet(v4, IPv6Network((self._prefix << 80 | self._serial << 64, 64)), number)
 
     def give_back(self, subnet: Subnet) -> None:
-        self._given.remove(subnet.v4)
+        self._taken.remove(subnet.v4)
         if subnet.number is not None:
             self._numbers.give_back(subnet.number)
-
-    def _at(self, number: int) -> IPv4Network:
-        size = 1 << (32 - PREFIX_LENGTH)
-        for pool in self._pools:
-            here = 1 << (PREFIX_LENGTH - pool.prefixlen)
-            if number < here:
-                return IPv4Network((int(pool.network_address) + number * size, PREFIX_LENGTH))
-            number -= here
-        raise ValueError(number)
 
 
 def _collision(subnet: IPv4Network, others: Iterable[IPv4Network]) -> IPv4Network | None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import footprint
+import hostnet
 import pytest
-from facilities import require
+from facilities import require, rootless
+
+if not rootless():
+    # Networks of root's containers have a link to the host. That host is one of the tests' own.
+    hostnet.leave_real_host()
 
 
 @pytest.fixture(scope="package", autouse=True)

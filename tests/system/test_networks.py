@@ -1,0 +1,510 @@
+"""Networks: real traffic between containers, names, published ports, the way out, and nothing left whatever dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import hostnet
+import pytest
+from facilities import full_run, only_as_root, require, rootless
+
+import nbcontainer as nbc
+from nbcontainer.engine import local
+from nbcontainer.errors import InternalError, SpecError
+from nbcontainer.events import Event, Output
+from nbcontainer.state import prune
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SECONDS = 20.0
+SERVE = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write({text!r} + self.client_address[0].encode())
+    def log_message(self, *unused): pass
+server = http.server.ThreadingHTTPServer(("", {port}), Handler)
+print("serving", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def networks_of_our_own() -> Iterator[None]:
+    """A fresh engine, whose router sees the tests' host; at the end the host is as it was."""
+    require(_has_pyroute2(), "pyroute2 is missing: pip install pyroute2")
+    local.shutdown()
+    before = hostnet.state()
+    nbc.run("pass", net="bridge")
+    yield
+    local.shutdown()
+    assert _settled(before) == before
+
+
+def _has_pyroute2() -> bool:
+    try:
+        import pyroute2  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _settled(wanted: hostnet.State) -> hostnet.State:
+    """The state of the host, when it is as ``wanted`` or has had the time for it."""
+    deadline = time.monotonic() + SECONDS
+    while (now := hostnet.state()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.05)  # Linux takes links and rules down when it gets round to it
+    return now
+
+
+def networks() -> Any:
+    return local.open_local().networks
+
+
+@contextlib.contextmanager
+def network(name: str, **options: Any) -> Iterator[Any]:
+    made = networks().create(name, **options)
+    try:
+        yield made
+    finally:
+        networks().remove(name)
+
+
+@contextlib.contextmanager
+def running(code: str, until: str = "serving", **options: Any) -> Iterator[Any]:
+    """A container that runs meanwhile, from when it printed ``until``; gives its run."""
+    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    printed = ""
+
+    def on_event(event: Event) -> None:
+        nonlocal printed
+        if isinstance(event, Output):
+            printed += event.text
+            if until in printed:
+                said.put(None)
+
+    def work() -> None:
+        try:
+            results.append(nbc.run(code, on_start=runs.append, on_event=on_event, **options))
+        except BaseException as error:
+            said.put(error)
+        else:
+            said.put(AssertionError(f"it ended: {results[0].describe()} {printed}"))
+
+    runs: list[Any] = []
+    results: list[nbc.Result] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        error = said.get(timeout=SECONDS)
+        if error is not None:
+            raise error
+        yield runs[0]
+    finally:
+        if runs:
+            runs[0].kill()
+        thread.join()
+
+
+def serve(text: str, port: int = 80) -> str:
+    return SERVE.format(text=text.encode(), port=port)
+
+
+def fetch(url: str, **options: Any) -> nbc.Result:
+    """What a container prints that asks for ``url``."""
+    code = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=3).read().decode())"
+    return nbc.run(code, **{"net": "bridge", **options})
+
+
+def ask(address: str, port: int, timeout: float = SECONDS) -> bytes:
+    """What a web server answers to this process."""
+    with socket.create_connection((address, port), timeout=timeout) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        data = b""
+        while piece := sock.recv(65536):
+            data += piece
+    return data
+
+
+@pytest.mark.essential
+def test_containers_reach_each_other_by_name_and_no_others() -> None:
+    with network("apart"), running(serve("hello "), net="bridge", name="web") as web:
+        (port_address,) = [address for item in networks().list() for container, address in item.containers.items() if container == web.container_id]
+        for host in ("web", "WEB", web.container_id, port_address):
+            answer = fetch(f"http://{host}/")
+            assert answer.stdout.startswith("hello 1"), answer.stderr
+        for host in ("web", port_address):
+            other = fetch(f"http://{host}/", net="apart")
+            assert other.error is not None and other.error.ename == "URLError", other.stdout
+    gone = fetch("http://web/")
+    assert gone.error is not None and "Name or service not known" in gone.error.evalue + gone.stderr
+
+
+@pytest.mark.essential
+def test_both_families_work_and_a_container_knows_its_own_name() -> None:
+    with running(serve("six ").replace('HTTPServer((""', 'HTTPServer(("::"').replace("server =", "http.server.ThreadingHTTPServer.address_family = 10\nserver ="), net="bridge", name="six", hostname="box"):
+        code = """
+        import socket
+        for name in ("six", "box"):
+            found = {item[0].name: item[4][0] for item in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)}
+            with socket.create_connection((found["AF_INET6"], 80), timeout=5) as sock:
+                sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+                assert b"six fd" in sock.makefile("rb").read()
+        assert socket.gethostbyaddr(found["AF_INET"])[0] in ("six", "box")
+        own = socket.gethostbyname(socket.gethostname())
+        assert own.split(".")[:2] == found["AF_INET"].split(".")[:2] and own != found["AF_INET"], own
+        """
+        result = nbc.run(textwrap.dedent(code), net="bridge")
+        assert result.ok, result.error
+
+
+@pytest.mark.essential
+def test_several_networks_of_one_container() -> None:
+    with network("left"), network("right"), running(serve("both "), net="left,right", name="middle"):
+        for name in ("left", "right"):
+            assert fetch("http://middle/", net=name).stdout.startswith("both ")
+        with running(serve("left "), net="left", name="alone"):
+            assert fetch("http://alone/", net=["left", "right"]).stdout.startswith("left ")
+            assert fetch("http://alone/", net="right").error is not None
+        both = nbc.run("import os; print(sorted(os.listdir('/sys/class/net')))", net=["left", "right"])
+        assert both.stdout == "['eth0', 'eth1', 'lo']\n"
+
+
+@pytest.mark.essential
+def test_published_ports_are_on_loopback_and_the_same_port_of_two_containers_is_no_conflict() -> None:
+    with (
+        running(serve("one "), publish=["18080:80"]),  # without --net: it is bridge
+        running(serve("two "), net="bridge", publish="18081:80"),
+    ):
+        assert b"one " in ask("127.0.0.1", 18080)
+        assert b"two " in ask("127.0.0.1", 18081)
+        with pytest.raises(OSError):
+            ask("127.0.0.2", 18080, 1)
+    with pytest.raises(ConnectionRefusedError):
+        ask("127.0.0.1", 18080)
+
+
+def test_a_free_port_is_chosen_and_said() -> None:
+    with running(serve("free "), publish=["80"]) as run:
+        (port,) = run.spec.ports
+        assert port.host_port > 1023 and any(str(port) in note for note in run.spec.notes)
+        assert b"free " in ask("127.0.0.1", port.host_port)
+
+
+@pytest.mark.essential
+def test_datagrams_and_large_streams_pass_published_ports() -> None:
+    code = """
+    import socket, threading
+    def datagrams():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.bind(("", 53))
+        while True:
+            data, peer = sock.recvfrom(65535); sock.sendto(data[::-1], peer)
+    threading.Thread(target=datagrams, daemon=True).start()
+    server = socket.create_server(("", 9000))
+    print("serving", flush=True)
+    while True:
+        client, _ = server.accept()
+        total = 0
+        while data := client.recv(65536): total += len(data)
+        client.sendall(str(total).encode()); client.close()
+    """
+    with running(textwrap.dedent(code), publish=["127.0.0.1:18053:53/udp", "19000:9000"]):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(SECONDS)
+            for text in (b"abc", b"x" * 1200 + b"y"):
+                sock.sendto(text, ("127.0.0.1", 18053))
+                assert sock.recv(65535) == text[::-1]
+        with socket.create_connection(("127.0.0.1", 19000), timeout=SECONDS) as stream:
+            stream.sendall(bytes(8 << 20))
+            stream.shutdown(socket.SHUT_WR)
+            assert stream.recv(100) == str(8 << 20).encode()
+
+
+def test_ports_that_cannot_be_had_are_refused_before_anything_runs() -> None:
+    with socket.create_server(("127.0.0.1", 18090)), pytest.raises(SpecError, match=r"port 18090/tcp of 127.0.0.1 is in use"):
+        nbc.run("raise SystemExit(3)", publish=["18090:80"])
+    with pytest.raises(SpecError, match="is not an address of this host"):
+        nbc.run("", publish=["192.0.2.77:18090:80"])
+    with running(serve("x"), publish=["18091:80"]), pytest.raises(SpecError, match="in use"):
+        nbc.run("", publish=["18092:80", "18091:80"])
+    socket.create_server(("127.0.0.1", 18092)).close()  # was given back
+    if rootless() and int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > 80:
+        with pytest.raises(SpecError, match="for root only"):
+            nbc.run("", publish=["80:80"])
+
+
+def test_networks_that_cannot_be_had_are_refused() -> None:
+    with pytest.raises(SpecError, match="there is no network 'nowhere'; there are: bridge"):
+        nbc.run("", net="nowhere")
+    with pytest.raises(SpecError, match="there is no network 'nowhere'"):
+        networks().remove("nowhere")
+    with network("once", subnet="10.77.0.0/24") as once:
+        assert once.subnet == "10.77.0.0/24" and once.gateway == "10.77.0.1"
+        with pytest.raises(SpecError, match="there is a network 'once' already"):
+            networks().create("once")
+        with pytest.raises(SpecError, match=r"10\.77\.0\.0/25 collides with 10\.77\.0\.0/24"):
+            networks().create("twice", subnet="10.77.0.0/25")
+        with running(serve("x"), net="once", name="user"), pytest.raises(SpecError, match="in use by user"):
+            networks().remove("once")
+    with pytest.raises(SpecError, match="not a private network"):
+        networks().create("public", subnet="8.8.8.0/24")
+
+
+def test_usage_counts_what_passed_the_interfaces() -> None:
+    payload = 3 << 20
+    with running(serve("x" * payload), net="bridge", name="big"):
+        result = fetch("http://big/")
+    assert payload <= result.usage.net_rx_bytes < 1.2 * payload
+    assert 0 < result.usage.net_tx_bytes < payload
+    assert nbc.run("pass").usage.net_rx_bytes == 0
+
+
+def test_fifty_containers_at_once_on_one_bridge() -> None:
+    """Each reaches one other by name."""
+    count = 50 if full_run() or not rootless() else 12
+    barrier = threading.Barrier(count)
+    code = """
+    import socket, threading
+    server = socket.create_server(("", 7000))
+    def answer():
+        client, _ = server.accept(); client.sendall(b"hello"); client.close()
+    thread = threading.Thread(target=answer); thread.start()
+    input_name = {other!r}
+    import time
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with socket.create_connection((input_name, 7000), timeout=60) as sock:
+                assert sock.recv(10) == b"hello"
+            break
+        except OSError:
+            if time.monotonic() > deadline: raise
+            time.sleep(0.05)
+    thread.join(60)
+    """
+
+    def one(number: int) -> nbc.Result:
+        barrier.wait(SECONDS)
+        return nbc.run(textwrap.dedent(code).format(other=f"n{(number + 1) % count}"), net="bridge", name=f"n{number}", mem="64M", pids=32)
+
+    with ThreadPoolExecutor(count) as pool:
+        results = list(pool.map(one, range(count)))
+    assert [result.describe() for result in results if not result.ok] == []
+
+
+def test_many_runs_leave_the_network_as_it_was() -> None:
+    nbc.run("pass", net="bridge")
+    local.open_local().drop_spares()
+    before = hostnet.state(), _router_links()
+    for _ in range(500 if full_run() else 40):
+        assert nbc.run("pass", net="bridge").ok
+    local.open_local().drop_spares()
+    assert _settled(before[0]) == before[0]
+    deadline = time.monotonic() + SECONDS
+    while _router_links() != before[1] and time.monotonic() < deadline:
+        time.sleep(0.05)  # Linux takes them down after their namespaces
+    assert _router_links() == before[1]
+
+
+def _router_links() -> list[str]:
+    pid = networks()._router.pid
+    return sorted(line.split(":")[0].strip() for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:] if "veth" not in line)
+
+
+KERNEL = """
+import sys
+sys.path.insert(0, {repository!r})
+import nbcontainer as nbc
+nbc.run("import time; print('up', flush=True); time.sleep(60)", net="bridge", publish=["18095:80"], on_event=lambda event: print(event, flush=True))
+"""
+
+
+@pytest.mark.essential
+def test_a_killed_kernel_leaves_nothing_of_its_networks() -> None:
+    before = hostnet.state()
+    kernel = subprocess.Popen([sys.executable, "-c", KERNEL.format(repository=str(REPOSITORY))], stdout=subprocess.PIPE)
+    try:
+        assert kernel.stdout is not None
+        while line := kernel.stdout.readline():
+            if b"up" in line:
+                break
+        assert line, "it ended"
+        assert rootless() or hostnet.state() != before
+    finally:
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait()
+        kernel.stdout.close()
+    assert _settled(before) == before
+    _await_free(18095)
+    prune()  # its cgroup
+
+
+def _await_free(port: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)  # its process is ending
+
+
+def test_a_killed_router_takes_its_networks_with_it_and_another_takes_its_place() -> None:
+    networks().create("lost")
+    before = None
+    with running(serve("x"), net="bridge", publish=["18096:80"]) as run:
+        before = networks()._router.pid
+        os.kill(before, signal.SIGKILL)
+        with pytest.raises(OSError):
+            deadline = time.monotonic() + SECONDS
+            while time.monotonic() < deadline:
+                ask("127.0.0.1", 18096, 1)
+        assert run.container_id
+    with pytest.raises((SpecError, InternalError)):
+        nbc.run("", net="lost")
+    assert fetch("http://nobody/").error is not None
+    assert networks()._router.pid != before
+    with running(serve("again "), net="bridge", name="web"):
+        assert fetch("http://web/").stdout.startswith("again ")
+
+
+def test_an_interface_that_vanishes_is_no_trouble() -> None:
+    """A container with CAP_NET_ADMIN takes its own interface away."""
+    code = """
+    import socket, struct
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    index = socket.if_nametoindex("eth0")
+    sock.send(struct.pack("=IHHII BBHiII", 32, 17, 5, 1, 0, 0, 0, 0, index, 0, 0))
+    assert struct.unpack_from("=i", sock.recv(4096), 16)[0] == 0
+    print(socket.if_nameindex())
+    """
+    result = nbc.run(textwrap.dedent(code), net="bridge", cap_add=["NET_ADMIN"])
+    assert result.ok and result.stdout == "[(1, 'lo')]\n", result.error
+    assert fetch("http://nobody/").error is not None
+
+
+def test_the_address_pool_used_up_and_a_subnet_that_the_host_has() -> None:
+    code = """
+    import sys
+    sys.path.insert(0, {repository!r})
+    import nbcontainer as nbc
+    from nbcontainer.engine import local
+    try:
+        nbc.run("pass", net="bridge", engine="local")
+        networks = local.open_local().networks
+        for number in range(9):
+            print("made", networks.create("n%d" % number).subnet, flush=True)
+    except nbc.HostError as error:
+        print("HostError", error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code).format(repository=str(REPOSITORY))],
+        env={**os.environ, "NBCONTAINER_NETWORK_POOL": "10.99.0.0/20"}, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert "HostError no subnet is free" in lines[-1] and "10.99.0.0/20" in lines[-1], done
+    assert len(lines) == (4 if rootless() else 3), "four /22 are in a /20; root's link to the host has one of them"
+
+
+@pytest.mark.essential
+def test_the_way_out_and_what_it_does_not_lead_to() -> None:
+    """The host forwards, and beyond it is another machine: both are namespaces of this test."""
+    only_as_root("it makes a machine beyond the host")
+    local.shutdown()
+    before = hostnet.state()
+    try:
+        with _outside() as (outside, host_side):
+            result = nbc.run(_ASK.format(address=outside, port=9100), net="bridge")
+            assert result.ok and result.stdout.strip() == host_side, (result.error, "masqueraded: it sees the host")
+            for address, port in ((host_side, 9101), ("169.254.169.254", 80)):
+                refused = nbc.run(_ASK.format(address=address, port=port), net="bridge")
+                assert refused.error is not None and refused.error.ename == "TimeoutError", (address, refused.stdout)
+            with network("inner", internal=True):
+                assert not nbc.run(_ASK.format(address=outside, port=9100), net="inner").ok
+            with running(serve("direct "), net="bridge") as run:
+                address = next(iter(item.containers[run.container_id] for item in networks().list() if run.container_id in item.containers))
+                assert b"direct " in ask(address, 80), "the host reaches a container by its address"
+    finally:
+        local.shutdown()
+    assert _settled(before) == before
+
+
+_ASK = """
+import socket
+with socket.create_connection(({address!r}, {port}), timeout=2) as sock:
+    print(sock.recv(100).decode())
+"""
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[tuple[str, str]]:
+    """A machine that the host has a link to, and that tells who asks at port 9100; the host listens at 9101. Gives both addresses."""
+    from pyroute2 import IPRoute
+
+    outside, host_side = "203.0.113.2", "203.0.113.1"
+    listeners = []
+    with contextlib.ExitStack() as stack:
+        with hostnet.in_another_namespace() as fd:
+            fd = os.dup(fd)
+            listeners.append(socket.socket())
+        stack.callback(os.close, fd)
+        with IPRoute() as route:
+            route.link("add", ifname="out0", kind="veth", peer={"ifname": "in0", "net_ns_fd": fd})
+            (index,) = route.link_lookup(ifname="out0")
+            stack.callback(_delete_link, index)
+            route.addr("add", index=index, address=host_side, prefixlen=24)
+            route.link("set", index=index, state="up")
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        from nbcontainer.linux import syscalls
+
+        syscalls.setns(fd, syscalls.CLONE_NEWNET)
+        try:
+            with IPRoute() as route:
+                (inner,) = route.link_lookup(ifname="in0")
+                route.addr("add", index=inner, address=outside, prefixlen=24)
+                route.link("set", index=inner, state="up")
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
+            os.close(own)
+        listeners.append(socket.socket())
+        for listener, address, port in zip(listeners, (outside, host_side), (9100, 9101), strict=True):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address, port))
+            listener.listen()
+            thread = threading.Thread(target=_tell, args=(listener,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        stack.callback(Path("/proc/sys/net/ipv4/ip_forward").write_text, "0")
+        yield outside, host_side
+    for listener in listeners:
+        listener.close()
+
+
+def _delete_link(index: int) -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        route.link("del", index=index)
+
+
+def _tell(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client, peer = listener.accept()
+            with client:
+                client.sendall(peer[0].encode())
