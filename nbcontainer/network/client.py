@@ -27,6 +27,8 @@ class RouterClient:
 
     def __init__(self, name: str, rootless: bool) -> None:
         """``name``: of this kernel's place. Raises HostError, SetupError, InternalError."""
+        if rootless:
+            raise HostError("--net: networks of containers need root here", "leave --net and -p out, or run Jupyter as root")
         if importlib.util.find_spec("pyroute2") is None:
             raise HostError("--net: networks need the Python package pyroute2", f"{sys.executable} -m pip install pyroute2")
         self._lock = threading.Lock()

@@ -44,6 +44,7 @@ server.serve_forever()
 @pytest.fixture(autouse=True, scope="module")
 def networks_of_our_own() -> Iterator[None]:
     """A fresh engine, whose router sees the tests' host; at the end the host is as it was."""
+    only_as_root("networks of containers")
     require(_has_pyroute2(), "pyroute2 is missing: pip install pyroute2")
     local.shutdown()
     before = hostnet.state()

@@ -73,7 +73,6 @@ def test_the_front_end_s_options_are_kept_apart() -> None:
         (["--init=1"], "takes no value"),
         (["--mem", "1M", "--mem", "2M"], "given twice"),
         (["--image", "x"], "not available yet"),
-        (["-p", "80:80"], "not available yet"),
         (["--result", "a-b"], "not a name"),
     ],
 )

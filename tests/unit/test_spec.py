@@ -542,7 +542,7 @@ BAD_OPTIONS = [
     ("share", "disk", "--share"),
     ("root", "./lab", "--root"),
     ("root", "/does/not/exist", "--root"),
-    ("net", "bridge", "--net"),
+    ("net", "a bridge", "--net"),
     ("hostname", "-x", "--hostname"),
     ("hostname", "a b", "--hostname"),
     ("hostname", "a" * 65, "--hostname"),

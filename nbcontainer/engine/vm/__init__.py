@@ -146,6 +146,8 @@ class VmEngine:
 
     def fit(self, spec: ContainerSpec) -> ContainerSpec:
         """Limits that the guest can hold. Raises HostError for a limit that it could not keep, or has no device for."""
+        if spec.networks:
+            raise HostError("--net, -p: containers in the virtual machine are on no network yet", "leave --net and -p out, or --engine local as root")
         limits = spec.limits
         room = (self.template.machine.memory_mib - RESERVED_MIB) * MIB
         if limits.io_read_bytes_per_second or limits.io_write_bytes_per_second:
