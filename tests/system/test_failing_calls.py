@@ -75,9 +75,9 @@ def run_by(engine: Any, plan: Plan) -> nbc.SetupError | None:
     return failure
 
 
-def with_step(plan: Plan, index: int, step: inside.InsideStep) -> Plan:
+def with_step(plan: Plan, index: int, step: inside.InsideStep, *, before_host_steps: bool = False) -> Plan:
     after = plan.host_steps_after
-    moved = after if after is None or index > after else after + 1
+    moved = after if after is None or index > after or (index == after and not before_host_steps) else after + 1
     return dataclasses.replace(plan, inside=(*plan.inside[:index], step, *plan.inside[index:]), host_steps_after=moved)
 
 
@@ -108,8 +108,9 @@ def test_each_kind_of_call_of_an_ordinary_user_s_host_steps(number: int, planned
     assert index is not None
     steps = {step.name for step in (*plan.host, *plan.inside[index:])}
     for name in HOST_CALLS:
-        failure = run_by(engine, with_step(plan, index, failing(name, number)))
-        # Python itself repeats what was interrupted, until something else is.
+        if name == "openat" and number == errno.EINTR:
+            continue  # Python itself repeats it, and here for ever
+        failure = run_by(engine, with_step(plan, index, failing(name, number), before_host_steps=True))
         assert failure is not None, f"{name} failed, and the cell ran"
         assert failure.step in steps
         assert failure.errno == number

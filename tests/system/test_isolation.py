@@ -235,6 +235,32 @@ def test_other_users() -> None:
     assert nbc.run("import os; print(os.getuid())", user="nobody").stdout == "65534\n"
 
 
+def test_users_are_those_of_the_container_and_none_of_its_code_looks_them_up(chroot: Path) -> None:
+    """The C library would load what /etc/nsswitch.conf names, before the cell has given up its capabilities."""
+    if one_id():
+        pytest.skip("only with several user ids")
+    chroot.chmod(0o755)
+    (chroot / "etc").mkdir()
+    (chroot / "etc" / "passwd").write_text("# none\njoe:x:1234:1235:Joe:/home/joe:/bin/sh\nbroken:x:1\nbad:x:a:b::/:\n")
+    (chroot / "etc" / "group").write_text("wheel:x:99:ann,joe\nstaff:x:98:joey\nown:x:1235:joe\n")
+    (chroot / "etc" / "nsswitch.conf").write_text("passwd: evil\ngroup: evil\n")
+    (chroot / "lib").mkdir()
+    (chroot / "lib" / "libnss_evil.so.2").write_bytes(b"not a library")
+    code = "while read a b; do case $a in Uid:|Gid:|Groups:) echo $a $b;; esac; done < /proc/self/status; echo $HOME"
+    for user, expected in {
+        "joe": ("1234 1234 1234 1234", "1235 1235 1235 1235", "99 1235", "/home/joe"),
+        "1234": ("1234 1234 1234 1234", "1235 1235 1235 1235", "99 1235", "/home/joe"),
+        "joe:98": ("1234 1234 1234 1234", "98 98 98 98", "98", "/home/joe"),
+        "77": ("77 77 77 77", "77 77 77 77", "77", "/"),
+    }.items():
+        result = nbc.run(code, program=["sh"], root=str(chroot), user=user)
+        uids, gids, groups, home = expected
+        assert result.stdout == f"Uid: {uids}\nGid: {gids}\nGroups: {groups}\n{home}\n", (user, result.stderr)
+    for user in ("broken", "nobody"):
+        with pytest.raises(nbc.NbcontainerError, match="--user"):
+            nbc.run(code, program=["sh"], root=str(chroot), user=user)
+
+
 @pytest.fixture
 def chroot(tmp_path: Path) -> Path:
     """A directory with three files and a static shell."""
