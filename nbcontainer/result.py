@@ -36,6 +36,8 @@ IN_MEMORY_BYTES = 1 << 20
 READ_BYTES = 1 << 24
 SMALLEST_USEFUL_MIB = 16
 MAX_KEPT_DISPLAY_BYTES = 64 << 20
+KEPT_DISPLAY_BYTES, SHOWN_DISPLAY_BYTES = 500, 100
+"""What even an empty display takes: in this process's memory, and on its way to a front end."""
 MOST_OF_A_LINE = 100
 OnEvent = Callable[[Event], None]
 
@@ -266,7 +268,8 @@ class Collector:
             case Sample():
                 self._samples.append(event)
             case CellError():
-                self._error = event
+                self._take_error(event)
+                return
             case Started():
                 self._pid = event.pid
             case Paused() | Resumed() | Changed():
@@ -281,10 +284,19 @@ class Collector:
 
     def _take_display(self, event: Display) -> None:
         """Displays and text share the room of ``--max-output``; what is kept is bounded too, as it stays in memory."""
-        self._display_bytes += event.size_bytes
+        self._display_bytes += event.size_bytes + KEPT_DISPLAY_BYTES
         if event.kind in ("display", "result") and self._display_bytes <= MAX_KEPT_DISPLAY_BYTES:
             self._outputs.append(dict(event.data))
-        self._shown_bytes += event.size_bytes
+        self._shown_bytes += event.size_bytes + SHOWN_DISPLAY_BYTES
+        if self._shown_bytes <= self._spec.max_output_bytes:
+            self._emit(event)
+        else:
+            self._say_cut()
+
+    def _take_error(self, event: CellError) -> None:
+        """The last may be what ended the cell, and is in the result; the others are output."""
+        self._error = event
+        self._shown_bytes += sum(map(len, event.traceback)) + SHOWN_DISPLAY_BYTES
         if self._shown_bytes <= self._spec.max_output_bytes:
             self._emit(event)
         else:

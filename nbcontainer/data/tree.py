@@ -18,6 +18,7 @@ MARK = "\0"
 MAX_VALUES = 2_000_000
 """Numbers, texts and collections of all variables; each takes some 60 bytes in Python."""
 MAX_DEPTH = 100
+MAX_EQUAL_HASHES = 1000
 SUPPORTED = (
     "None, bool, int, float, complex, str, bytes, list, tuple, set and dict of such values, NumPy arrays and numbers (without objects in them), "
     "pandas DataFrames and Series, pyarrow Tables"
@@ -143,10 +144,12 @@ class Decoder:
         kind, *rest = tree[MARK]
         if kind in ("tuple", "set", "frozenset"):
             (items,) = rest
-            return _COLLECTIONS[kind](self._decode(items))
+            decoded = self._decode(items)
+            return _COLLECTIONS[kind](decoded if kind == "tuple" else _hashed(decoded))
         if kind == "dict":
             (pairs,) = rest
-            return {self._decode(key): self._decode(item) for key, item in pairs}
+            keys = _hashed([self._decode(key) for key, _ in pairs])
+            return {key: self._decode(item) for key, (_, item) in zip(keys, pairs, strict=True)}
         if kind == "complex":
             real, imaginary = rest
             return complex(_float(real), _float(imaginary))
@@ -165,6 +168,13 @@ class Decoder:
             raise DataError("it names a part that is not there")
         self._taken.add(index)
         return self._parts[index]
+
+
+def _hashed(items: list[Any]) -> list[Any]:
+    """Those of a set or a dict. Raises DataError where many have one hash: each would be compared with all others, for hours."""
+    if len(items) - len(set(map(hash, items))) > MAX_EQUAL_HASHES:
+        raise DataError("a set or dict of values that are made to be slow")
+    return items
 
 
 def _float(value: Any) -> float:

@@ -25,6 +25,7 @@ NO_LIMIT_BYTES = 1 << 62
 PIECE_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 16
 """The part of a frame that is parsed at once; everything large comes as text."""
+MOST_WAITING_ANSWERS = 1 << 16
 PIPE_BYTES = 1 << 20
 """The most that a pipe can hold for a process without privileges (fs.pipe-max-size)."""
 _ARE_ACKNOWLEDGED = ("display", "error")
@@ -138,7 +139,8 @@ class Streams:
                 for message in self._reader.feed(data):
                     yield from self._drain_pipes()
                     yield from self._on_message(message)
-                    if message["t"] in _ARE_ACKNOWLEDGED and message.get("answer", True):
+                    # Who sends frames without reading answers is no cell that waits for one.
+                    if message["t"] in _ARE_ACKNOWLEDGED and message.get("answer", True) and len(self._waiting) < MOST_WAITING_ANSWERS:
                         self.send(ACKNOWLEDGED)
             except ProtocolError:
                 # The cell wrote garbage to its own channel: its displays end here, its text goes on.
@@ -181,7 +183,8 @@ class Streams:
         """Memory for the variables that come out."""
         fd, why = (-1, "nobody asked for variables") if self.transfer is None else self.transfer.allow(size_bytes)
         if fd < 0:
-            self.send(encode_answer(NO, why))
+            if len(self._waiting) < MOST_WAITING_ANSWERS:
+                self.send(encode_answer(NO, why))
         else:
             self.send_memory(fd)
 

@@ -61,6 +61,7 @@ MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
 MOUNT_ATTR_IDMAP = 0x00100000
+RESOLVE_NO_SYMLINKS = 0x04
 OPEN_TREE_CLONE = 0x1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
@@ -101,7 +102,7 @@ _NUMBERS = {
         **{"prlimit64": 261, "seccomp": 277, **_NEW},
     },
 }.get(platform.machine(), {})
-_CLONE3, _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 435, 428, 429, 430, 431, 432, 442
+_CLONE3, _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR, _OPENAT2 = 435, 428, 429, 430, 431, 432, 442, 437
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -168,6 +169,14 @@ def open_tree(dir_fd: int, path: str, flags: int) -> int:
     return _check(
         call(ctypes.c_long(_OPEN_TREE), ctypes.c_int(dir_fd), ctypes.c_char_p(_bytes(path)), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC)), path
     )
+
+
+def open_without_links(path: str) -> int:
+    """An O_PATH descriptor of ``path``; OSError (ELOOP) where a part of it is a symbolic link."""
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
+    call = _libc.syscall
+    number = ctypes.c_long(_OPENAT2)
+    return _check(call(number, ctypes.c_int(AT_FDCWD), ctypes.c_char_p(_bytes(path)), ctypes.c_char_p(how), ctypes.c_size_t(len(how))), path)
 
 
 def move_mount(from_fd: int, to_path: str) -> None:

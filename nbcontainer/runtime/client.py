@@ -35,6 +35,8 @@ _REMEDIES = {
     ("clone", 11): "no more processes are allowed here: end some, or raise the pids limit around the kernel",
     ("zygote", 1): "containers need root on this host: start Jupyter as root, or see nbcontainer doctor",
     ("layer", 22): "this file system has no idmapped mounts (Linux 5.19 with ext4, xfs or btrfs has): use --share user",
+    ("bind mount", 40): "it leads through a symbolic link that was not there when the line was read",
+    ("layer", 40): "it leads through a symbolic link that was not there when the line was read",
     ("bind mount", 22): "what is there has no idmapped mounts (directories on ext4, xfs, btrfs and tmpfs have): use --share user",
     ("new proc", 1): "the /proc here is masked: use --share pid, or see nbcontainer doctor",
     ("ulimits", 1): "only CAP_SYS_RESOURCE may raise a hard limit: ask for less",

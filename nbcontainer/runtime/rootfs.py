@@ -188,7 +188,7 @@ def _own_root(draft: _Draft, views: Sequence[str]) -> None:
     host.append(steps.Scratch(spec.disk_bytes))
     if spec.root.writable:
         _check_mount_points(spec)
-        host.append(steps.Tree("root", spec.root.path, "the root: the directory itself", spec.read_only, recursive=True))
+        host.append(steps.Tree("root", spec.root.path, "the root: the directory itself", spec.read_only, recursive=True, users=True))
     else:
         if not spec.bare:
             identity = steps.IdentityFiles(*draft.place("/etc"), "uts" in spec.namespaces, spec.network)
@@ -199,7 +199,7 @@ def _own_root(draft: _Draft, views: Sequence[str]) -> None:
         _root_overlays(draft)
     if spec.workspace is not None and not spec.root.writable and not any(target.mount.target == "/workspace" for target in targets):
         host += [
-            steps.Layer("workspace", spec.workspace, "the notebook's directory"),
+            steps.Layer("workspace", spec.workspace, "the notebook's directory", users=True),
             *draft.prepared("workspace"),
             steps.Overlay("workspace", ("workspace",), "/workspace, copy-on-write", spec.read_only),
         ]
@@ -223,7 +223,7 @@ def _root_overlays(draft: _Draft) -> None:
         draft.after[:0] = attach
         return
     lower = spec.root.path if kind == "dir" else "/"
-    host.append(steps.Layer("base", lower, "the directory" if kind == "dir" else "the host's tree"))
+    host.append(steps.Layer("base", lower, "the directory" if kind == "dir" else "the host's tree", users=kind == "dir"))
     if not spec.bare:
         host.append(steps.Layer("skeleton", kind, "device nodes, mount points, and what is hidden", staged=True))
     host += draft.prepared("root")
@@ -303,7 +303,7 @@ def _mounts(draft: _Draft, targets: Sequence[Target]) -> None:
 def _mount(draft: _Draft, mount: Mount, index: int) -> None:
     slot = f"mount-{index}"
     if mount.kind == "bind":
-        volume = steps.Tree(slot, mount.source, f"volume for {mount.target}", mount.read_only, recursive=draft.rootless)
+        volume = steps.Tree(slot, mount.source, f"volume for {mount.target}", mount.read_only, recursive=draft.rootless, users=True)
         draft.host.append(volume)
     else:
         options = (("size", str(mount.size_bytes or draft.spec.disk_bytes)), ("mode", "1777"))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from nbcontainer.linux import syscalls
-from nbcontainer.linux.syscalls import AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE
+from nbcontainer.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE
 
 RESOLVER = "169.254.77.53"
 """Of containers on a network; see :mod:`nbcontainer.network.resolver`."""
@@ -57,9 +57,26 @@ class Step(Protocol):
     def execute(self, context: Context) -> None: ...
 
 
-def _idmapped_clone(context: Context, source: str, *, idmapped: bool, recursive: bool = False, read_only: bool = False) -> int:
+def _open_tree_without_links(source: str, flags: int) -> int:
+    """Links were followed when the user's line was read. One that is there now has been put there since, perhaps by a cell
+    that may write to a directory above, and would lead wherever that likes."""
+    place = syscalls.open_without_links(source)
+    try:
+        return syscalls.open_tree(place, "", flags | AT_EMPTY_PATH)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, source) from None
+    finally:
+        os.close(place)
+
+
+def _idmapped_clone(
+    context: Context, source: str, *, idmapped: bool, recursive: bool = False, read_only: bool = False, links: bool = True
+) -> int:
     flags = OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0)
-    fd = syscalls.open_tree(AT_FDCWD, source, flags)
+    if links:
+        fd = syscalls.open_tree(AT_FDCWD, source, flags)
+    else:
+        fd = _open_tree_without_links(source, flags)
     try:
         attributes = syscalls.MOUNT_ATTR_RDONLY if read_only else 0
         if idmapped and context.userns_fd >= 0:
@@ -97,6 +114,8 @@ class Layer:
     why: str
     staged: bool = False
     """``source`` is a key below STAGE/base instead of a host path."""
+    users: bool = False
+    """It is a directory that the user has named: see Tree."""
     name: ClassVar[str] = "layer"
 
     def explain(self) -> str:
@@ -108,7 +127,7 @@ class Layer:
             # The stage may lie in a directory that is a layer too, and Linux refuses layers that contain each other.
             _copy_skeleton(source, context.scratch(f"l-{self.slot}"))
             return
-        fd = _idmapped_clone(context, source, idmapped=True)
+        fd = _idmapped_clone(context, source, idmapped=True, links=not self.users)
         try:
             target = context.scratch(f"l-{self.slot}")
             os.mkdir(target)
@@ -316,6 +335,8 @@ class Tree:
     read_only: bool = False
     idmapped: bool = True
     recursive: bool = False
+    users: bool = False
+    """The user has named it, and it has no links in it."""
     name: ClassVar[str] = "bind mount"
 
     def explain(self) -> str:
@@ -324,7 +345,7 @@ class Tree:
 
     def execute(self, context: Context) -> None:
         context.fds[self.slot] = _idmapped_clone(
-            context, self.source, idmapped=self.idmapped, recursive=self.recursive, read_only=self.read_only
+            context, self.source, idmapped=self.idmapped, recursive=self.recursive, read_only=self.read_only, links=not self.users
         )
 
 

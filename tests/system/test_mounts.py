@@ -102,3 +102,32 @@ def test_a_volume_below_the_python_prefix(notebook: Path, root: str) -> None:
 
 def test_a_read_only_root_has_room_for_volumes(notebook: Path) -> None:
     assert _run(notebook, "system", "cat /new/x/here; echo x > /new/y || echo refused", "../d:/new/x", read_only=True).stdout == "d\nrefused\n"
+
+
+@pytest.mark.parametrize("what", ["volume", "workspace", "root"])
+def test_a_link_that_appears_after_the_line_was_read_leads_nowhere(notebook: Path, what: str) -> None:
+    """A cell that may write to a directory above could put it there while the next line is carried out."""
+    from nbcontainer.engine import local
+    from nbcontainer.spec import make_spec
+
+    secret, place = notebook / "secret", notebook / "d" / "place"
+    shutil.copytree(notebook / "dir", place, symlinks=True)
+    shutil.copytree(notebook / "dir", secret, symlinks=True)
+    (secret / "here").write_text("secret\n")
+    options: dict[str, object] = {"mem": "64M", "program": ["sh"], "base": str(notebook / "work")}
+    if what == "volume":
+        options["volumes"] = [f"{place}:/data"]
+    elif what == "workspace":
+        options["base"] = str(place)
+    else:
+        options["root"] = str(place)
+    spec = make_spec(options)
+    shutil.rmtree(place)
+    place.symlink_to(secret)
+    with pytest.raises(nbc.SetupError, match="leads through a symbolic link that was not there"):
+        local.open_local().start(spec, "cat /data/here /workspace/here /here")
+    place.unlink()
+    place.mkdir()
+    if what != "root":
+        run = local.open_local().start(spec, "true")
+        assert [event.outcome for event in run.events() if isinstance(event, nbc.events.Finished)] == ["exited"]

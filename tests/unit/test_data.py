@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -356,3 +357,14 @@ def test_a_blob_that_ends_too_early() -> None:
     for length in (0, 7, 20, memory.nbytes - 1):
         with pytest.raises(DataError):
             read_blob(memory[:length])
+
+
+@pytest.mark.parametrize("kind", ["set", "dict"])
+def test_values_that_all_have_one_hash_do_not_keep_the_kernel_busy(kind: str) -> None:
+    same = [number * sys.hash_info.modulus for number in range(1, 100_000)]
+    assert len(set(map(hash, same))) == 1
+    tree = {MARK: ["set", same]} if kind == "set" else {MARK: ["dict", [[number, 0] for number in same]]}
+    with pytest.raises(DataError, match="made to be slow"):
+        Decoder([]).decode(tree)
+    few = [number * sys.hash_info.modulus for number in range(1, 100)]
+    assert Decoder([]).decode({MARK: ["set", few]}) == set(few)
