@@ -34,9 +34,14 @@ def mask(names: Iterable[str]) -> int:
 
 def may_administer() -> bool:
     """This process has CAP_SYS_ADMIN, so that it can mount and make namespaces without one for users."""
+    return has("SYS_ADMIN")
+
+
+def has(name: str) -> bool:
+    """This process has a capability, in its user namespace."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         effective = next(line for line in status if line.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> CAPABILITIES.index("SYS_ADMIN") & 1)
+    return bool(int(effective.split()[1], 16) >> CAPABILITIES.index(name) & 1)
 
 
 def last_capability() -> int:

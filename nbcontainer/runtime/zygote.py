@@ -24,14 +24,16 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbcontainer.linux import syscalls
+from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.linux.subordinate import SubordinateIds
 from nbcontainer.runtime import join, skeleton
 from nbcontainer.runtime.idmaps import IdMaps
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
+from nbcontainer.runtime.inside import OOM_SCORE
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import Go, LaunchRequest
-from nbcontainer.runtime.steps import Context
+from nbcontainer.runtime.stage import prepare_stage
+from nbcontainer.runtime.steps import Context, write_file
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_DESCRIPTORS = 64
@@ -66,6 +68,8 @@ class Zygote:
     stage_root: syscalls.Text
     image: syscalls.ForkImage
     id_maps: IdMaps
+    pins_oom_score: bool
+    """What this process writes, with CAP_SYS_RESOURCE, is the least that a container can go back to."""
     plans: dict[int, LaidOutPlan] = field(default_factory=dict)
     search: skeleton.Search | None = None
     looked_seconds: float = field(default_factory=time.monotonic)
@@ -219,6 +223,8 @@ class Zygote:
         try:
             if request.id_map is not None:
                 self.id_maps.write(pid, request.id_map, request.subordinate)
+            if self.pins_oom_score:
+                write_file(f"/proc/{pid}/oom_score_adj", b"%d" % OOM_SCORE)
             with contextlib.suppress(BrokenPipeError):  # it has ended already, and has said why on its channel
                 os.write(write_end, b"m")
         except OSError as error:
@@ -315,23 +321,6 @@ def _send(control: socket.socket, data: bytes) -> None:
         pass  # the kernel has given this container up
 
 
-def _prepare_stage(stage: str, rootless: bool) -> tuple[int, int]:
-    """A private mount namespace with a tmpfs at ``stage``; returns descriptors of (own, kernel's) mount namespace.
-
-    Rootless, there is only one, and the stage is a plain directory.
-    """
-    kernel_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    if not rootless:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        # Slave: file systems that the host mounts later are seen, and nothing of ours goes back.
-        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
-        syscalls.mount("nbcontainer", stage, "tmpfs", syscalls.MS_NOSUID, "mode=755")
-    for name in ("base", "scratch", "root", "ipython"):
-        shutil.rmtree(f"{stage}/{name}", ignore_errors=True)  # of this kernel's last zygote
-        os.mkdir(f"{stage}/{name}")
-    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), kernel_mounts
-
-
 def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system: bool) -> None:
     paths = [branch.path for branch in config.branches]
     for branch in config.branches:
@@ -351,7 +340,7 @@ def _start(launch: socket.socket) -> Zygote:
     if os.getppid() != config.kernel_pid:
         sys.exit("the kernel ended before its zygote began")
     try:
-        own_mounts, kernel_mounts = _prepare_stage(config.stage, config.rootless)
+        own_mounts, kernel_mounts = prepare_stage(config.stage, config.rootless)
         shown = [branch.path for branch in config.branches if branch.in_system]
         search = _search_system(config)
         from nbcontainer.runtime.cell import build_shell  # 0.3 s, while find(1) works beside us
@@ -369,8 +358,9 @@ def _start(launch: socket.socket) -> Zygote:
         raise
     null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     image = syscalls.ForkImage()
+    pins = not config.rootless and capabilities.has("SYS_RESOURCE")
     id_maps = IdMaps(image, config.rootless, config.subordinate)
-    return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"), image, id_maps)
+    return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"), image, id_maps, pins)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import pytest
 from facilities import one_id, only_as_root, require, rootless
 
 import nbcontainer as nbc
+from nbcontainer.linux import capabilities
 
 NAMES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
 LINKS = "import os; print({n: os.readlink(f'/proc/self/ns/{n}') for n in 'pid net mnt ipc uts user cgroup time'.split()})"
@@ -315,6 +316,15 @@ def test_host_files_stay_hidden_through_proc(tmp_path: Path) -> None:
     assert Path(f"{process}/root{secret}").read_text() == "secret"  # it is there, for whom may look
     code = f"test -d {process} && echo seen; cat {process}/root{secret} {process}/cwd/pyproject.toml || echo hidden"
     assert nbc.run(code, program=["sh"], share="pid").stdout == "seen\nhidden\n"
+
+
+@pytest.mark.essential
+def test_the_oom_score_stays_where_root_has_put_it() -> None:
+    """Without CAP_SYS_RESOURCE on the host, Linux lets every process go back to what its ancestors had."""
+    code = "echo 500 > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj; echo 0 > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj"
+    seen = nbc.run(code, program=["sh"]).stdout.split()
+    pinned = not rootless() and capabilities.has("SYS_RESOURCE")
+    assert seen == (["500", "500"] if pinned else ["500", "0"])
 
 
 def test_no_nested_user_namespaces() -> None:
