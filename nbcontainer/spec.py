@@ -28,6 +28,7 @@ from nbcontainer.units import (
     format_size,
     parse_cpu_list,
     parse_number,
+    parse_seconds,
     parse_size,
     shown,
     word,
@@ -68,6 +69,9 @@ class Limits:
     pids: int | None = DEFAULT_PIDS
     io_read_bytes_per_second: int | None = None
     io_write_bytes_per_second: int | None = None
+    net_bytes_per_second: int | None = None
+    """On each network, in each direction."""
+    net_delay_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,7 @@ def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
 
 OPTION_NAMES = frozenset(
     "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk timeout max_output ulimit unshare share root bare "
-    "net publish hostname volume volumes tmpfs read_only user cap_add cap_drop security env workdir workspace name init program interval base".split()
+    "net publish net_rate net_delay hostname volume volumes tmpfs read_only user cap_add cap_drop security env workdir workspace name init program interval base".split()
 )
 
 
@@ -272,6 +276,8 @@ def _limits(given: Mapping[str, Any]) -> Limits:
         pids=int(parse_number(given.get("pids", DEFAULT_PIDS), "--pids", minimum=1, maximum=4194304, whole=True)),
         io_read_bytes_per_second=_rate(given.get("io_read"), "--io-read"),
         io_write_bytes_per_second=_rate(given.get("io_write"), "--io-write"),
+        net_bytes_per_second=_net_rate(given.get("net_rate")),
+        net_delay_seconds=parse_seconds(given["net_delay"], "--net-delay", maximum=10) if "net_delay" in given else None,
     )
 
 
@@ -285,6 +291,8 @@ _LIMIT_FIELDS = {
     "pids": "pids",
     "io_read": "io_read_bytes_per_second",
     "io_write": "io_write_bytes_per_second",
+    "net_rate": "net_bytes_per_second",
+    "net_delay": "net_delay_seconds",
 }
 """A running container's limits can be changed by these options; the field of each."""
 
@@ -311,6 +319,13 @@ def _rate(value: Any, option: str) -> int | None:
     if value is None:
         return None
     return parse_size(value.removesuffix("/s") if isinstance(value, str) else value, option)
+
+
+def _net_rate(value: Any) -> int | None:
+    rate = _rate(value, "--net-rate")
+    if rate is not None and not 1024 <= rate < 1 << 32:
+        raise SpecError(f"--net-rate: {shown(value)} is not from 1K to 4095M a second")
+    return rate
 
 
 def _cpuset(value: Any, cpu_count: int) -> str | None:
@@ -495,6 +510,7 @@ def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
     if spec.ports and spec.network != "bridge":
         why = "all ports are the host's already" if spec.network == "host" else "nothing can be reached there"
         raise SpecError(f"--publish: not with --net {spec.network}, where {why}; leave --net out, or use --net bridge")
+    check_network_limits(spec, spec.limits)
     if spec.init and spec.limits.pids == 1:
         raise SpecError("--init: needs two processes, itself and the cell; give --pids 2 or more")
     seen: set[str] = set()
@@ -502,6 +518,19 @@ def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
         if mount.target in seen:
             raise SpecError(f"--volume, --tmpfs: two mounts at {mount.target}")
         seen.add(mount.target)
+
+
+def check_network_limits(spec: ContainerSpec, limits: Limits) -> None:
+    """Whether ``limits`` are such as ``spec`` can have. Raises SpecError."""
+    options = [("--net-rate", limits.net_bytes_per_second), ("--net-delay", limits.net_delay_seconds)]
+    given = next((option for option, value in options if value is not None), None)
+    if given is None:
+        return
+    if spec.network != "bridge":
+        what = "the host's interfaces are not ours to slow down" if spec.network == "host" else "there is nothing to slow down"
+        raise SpecError(f"{given}: with --net {spec.network}, {what}; add --net bridge")
+    if {"NET_ADMIN", "ALL"} & (set(spec.cap_add) - set(spec.cap_drop)) and not ("ALL" in spec.cap_add and "NET_ADMIN" in spec.cap_drop):
+        raise SpecError(f"{given}: with --cap-add NET_ADMIN the cell could take the limit away; leave one of the two out")
 
 
 def _has_python(root: str) -> bool:

@@ -77,6 +77,21 @@ def parse_number(value: str | int | float, option: str, *, minimum: float, maxim
     return number
 
 
+def parse_seconds(value: str | int | float, option: str, *, maximum: float) -> float:
+    """``"50ms"``, ``"0.05s"`` or a number of seconds. Raises SpecError that names ``option``."""
+    text = value.strip().lower() if isinstance(value, str) else value
+    factor = 1.0
+    if isinstance(text, str):
+        for unit, seconds in (("us", 1e-6), ("ms", 1e-3), ("s", 1.0)):
+            if text.endswith(unit):
+                text, factor = text[: -len(unit)], seconds
+                break
+    number = finite_number(text)
+    if number is None or not 1e-5 <= number * factor <= maximum:
+        raise SpecError(f"{option}: {shown(value)} is not a time such as 50ms, from 10us to {maximum:g}s")
+    return number * factor
+
+
 def check_text(text: str, option: str) -> str:
     """Refuse lone surrogates: no file, program or terminal can take them."""
     try:

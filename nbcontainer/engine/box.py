@@ -94,6 +94,8 @@ class Box:
     ready: bool = False
     attached: bool = False
     """To its networks, if it has any."""
+    network_limits: tuple[int | None, float | None] = (None, None)
+    """Rate in bytes per second, delay in seconds: in force."""
 
 
 def wait_ready(box: Box, client: ZygoteClient) -> None:

@@ -19,10 +19,14 @@ NEAR_THE_LIMIT = 0.75
 
 
 class Controls:
-    """Safe to call from any thread. ``say`` is called with each event; ``pid`` is the cell process, for its network."""
+    """Safe to call from any thread. ``say`` is called with each event; ``pid`` is the cell process, for its network, and
+    ``limit_network`` sets the limits of that."""
 
-    def __init__(self, cgroup: Cgroup, limits: Limits, pid: int, say: Callable[[Paused | Resumed | Changed], None]) -> None:
+    def __init__(
+        self, cgroup: Cgroup, limits: Limits, pid: int, say: Callable[[Paused | Resumed | Changed], None], limit_network: Callable[[Limits], None]
+    ) -> None:
         self._cgroup, self._pid, self._say = cgroup, pid, say
+        self._limit_network = limit_network
         self._lock = threading.Lock()
         self._ended = False
         self._highest_bytes = 0
@@ -72,9 +76,14 @@ class Controls:
             self._refuse_after_the_end("update")
             wanted = change_limits(self.limits, changes)
             if wanted != self.limits:
+                shaped = _network_limits(wanted) != _network_limits(self.limits)
+                if shaped:
+                    self._limit_network(wanted)
                 try:
                     self._cgroup.set_limits(wanted, self.limits)
                 except SetupError as error:
+                    if shaped:
+                        self._limit_network(self.limits)
                     raise error.of_a_change() from error.__cause__
             self.limits = limits_in_force(self._cgroup, wanted)
             self._say(Changed(time.monotonic(), self.limits))
@@ -103,6 +112,10 @@ class Controls:
     def _refuse_after_the_end(self, what: str) -> None:
         if self._ended:
             raise SpecError(f"{what}: the container has ended")
+
+
+def _network_limits(limits: Limits) -> tuple[int | None, float | None]:
+    return limits.net_bytes_per_second, limits.net_delay_seconds
 
 
 def network_bytes(pid: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.errors import InternalError, NbcontainerError
 from nbcontainer.ports import Port
-from nbcontainer.spec import ContainerSpec
+from nbcontainer.spec import ContainerSpec, Limits, check_network_limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine.box import Box
@@ -62,6 +62,7 @@ class LocalNetworks:
         names = [name for name in (spec.name, spec.hostname) if name]
         ports = [[port.host_address, port.host_port, port.container_port, port.protocol] for port in spec.ports]
         router = self._open()
+        self.limit(box, spec, spec.limits)
         answer = router.ask("begin", container=box.container_id, names=names, ports=ports)
         published = tuple(Port(*port) for port in answer["ports"])
         notes = spec.notes
@@ -71,6 +72,14 @@ class LocalNetworks:
             self._told = True
             notes = (*notes, f"No way out of these networks: {answer['why_no_way_out']}.")
         return spec.replace(ports=published, notes=notes)
+
+    def limit(self, box: Box, spec: ContainerSpec, limits: Limits) -> None:
+        """Set its rate and delay. Raises SpecError, HostError, SetupError."""
+        check_network_limits(spec, limits)
+        wanted = limits.net_bytes_per_second, limits.net_delay_seconds
+        if wanted != box.network_limits:
+            self._open().ask("limit", container=box.container_id, rate=wanted[0], delay=wanted[1])
+            box.network_limits = wanted
 
     def detach(self, box: Box) -> tuple[int, int]:
         """(received, sent) bytes; zeros where it is not attached (any more)."""

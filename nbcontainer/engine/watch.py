@@ -262,7 +262,7 @@ class LocalRun(ProcessRun):
         super().__init__(box.container_id, spec, box.process, box.cgroup, first)
         self._streams.transfer = transfer
         self._engine, self._box = engine, box
-        self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say)
+        self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say, lambda limits: engine.networks.limit(box, spec, limits))
         self.joined: set[int] = set()
         """Process ids of what was started in it later, each the leader of a session."""
         self.join_plans: dict[str, Plan] = {}

@@ -19,6 +19,7 @@ from nbcontainer.network.forward import Published, listen
 from nbcontainer.network.links import Bridge, Endpoint
 from nbcontainer.network.netlink import Netlink, NetlinkError
 from nbcontainer.network.resolver import ADDRESS, Names, Resolver
+from nbcontainer.network.shaping import shape
 from nbcontainer.network.subnets import Subnet, Subnets
 from nbcontainer.ports import Port
 
@@ -268,6 +269,19 @@ class Router(Names):
         why_not = "" if self.way_out or not outside else self.why_no_way_out
         return {"ports": [_port_to_json(published.port) for published in member.published], "why_no_way_out": why_not}
 
+    async def limit(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Rate and delay, at both ends of each of its links."""
+        member = self._member(request)
+        with links.in_namespace(member.namespace_fd, self.own_fd):
+            inner = Netlink()
+        try:
+            for endpoint in member.endpoints:
+                shape(self.netlink, endpoint.outer_index, request["rate"], request["delay"])
+                shape(inner, endpoint.inner_index, request["rate"], request["delay"])
+        finally:
+            inner.close()
+        return {}
+
     async def detach(self, request: dict[str, Any]) -> dict[str, Any]:
         """The container has ended: what it received and sent. Its links go with its namespace."""
         member = self.members.pop(str(request["container"]), None)
@@ -353,7 +367,7 @@ class Router(Names):
             return {"t": "failed", "kind": "SetupError", "arguments": [f"network {message['t']}", error.errno or 0, str(error.filename or ""), ""]}
 
     def _requests(self) -> dict[str, Any]:
-        return {"create": self.create, "remove": self.remove, "list": self.list_networks, "begin": self.begin, "detach": self.detach}
+        return {"create": self.create, "remove": self.remove, "list": self.list_networks, "begin": self.begin, "limit": self.limit, "detach": self.detach}
 
 
 def _refused_port(port: Port, error: OSError) -> NbcontainerError:

@@ -509,3 +509,52 @@ def _tell(listener: socket.socket) -> None:
             client, peer = listener.accept()
             with client:
                 client.sendall(peer[0].encode())
+
+
+@pytest.mark.essential
+def test_net_rate_holds_in_both_directions() -> None:
+    """A bucket lets its burst through at once, and from then on no more than the rate: that nothing is faster is certain on any machine."""
+    rate, payload = 1 << 20, 2 << 20
+    code = f"""
+    import socket, time
+    server = socket.create_server(("", 9000))
+    print("serving", flush=True)
+    while True:
+        client, _ = server.accept()
+        client.sendall(bytes({payload})); client.shutdown(socket.SHUT_WR)
+        while client.recv(65536): pass
+        client.close()
+    """
+    ask_both = f"""
+    import socket, time
+    with socket.create_connection(("slow", 9000)) as sock:
+        begin, total = time.monotonic(), 0
+        while data := sock.recv(65536): total += len(data)
+        middle = time.monotonic()
+        sock.sendall(bytes({payload})); sock.shutdown(socket.SHUT_WR)
+        assert not sock.recv(1)
+    print(total, middle - begin, time.monotonic() - middle)
+    """
+    least = 0.8 * (payload - (rate // 4 + (64 << 10))) / rate
+    for limited, other in (({}, {"net_rate": "1M"}), ({"net_rate": "1M"}, {})):
+        with running(textwrap.dedent(code), net="bridge", name="slow", **limited) as run:
+            result = nbc.run(textwrap.dedent(ask_both), net="bridge", **other)
+            total, received, sent = result.stdout.split()
+            assert int(total) == payload and float(received) > least and float(sent) > 1.0 * least - 0.4, result.stdout
+            if limited:
+                assert run.update(net_rate="100M").net_bytes_per_second == 100 << 20
+                assert nbc.run(textwrap.dedent(ask_both), net="bridge").ok
+
+
+def test_net_delay_is_in_force_or_the_cell_does_not_run() -> None:
+    try:
+        with running(serve("late "), net="bridge", name="late", net_delay="150ms"):
+            code = """
+            import socket, time
+            begin = time.monotonic()
+            socket.create_connection(("late", 80)).close()
+            print(time.monotonic() - begin)
+            """
+            assert float(nbc.run(textwrap.dedent(code), net="bridge").stdout) > 0.29, "there and back"
+    except nbc.HostError as error:
+        assert "netem" in error.message and "modprobe sch_netem" in error.remedy

@@ -96,6 +96,14 @@ def test_networks(options: dict[str, object], network: str, networks: tuple[str,
         ({"net": "none", "publish": "80"}, "--publish: not with --net none"),
         ({"net": "host", "publish": "80"}, "--publish: not with --net host"),
         ({"share": "net", "publish": "80"}, "needs a network namespace"),
+        ({"net_rate": "1M"}, "--net-rate: with --net none"),
+        ({"net_rate": "1M", "net": "host"}, "--net-rate: with --net host"),
+        ({"net_rate": "8G", "net": "bridge"}, "--net-rate: '8G' is not from"),
+        ({"net_rate": "fast", "net": "bridge"}, "--net-rate: 'fast'"),
+        ({"net_delay": "50 days", "net": "bridge"}, "--net-delay: '50 days' is not a time"),
+        ({"net_delay": "50ms"}, "--net-delay: with --net none"),
+        ({"net_rate": "1M", "net": "bridge", "cap_add": ["NET_ADMIN"]}, "could take the limit away"),
+        ({"net_rate": "1M", "net": "bridge", "cap_add": ["ALL"]}, "could take the limit away"),
     ],
 )
 def test_networks_that_make_no_sense(options: dict[str, object], complaint: str) -> None:
@@ -113,3 +121,9 @@ def test_without_pyroute2_an_error_says_what_to_type(monkeypatch: pytest.MonkeyP
     with pytest.raises(HostError, match="need the Python package pyroute2") as refused:
         RouterClient("nbc-test", False)
     assert "pip install pyroute2" in refused.value.remedy
+
+
+def test_rates_and_delays() -> None:
+    limits = make_spec(net="bridge", net_rate="1M/s", net_delay="50ms").limits
+    assert (limits.net_bytes_per_second, limits.net_delay_seconds) == (1 << 20, 0.05)
+    assert make_spec(net="bridge", net_delay=0.25).limits.net_delay_seconds == 0.25
