@@ -62,4 +62,17 @@ EXPECTED: dict[str, dict[str, str]] = {
         "weight": "assert heavy.usage.cpu_seconds > 1.5 * light.usage.cpu_seconds",
         "workers": "assert all(run.ok for run in crowd.values())",
     },
+    "07-union-file-systems": {
+        "overlay": (
+            "lines = [line.strip() for line in stack.stdout.splitlines()]\n"
+            "assert lines[:3] == ['merged: a, n', 'lower:  a, b, dir', 'upper:  a, b, dir, n']\n"
+            "assert 'upper/b: character special file' in lines and 'upper/a: regular file' in lines"
+        ),
+        "byte-outcome": "assert before <= 1 and 50 <= after <= 52",
+        "ten": "assert all(run.ok for run in ten) and all(MIB <= upper < 2 * MIB for upper in uppers)",
+        "rm": (
+            "assert safe and len(os.listdir('/usr/bin')) == programs_before > 50\n"
+            "assert os.geteuid() or nbc_engine == 'vm' or 'after: 0' in destroyed.stdout and 'gone' in destroyed.stdout, destroyed.stdout"
+        ),
+    },
 }
