@@ -75,4 +75,47 @@ EXPECTED: dict[str, dict[str, str]] = {
             "assert os.geteuid() or nbc_engine == 'vm' or 'after: 0' in destroyed.stdout and 'gone' in destroyed.stdout, destroyed.stdout"
         ),
     },
+    "11-container-or-virtual-machine": {
+        "compare-outcome": (
+            "assert not container.why_not and not machine.why_not, comparison\n"
+            "assert container.linux_inside == os.uname().release != machine.linux_inside\n"
+            "assert machine.later_seconds > container.later_seconds and machine.memory_bytes > 5 * container.memory_bytes\n"
+            "assert container.pid_inside == machine.pid_inside == container.processes_seen == 1"
+        ),
+        "load": "import os",
+        "look": "assert seen['local'][0] == os.uname().release and int(seen['vm'][2]) < 1024 and seen['vm'][0] != seen['local'][0]",
+        "visible": "assert seen_on_the_host('local') == ['sleep'] and seen_on_the_host('vm') == []",
+        "density": "assert len(fits) == 2 and fits[0] > 5 * fits[1]",
+    },
+    "12-is-a-container-slower": {
+        "measure": (
+            "assert all(set(works) == {'compute', 'getppid', 'stat', 'switch', 'files', 'fork'} for works in measured.values())\n"
+            "assert all(0 < seconds < 5 for works in measured.values() for seconds in works.values())"
+        ),
+        "services": "assert all(run.ok for run in ten) and one.ok and memory_ten > 3 * memory_one",
+        "calls": "assert message > 3 * call",
+    },
+    "13-what-is-a-container-runtime": {
+        "have": "assert ready or os.geteuid()",
+        "same": (
+            "assert os.geteuid() or len(outputs) == 2 and outputs['runc'] == outputs['crun'], outputs\n"
+            "assert os.geteuid() or 'I am pid 1 on box' in outputs['runc'] and 'processes: 1' in outputs['runc'], outputs"
+        ),
+        "third": "assert third.ok and 'I am pid 1 on box\\nprocesses: 1\\n' in third.stdout",
+    },
+    "14-how-safe-is-it": {
+        "status": "assert 'NoNewPrivs:\\t1' in status.stdout and 'Seccomp:\\t2' in status.stdout",
+        "capabilities": "assert len(has) == 11 and 'SYS_ADMIN' not in has",
+        "attempts": "assert len(default) == 10 and 'YES' not in default.values(), default",
+        "layers": (
+            "assert table['all caps']['mount'] == 'YES' and table['share pid']['outsider'] == 'YES' and table['no seccomp']['mount'] != 'YES'\n"
+            "assert not any(row[name] == 'YES' for row in table.values() for name in ('disk', 'memory', 'restart', 'core', 'clock')), table"
+        ),
+        "owner": "assert owner == os.geteuid()",
+    },
+    "15-your-own-container-in-60-lines": {
+        "write": "assert lines <= 60",
+        "run": "assert 'I am pid 1\\nmy host is sixty-lines\\nprocesses: 1\\nfiles: /bin /proc\\n' in text and code == 0, text",
+        "limit": "assert limited and code == 247, text",
+    },
 }
