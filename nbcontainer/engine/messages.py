@@ -47,12 +47,22 @@ def _read_json(mime_type: str, text: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    """JSON as it may be sent on: no NaN and no infinity, which are none, and no lone surrogates."""
+    """JSON as it may be sent on; None for what is none: no NaN and no infinity, and no lone surrogates."""
     try:
         value = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
         return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
+
+
+def fit_to_be_sent(value: Any) -> Any:
+    """What was read from JSON, as it may be sent on."""
+    return without_surrogates(value) if isinstance(value, str) else _parse(json.dumps(value))
+
+
+def without_surrogates(text: str) -> str:
+    """Halves of surrogate pairs, which JSON can carry and UTF-8 cannot, become question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _finite(text: str) -> float | None:

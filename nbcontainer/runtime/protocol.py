@@ -39,6 +39,8 @@ LINE_FD = 4
 """A file of the kernel's, in which the process of a Python cell says where it is: see :mod:`nbcontainer.engine.line`."""
 LINE_SIGNAL = signal.SIGRTMAX - 2
 """Asks it to: it answers from C, also in the middle of a call that does not return."""
+MOST_VALUES = 5_000_000
+"""Of one frame: each takes some 60 bytes in Python, and 2 in a frame."""
 MAX_FRAME_BYTES = 64 << 20
 """One display: a larger one is refused in the cell, and ends the channel in the kernel."""
 
@@ -150,6 +152,8 @@ class FrameReader:
 
 
 def _decode(body: bytes, tail: bytes) -> dict[str, Any]:
+    if len(body) > MOST_VALUES and sum(map(body.count, (b"[", b"{", b","))) > MOST_VALUES:
+        raise ProtocolError("a frame with too many values")
     try:
         message = json.loads(body)
     except (ValueError, RecursionError) as error:

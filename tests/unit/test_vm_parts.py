@@ -277,7 +277,7 @@ def test_a_spec_travels_whole(tmp_path: Path) -> None:
 USAGE = Usage(1.0, 2.0, 1.5, 0.5, 0.0, 4096, 1, 2, 3, 4, 5, 6)
 EVENTS = [
     Output("stderr", "text"),
-    Display("display", {"text/plain": "x"}, {"a": 1}, "id"),
+    Display("display", {"text/plain": "x"}, {"a": 1}, "id", 1),
     CellError("E", "v", ("line",)),
     Started("id", "name", 7, 10.0),
     Sample(10.0, 1, 1, 1, 0.5, 0.25, 0.25, 0, 1, 0, 0, 0),

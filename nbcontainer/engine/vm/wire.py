@@ -19,10 +19,12 @@ K believes nothing of what comes from the guest but its shape: whatever is not o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from nbcontainer.engine.messages import fit_to_be_sent, without_surrogates
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.events import (
     CellError,
@@ -104,6 +106,11 @@ def error_from_json(message: Mapping[str, Any]) -> NbcontainerError:
     return error(*arguments)
 
 
+def _is_plain(number: Any) -> bool:
+    """Finite, and no more than any counter of Linux holds."""
+    return bool(-(1 << 64) < number < 1 << 64)
+
+
 class _Reader:
     """Takes fields out of a message, each of the type that it must have."""
 
@@ -117,7 +124,9 @@ class _Reader:
         # A bool is an int to Python, but never to us.
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise ProtocolError(f"a field {name} of an unexpected type")
-        return value
+        if isinstance(value, int | float) and not _is_plain(value):
+            raise ProtocolError(f"a field {name} with a number that none of ours can be")
+        return without_surrogates(value) if isinstance(value, str) else value
 
     def choice(self, name: str, choices: tuple[str, ...]) -> Any:
         value = self.get(name, str)
@@ -132,14 +141,14 @@ class _Reader:
         value = self.get(name, list)
         if not all(isinstance(line, str) for line in value):
             raise ProtocolError(f"a field {name} with more than strings")
-        return tuple(value)
+        return tuple(map(without_surrogates, value))
 
     def table(self, name: str) -> dict[str, Any]:
         """A mapping from words to numbers."""
         value = self.get(name, dict)
-        if not all(isinstance(number, _NUMBERS) and not isinstance(number, bool) for number in value.values()):
+        if not all(isinstance(number, _NUMBERS) and not isinstance(number, bool) and _is_plain(number) for number in value.values()):
             raise ProtocolError(f"a field {name} with more than numbers")
-        return dict(value)
+        return {without_surrogates(word): number for word, number in value.items()}
 
     def limits(self, name: str) -> Limits:
         read = self.nested(name)
@@ -164,7 +173,10 @@ def event_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> 
         return Sample(**numbers)
     if kind == "Display":
         identity = read.get("display_id", str, type(None))
-        return Display(read.choice("kind", _DISPLAYS), read.get("data", dict), read.get("metadata", dict), identity)
+        data = {without_surrogates(name): fit_to_be_sent(value) for name, value in read.get("data", dict).items()}
+        size = sum(len(value if isinstance(value, str) else json.dumps(value)) for value in data.values())
+        metadata = fit_to_be_sent(read.get("metadata", dict)) or {}
+        return Display(read.choice("kind", _DISPLAYS), data, metadata, identity, size)
     if kind == "CellError":
         return _cell_error(read)
     if isinstance(kind, str) and kind in _MOMENTS:
