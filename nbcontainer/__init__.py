@@ -11,6 +11,7 @@ from nbcontainer.errors import HostError, InternalError, NbcontainerError, Setup
 
 if TYPE_CHECKING:
     from nbcontainer import check as check
+    from nbcontainer import networks as networks
     from nbcontainer.container import explain as explain
     from nbcontainer.container import run as run
     from nbcontainer.container import start as start
@@ -38,6 +39,7 @@ __all__ = [
     "doctor",
     "explain",
     "load_ipython_extension",
+    "networks",
     "run",
     "start",
     "sweep",
@@ -46,6 +48,7 @@ __all__ = [
 
 _LAZY = {
     "check": ("nbcontainer.check", ""),
+    "networks": ("nbcontainer.networks", ""),
     "compare": ("nbcontainer.experiment", "compare"),
     "compare_isolation": ("nbcontainer.isolation", "compare_isolation"),
     "run": ("nbcontainer.container", "run"),

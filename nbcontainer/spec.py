@@ -46,7 +46,7 @@ MINIMUM_NOFILE = 16
 CONTAINER_IDS = 65536
 """User and group ids of a container with a user namespace of its own."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER = re.compile(r"([^:]{1,256}?)(?::(\d{1,10}))?", re.ASCII)
@@ -401,7 +401,7 @@ def _network(value: Any, namespaces: frozenset[str], *, asked: bool) -> tuple[_N
         return ("none" if "net" in namespaces else "host"), ()
     names = tuple(name.strip() for text in words(value, "--net") for name in text.split(","))
     for name in names:
-        if _NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             raise SpecError(f"--net: {shown(name)} is not none, host, bridge or the name of a network")
     if len(set(names)) < len(names):
         raise SpecError(f"--net: {shown(value)} names a network twice")
@@ -460,7 +460,7 @@ def _workdir(value: Any) -> str | None:
 
 
 def _name(value: Any) -> str | None:
-    if value is not None and _NAME.fullmatch(str(value)) is None:
+    if value is not None and NAME.fullmatch(str(value)) is None:
         raise SpecError(f"--name: {shown(value)} is not a name (letters, digits, _ . -, at most 63, a letter or digit first)")
     return None if value is None else str(value)
 

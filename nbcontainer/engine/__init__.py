@@ -13,6 +13,7 @@ from nbcontainer.spec import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine.transfer import Transfer
+    from nbcontainer.network.described import NetworkDescription, NetworkPicture
 
 
 class Run(Protocol):
@@ -80,8 +81,20 @@ class Run(Protocol):
         """
 
 
+class Networks(Protocol):
+    """The networks of an engine; see :mod:`nbcontainer.networks`. All raise SpecError, HostError, SetupError or InternalError."""
+
+    def create(self, name: str, *, subnet: str | None = None, internal: bool = False) -> NetworkDescription: ...
+    def list(self) -> tuple[NetworkDescription, ...]: ...
+    def inspect(self, name: str) -> NetworkPicture: ...
+    def remove(self, name: str) -> None: ...
+
+
 class Engine(Protocol):
     name: str
+
+    @property
+    def networks(self) -> Networks: ...
 
     def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
         """A container for ``code``, its limits in force; ``transfer``: the variables that go in and come out, which stays the caller's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from nbcontainer.engine import Engine, Run
+from nbcontainer.engine import Engine, Networks, Run
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.spec import ContainerSpec
@@ -48,6 +48,11 @@ class AutoEngine:
         if not self._local_worked:
             self._local_error = error
         return run
+
+    @property
+    def networks(self) -> Networks:
+        """Of where containers run: this host where it can."""
+        return _open_local().networks if self._local_error is None else _open_vm_after(self._local_error).networks
 
     def explain(self, spec: ContainerSpec) -> list[str]:
         if self._local_error is not None:

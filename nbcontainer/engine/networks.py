@@ -14,7 +14,7 @@ from nbcontainer.spec import ContainerSpec, Limits, check_network_limits
 if TYPE_CHECKING:
     from nbcontainer.engine.box import Box
     from nbcontainer.network.client import RouterClient
-    from nbcontainer.network.described import NetworkDescription
+    from nbcontainer.network.described import NetworkDescription, NetworkPicture
 
 DEFAULT_NETWORK = "bridge"
 
@@ -108,6 +108,12 @@ class LocalNetworks:
 
     def list(self) -> tuple[NetworkDescription, ...]:
         return tuple(_described(plain) for plain in self._open().ask("list")["networks"])
+
+    def inspect(self, name: str) -> NetworkPicture:
+        from nbcontainer.network.described import NetworkPicture
+
+        self._drop_spares()  # they are nobody's yet
+        return NetworkPicture.from_json(self._open().ask("inspect", name=name))
 
     def remove(self, name: str) -> None:
         self._drop_spares()

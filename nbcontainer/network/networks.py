@@ -9,58 +9,25 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
+from nbcontainer.errors import InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.network import links, subnets, uplink
+from nbcontainer.network.described import NamespaceDescription
 from nbcontainer.network.firewall import RouterRules
 from nbcontainer.network.forward import Published, listen
 from nbcontainer.network.links import Bridge, Endpoint
+from nbcontainer.network.look import look, only, to_json
+from nbcontainer.network.members import Member, Network
 from nbcontainer.network.netlink import Netlink, NetlinkError
 from nbcontainer.network.resolver import ADDRESS, Names, Resolver
 from nbcontainer.network.shaping import shape
-from nbcontainer.network.subnets import Subnet, Subnets
+from nbcontainer.network.subnets import Subnets
 from nbcontainer.ports import Port
 
 DEFAULT_NETWORK = "bridge"
 FIRST_INDEX = 10
 Result = TypeVar("Result")
-
-
-@dataclass(slots=True, eq=False)
-class Network:
-    """One network, with the containers that are on it."""
-
-    name: str
-    subnet: Subnet
-    bridge: Bridge
-    internal: bool
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    """By container id."""
-    next_host: int = 2
-
-    def take_host(self) -> int:
-        """The number of an address that is free, as long after its last use as possible. Raises HostError."""
-        used = {endpoint.host for endpoint in self.endpoints.values()}
-        size = self.subnet.v4.num_addresses
-        for _ in range(size):
-            host = self.next_host
-            self.next_host = 2 if host + 1 >= size - 1 else host + 1
-            if host not in used:
-                return host
-        raise HostError(f"network {self.name}: all {size - 3} addresses of {self.subnet.v4} are in use", "%container network create ANOTHER")
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """A container that is attached. ``namespace_fd`` keeps its network namespace until its counters are read."""
-
-    container_id: str
-    namespace_fd: int
-    endpoints: tuple[Endpoint, ...]
-    names: frozenset[str] = frozenset()
-    published: list[Published] = field(default_factory=list)
 
 
 class Router(Names):
@@ -103,6 +70,9 @@ class Router(Names):
         if not self._rootless:
             await self._make_uplink()
 
+    def _in_host(self, make: Callable[[], Result]) -> Result:
+        return self._host_thread.submit(make).result()
+
     def _write_sysctl(self, name: str, value: str, *, optional: bool = False) -> None:
         path = f"/proc/sys/net/{name}"
         try:
@@ -115,16 +85,13 @@ class Router(Names):
     async def _make_uplink(self) -> None:
         subnet = self._subnets.take(links.routed(self._host))
 
-        def in_host(make: Callable[[], Result]) -> Result:
-            return self._host_thread.submit(make).result()
-
         try:
-            self.uplink = uplink.make_uplink(self._name, self._host, self.netlink, self.own_fd, subnet, ipv6=self.ipv6, in_host=in_host)
+            self.uplink = uplink.make_uplink(self._name, self._host, self.netlink, self.own_fd, subnet, ipv6=self.ipv6, in_host=self._in_host)
         except OSError as error:
             self._subnets.give_back(subnet)
             self.why_no_way_out = f"no link to the host could be made ({error.strerror})"
             return
-        if in_host(lambda: uplink.forwards("ipv4")):
+        if self._in_host(lambda: uplink.forwards("ipv4")):
             self.way_out = "host"
         else:
             self.why_no_way_out = "this host does not forward packets (net.ipv4.ip_forward is 0)"
@@ -214,6 +181,36 @@ class Router(Names):
             "way_out": "" if network.internal else self.way_out,
             "why_no_way_out": "it is internal" if network.internal else self.why_no_way_out,
         }
+
+    async def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Everything about one network, as Linux has it now."""
+        network = self._network(request["name"], "network inspect")
+        router = look(self.netlink, self.own_fd, f"router (process {os.getpid()})")
+        ports = {link.name for link in router.links if link.master == network.bridge.index}
+        others = {uplink.NAME} if self.uplink is not None else set()
+        host_fd = self._in_host(links.own_namespace)
+        try:
+            host = look(self._host, host_fd, "host")
+        finally:
+            os.close(host_fd)
+        kept = {route.link for route in host.routes if route.destination == "default"}
+        kept |= {self.uplink.name} if self.uplink is not None else set()
+        members = [self.members[container] for container in network.endpoints]
+        return {
+            "network": self._described(network),
+            "host": to_json(only(host, kept)),
+            "router": to_json(only(router, {network.bridge.name} | ports | others)),
+            "containers": [to_json(self._look_inside(member)) for member in members],
+        }
+
+    def _look_inside(self, member: Member) -> NamespaceDescription:
+        name = min(member.names - {member.container_id}, default=member.container_id)
+        with links.in_namespace(member.namespace_fd, self.own_fd):
+            inner = Netlink()
+        try:
+            return look(inner, member.namespace_fd, f"container {name}", tuple(str(published.port) for published in member.published))
+        finally:
+            inner.close()
 
     # ---- containers
 
@@ -367,7 +364,7 @@ class Router(Names):
             return {"t": "failed", "kind": "SetupError", "arguments": [f"network {message['t']}", error.errno or 0, str(error.filename or ""), ""]}
 
     def _requests(self) -> dict[str, Any]:
-        return {"create": self.create, "remove": self.remove, "list": self.list_networks, "begin": self.begin, "limit": self.limit, "detach": self.detach}
+        return {"create": self.create, "remove": self.remove, "list": self.list_networks, "inspect": self.inspect, "begin": self.begin, "limit": self.limit, "detach": self.detach}
 
 
 def _refused_port(port: Port, error: OSError) -> NbcontainerError:

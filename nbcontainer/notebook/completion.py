@@ -10,7 +10,7 @@ from typing import Any
 
 from nbcontainer.options import OPTIONS, Option
 
-VERBS = ("run", "doctor", "ps", "stats", "prune")
+VERBS = ("run", "doctor", "ps", "stats", "prune", "network")
 MAGICS = ("%%container", "%container")
 FRESH_SECONDS = 10.0
 _BY_NAME = {name: option for option in OPTIONS for name in option.names if not option.later}

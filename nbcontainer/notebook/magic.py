@@ -74,6 +74,10 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             self._run(parsed, "")
         elif verb not in VERBS:
             raise SpecError(f"{verb}: there is no such verb yet; there are {', '.join(VERBS)}")
+        elif verb == "network":
+            from nbcontainer.notebook import networks
+
+            networks.run(rest)
         elif verb == "stats":
             self._stats(rest)
         elif rest:

@@ -558,3 +558,35 @@ def test_net_delay_is_in_force_or_the_cell_does_not_run() -> None:
             assert float(nbc.run(textwrap.dedent(code), net="bridge").stdout) > 0.29, "there and back"
     except nbc.HostError as error:
         assert "netem" in error.message and "modprobe sch_netem" in error.remedy
+
+
+@pytest.mark.essential
+def test_inspect_shows_what_is_there() -> None:
+    with running(serve("x"), net="bridge", name="web", publish=["18097:80"]), running(serve("y"), net="bridge", name="client", net_rate="1M"):
+        picture = nbc.networks.inspect()
+        titles = [container.title for container in picture.containers]
+        assert sorted(titles) == ["container client", "container web"]
+        by_title = dict(zip(titles, picture.containers, strict=True))
+        web = by_title["container web"]
+        (inner,) = [link for link in web.links if link.name == "eth0"]
+        (outer,) = [link for link in picture.router.links if link.index == inner.peer]
+        (bridge,) = [link for link in picture.router.links if link.name == picture.network.bridge]
+        assert outer.peer == inner.index and outer.master == bridge.index and bridge.kind == "bridge"
+        assert picture.network.gateway + "/22" in bridge.addresses
+        assert any(route.via == picture.network.gateway and route.destination == "default" for route in web.routes)
+        assert web.published == ("127.0.0.1:18097->80/tcp",)
+        assert any("tbf 1 MiB/s" in link.queues for link in by_title["container client"].links)
+        inodes = {web.inode, by_title["container client"].inode, picture.router.inode, picture.host.inode}
+        assert len(inodes) == 4 and os.stat("/proc/self/ns/net").st_ino == picture.host.inode
+        assert f"net:[{web.inode}]" in picture._repr_svg_() and f"network namespace {web.inode}" in str(picture)
+
+
+def test_the_python_functions_for_networks() -> None:
+    nbc.networks.create("mine", internal=True)
+    assert "mine" in nbc.networks.as_table(nbc.networks.ls())
+    assert nbc.networks.prune() == ("mine",)
+    for wrong in ("bridge", "host", "a b", ""):
+        with pytest.raises(SpecError, match="network create"):
+            nbc.networks.create(wrong)
+    with pytest.raises(SpecError, match="always there"):
+        nbc.networks.rm("bridge")

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from dataclasses import replace
 
+from nbcontainer.engine import Networks
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import layout, qemu
 from nbcontainer.engine.vm.guest import Guest
@@ -126,6 +127,10 @@ class VmEngine:
             return None
 
     # ---- the Engine protocol
+
+    @property
+    def networks(self) -> Networks:
+        raise HostError("network: containers in the virtual machine are on no network yet", "use --engine local, as root")
 
     def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> VmRun:
         if transfer is not None:
