@@ -147,9 +147,16 @@ def open_driver(
             raise HostError(f"{PARENT_VARIABLE}={parent} leads out of the hierarchy", f"export {PARENT_VARIABLE}=/nbcontainer")
         parent = "/" + parent.strip("/")
     own, device = OwnCgroups.read(proc_self_cgroup, mountinfo), partial(block_device, io_directory)
-    if os.path.exists(f"{root}/cgroup.controllers"):
-        return V2Driver(root, place, parent, own, device)
-    return V1Driver(root, place, parent, own, device)
+    driver = V2Driver if os.path.exists(f"{root}/cgroup.controllers") else V1Driver
+    try:
+        return driver(root, place, parent, own, device)
+    except HostError:
+        if os.environ.get("container") != "nbcontainer":
+            raise
+        raise HostError(
+            "this is a container of nbcontainer's already, which can read its limits and not make others",
+            "run this cell in a kernel of the host's, or in a virtual machine: --engine vm",
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,8 +146,8 @@ class KernelContainer:
         killed = f"; killed: {', '.join(end.killed)}" if end.killed else ""
         return (
             f"Linux killed this kernel when its container reached {f'--mem {format_size(limit)}' if limit else 'its limit'} after "
-            f"{end.usage.wall_seconds:.0f} s (peak {format_size(end.usage.memory_peak_bytes)}{killed}). Its variables are gone. "
-            f"Work on smaller pieces, or take a larger kernel: nbcontainer kernel install {self._install} --mem {larger}"
+            f"{end.usage.wall_seconds:.0f} s (peak {format_size(end.usage.memory_peak_bytes)}{killed}).\n"
+            f"Its variables are gone. Work on smaller pieces, or take a larger kernel:\n    nbcontainer kernel install {self._install} --mem {larger}"
         )
 
 

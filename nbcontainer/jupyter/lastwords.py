@@ -101,7 +101,7 @@ def say(iopub: Iopub, cells: list[dict[str, Any]], name: str, text: str) -> None
         socket.bind(f"ipc://{iopub.path}")
         _wait_for_listeners(socket)
         session = Session(key=iopub.key, signature_scheme=iopub.signature_scheme)
-        content = {"ename": name, "evalue": text, "traceback": [f"\x1b[31m{name}\x1b[39m: {text}"]}
+        content = {"ename": name, "evalue": text, "traceback": f"\x1b[31m{name}\x1b[39m: {text}".split("\n")}
         for cell in cells:
             session.send(socket, "error", content, parent=cell, ident=b"error")
     finally:
