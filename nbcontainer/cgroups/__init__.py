@@ -151,7 +151,7 @@ def open_driver(
     try:
         return driver(root, place, parent, own, device)
     except HostError:
-        if os.environ.get("container") != "nbcontainer":
+        if os.environ.get("container") != "nbcontainer":  # noqa: SIM112 (systemd's name for it)
             raise
         raise HostError(
             "this is a container of nbcontainer's already, which can read its limits and not make others",

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "nbcontainer"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "_course" not in path.parts)
 LONGEST = 400
 
-JUPYTER = ("IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core", "traitlets", "comm", "anywidget")
+JUPYTER = ("IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core", "jupyterhub", "traitlets", "comm", "anywidget")
 
 ONLY_IN = {
     "ctypes": ("linux/syscalls.py",),

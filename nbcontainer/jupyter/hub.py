@@ -1,0 +1,142 @@
+"""JupyterHub: a cgroup for each single-user server, so that its limits hold and its user's cells run in containers.
+
+    c.JupyterHub.spawner_class = "nbcontainer"
+    c.Spawner.mem_limit = "2G"
+
+``nbcontainer.jupyter.examples`` has complete configurations, also for systemd and for Kubernetes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pwd
+import sys
+import threading
+import urllib.parse
+from typing import Any
+
+from jupyterhub.spawner import LocalProcessSpawner
+from traitlets import HasTraits, Integer, Unicode
+
+from nbcontainer.cgroups import Driver, delegate, open_driver
+from nbcontainer.errors import HostError, NbcontainerError
+from nbcontainer.spec import Limits
+
+DEFAULT_PLACE = "/jupyterhub"
+SYSTEMD_DELEGATE = {"Delegate": "cpu cpuset io memory pids"}
+"""For ``c.SystemdSpawner.unit_extra_properties``: systemd makes the cgroup, and gives it to the user."""
+_lock = threading.Lock()
+_drivers: dict[str, Driver] = {}
+
+
+def user_cgroups(place: str) -> Driver:
+    """Where the servers' cgroups are; at first use in a process, those that a crashed hub left empty are removed.
+
+    Raises HostError where they cannot be made, SetupError where they cannot be removed.
+    """
+    with _lock:
+        driver = _drivers.get(place)
+        if driver is None:
+            parent, _, name = place.strip("/").rpartition("/")
+            driver = open_driver(name, parent=f"/{parent}")
+            delegate.remove_empty(driver)
+            _drivers[place] = driver
+        return driver
+
+
+class DelegatedCgroup(HasTraits):
+    """Mixin for spawners that start processes on the hub's own machine as root; see DelegatingSpawner.
+
+    ``mem_limit``, ``cpu_limit`` and ``pids_limit`` hold for the server, its kernels and their containers together. With them
+    ends whatever the user has started: nothing of a stopped server is left.
+    """
+
+    pids_limit = Integer(1024, min=16, help="Processes and threads of one server and everything that it starts.").tag(config=True)
+    cgroup_place = Unicode(
+        DEFAULT_PLACE, help="Where the servers' cgroups are made: a path below the root of each cgroup hierarchy."
+    ).tag(config=True)
+
+    _entrances: tuple[str, ...] = ()
+
+    def cgroup_name(self: Any) -> str:
+        """Of this server: the user's name, and the server's where it has one."""
+        names = [self.user.name, *([self.name] if self.name else [])]
+        return ":".join(urllib.parse.quote(name, safe="@") for name in names)  # quote leaves no : and no /
+
+    def limits(self: Any) -> Limits:
+        """``cpu_limit`` above the number of CPUs is no limit."""
+        return Limits(memory_bytes=self.mem_limit or None, cpus=self.cpu_limit or None, pids=self.pids_limit)
+
+    def make_cgroup(self: Any) -> None:
+        """Blocks. Raises HostError, SetupError, KeyError."""
+        entry = pwd.getpwnam(self.user.name)
+        driver = user_cgroups(self.cgroup_place)
+        self._entrances = delegate.delegate(driver, self.cgroup_name(), self.limits(), entry.pw_uid, entry.pw_gid)
+
+    def remove_cgroup(self: Any) -> None:
+        """Blocks until everything of the server has ended. Raises HostError, SetupError."""
+        delegate.remove(user_cgroups(self.cgroup_place), self.cgroup_name())
+        self._entrances = ()
+
+
+class DelegatingSpawner(DelegatedCgroup, LocalProcessSpawner):
+    """LocalProcessSpawner with a cgroup for each server. The hub runs as root."""
+
+    cmd: Any
+    shell_cmd: Any
+
+    def make_preexec_fn(self, name: str) -> None:
+        """Nothing runs between fork and exec in the hub, which has threads: nbcontainer.jupyter.join becomes the user."""
+
+    async def start(self) -> Any:
+        try:
+            await asyncio.to_thread(self.make_cgroup)
+        except NbcontainerError as error:
+            error.jupyterhub_message = f"Your server was not started: {error}"  # type: ignore[attr-defined] # what JupyterHub shows
+            raise
+        command, shell_command = list(self.cmd), list(self.shell_cmd)
+        try:
+            # Before the shell, too: as root, nothing of the user's may run.
+            if shell_command:
+                self.shell_cmd = [*self._join_command(), *shell_command]
+            else:
+                self.cmd = [*self._join_command(), *command]
+            return await super().start()
+        except BaseException:
+            await asyncio.to_thread(self.remove_cgroup)
+            raise
+        finally:
+            self.cmd, self.shell_cmd = command, shell_command
+
+    def _join_command(self) -> list[str]:
+        words = [word for directory in self._entrances for word in ("--cgroup", directory)]
+        return [sys.executable, "-I", "-m", "nbcontainer.jupyter.join", *words, "--user", self.user.name, "--"]
+
+    async def poll(self) -> int | None:
+        status: int | None = await super().poll()
+        if status is None and self.proc is None:
+            # Taken over from the hub before this one, by its pid alone, which may be another process's by now.
+            pids = await asyncio.to_thread(delegate.processes, user_cgroups(self.cgroup_place), self.cgroup_name())
+            if self.pid not in pids:
+                self.clear_state()
+                return 0
+        return status
+
+    def run_post_stop_hook(self) -> Any:
+        """JupyterHub calls it after each end of a server, however it came."""
+        return self._clean_up(super().run_post_stop_hook())
+
+    async def _clean_up(self, hook: Any) -> None:
+        try:
+            if hasattr(hook, "__await__"):
+                await hook
+        finally:
+            await asyncio.to_thread(self.remove_cgroup)
+
+
+def check_host(place: str = DEFAULT_PLACE) -> None:
+    """For jupyterhub_config.py: raises HostError with what to type, instead of at the first user's login."""
+    driver = user_cgroups(place)
+    missing = {"memory", "pids", "cpu"} - driver.controllers
+    if missing:
+        raise HostError(f"no {', '.join(sorted(missing))} controller for servers' cgroups in {driver.place}", "see: nbcontainer doctor")

@@ -1,0 +1,271 @@
+"""A real JupyterHub with its proxy and real Unix users, and students who talk to their servers as a browser does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+PLACE = "/nbcontainer-hubtest"
+PREFIX = "nbcstudent"
+START_SECONDS = 90
+ANSWER_SECONDS = 120
+CONFIGURATION = """
+c = get_config()
+c.JupyterHub.spawner_class = "nbcontainer.jupyter.hub.DelegatingSpawner"
+c.DelegatingSpawner.cgroup_place = {place!r}
+c.DelegatingSpawner.pids_limit = 300
+c.Spawner.mem_limit = "640M"
+c.Spawner.environment = {{"JUPYTERHUB_SINGLEUSER_APP": "jupyter_server.serverapp.ServerApp"}}
+c.Spawner.start_timeout = c.Spawner.http_timeout = {seconds}
+c.JupyterHub.authenticator_class = "dummy"
+c.DummyAuthenticator.password = {token!r}
+c.Authenticator.allowed_users = {users!r}
+c.JupyterHub.bind_url = "http://127.0.0.1:{port}"
+c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub_port}"
+c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_port}"
+c.ConfigurableHTTPProxy.command = [{proxy!r}]
+c.ConfigurableHTTPProxy.auth_token = {token!r}
+c.JupyterHub.services = [{{"name": "test", "api_token": {token!r}}}]
+c.JupyterHub.load_roles = [{{"name": "test", "services": ["test"], "scopes": ["admin:users", "admin:servers", "access:servers"]}}]
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.cleanup_proxy = True
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def unix_users(count: int, homes: Path) -> Iterator[list[str]]:
+    """Accounts with home directories, for as long as this lasts."""
+    names = [f"{PREFIX}{number:02d}" for number in range(count)]
+    homes.mkdir(parents=True, exist_ok=True)
+    homes.chmod(0o755)
+    try:
+        for name in names:
+            subprocess.run(["/usr/sbin/useradd", "-m", "-d", str(homes / name), "-s", "/bin/sh", name], check=True, stderr=subprocess.PIPE)
+            (homes / name).chmod(0o700)
+            (homes / name / "work").mkdir()
+            subprocess.run(["chown", "-R", f"{name}:", str(homes / name)], check=True)
+        yield names
+    finally:
+        for name in names:
+            for process in processes_of(name):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            subprocess.run(["/usr/sbin/userdel", "-r", name], check=False, stderr=subprocess.DEVNULL)
+
+
+def processes_of(name: str) -> list[psutil.Process]:
+    """By their real user id, also in containers: there, root is the user."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.username() == name:
+                found.append(process)
+    return found
+
+
+def container_pids(name: str) -> list[int]:
+    """Of the processes in a user's containers, as the host sees them."""
+    found = set()
+    for directory in cgroups_of(name):
+        for path in Path(directory).rglob("nbc-*/*/cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(map(int, path.read_text().split()))
+    return sorted(found)
+
+
+def cgroups_of(name: str) -> list[str]:
+    """Directories of a server's cgroup, in all hierarchies."""
+    return [str(path) for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()) if (path := Path(f"{root}{PLACE}/{name}")).is_dir()]
+
+
+class Hub:
+    """Started, stopped and crashed by the tests; its database and its ports stay the same."""
+
+    def __init__(self, directory: Path, home: Path, users: list[str]) -> None:
+        """``home``: has a venv/ with JupyterHub and a proxy/ with configurable-http-proxy, for every user to read."""
+        self._directory, self._home = directory, home
+        self.token = secrets.token_hex(16)
+        self.port = free_port()
+        self.users = users
+        proxy = str(home / "proxy/node_modules/.bin/configurable-http-proxy")
+        ports = {"port": self.port, "hub_port": free_port(), "proxy_port": free_port()}
+        text = CONFIGURATION.format(place=PLACE, seconds=START_SECONDS, token=self.token, users=set(users), proxy=proxy, **ports)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "jupyterhub_config.py").write_text(text)
+        self.log = directory / "hub.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        python = self._home / "venv/bin/python"
+        environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(python), "-m", "jupyterhub", "-f", "jupyterhub_config.py"],
+                cwd=self._directory, env=environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.call("GET", "users")
+                return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("JupyterHub does not answer:\n" + self.log.read_text()[-4000:]) from None
+                time.sleep(0.1)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """With SIGKILL, it crashes; the servers go on in either case."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def end_proxy(self) -> None:
+        """A crashed hub's."""
+        with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            proxy = psutil.Process(int((self._directory / "jupyterhub-proxy.pid").read_text()))
+            if "configurable-http-proxy" in " ".join(proxy.cmdline()):
+                proxy.terminate()
+                proxy.wait(10)
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        return self._request(method, f"hub/api/{path}", body)
+
+    def _request(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def start_server(self, name: str) -> None:
+        self.call("POST", f"users/{name}/server", {})
+        self._wait(lambda: self.server(name).get("ready"), f"{name}'s server")
+
+    def stop_server(self, name: str) -> None:
+        self.call("DELETE", f"users/{name}/server")
+        self._wait(lambda: not self.server(name), f"the end of {name}'s server")
+
+    def server(self, name: str) -> dict[str, Any]:
+        servers: dict[str, dict[str, Any]] = self.call("GET", f"users/{name}").get("servers") or {}
+        return servers.get("", {})
+
+    def _wait(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{what} did not come:\n" + self.log.read_text()[-4000:])
+            time.sleep(0.1)
+
+    def of_server(self, name: str, method: str, path: str, body: object = None) -> Any:
+        return self._request(method, f"user/{name}/{path}", body)
+
+
+@dataclass
+class Reply:
+    """What came of a cell: its reply's status, its text, and the widgets that it opened."""
+
+    status: str = ""
+    text: str = ""
+    widgets: int = 0
+    seconds: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+
+class Student:
+    """One kernel in a notebook's directory, and the web socket to it."""
+
+    def __init__(self, hub: Hub, name: str) -> None:
+        self.hub, self.name = hub, name
+        self._socket: WebSocketClientConnection | None = None
+
+    async def open(self) -> None:
+        session = await asyncio.to_thread(
+            self.hub.of_server, self.name, "POST", "api/sessions",
+            {"name": "n", "path": f"work/{uuid.uuid4().hex}.ipynb", "type": "notebook", "kernel": {"name": "python3"}},
+        )  # fmt: skip
+        self.kernel_id = session["kernel"]["id"]
+        address = f"ws://127.0.0.1:{self.hub.port}/user/{self.name}/api/kernels/{self.kernel_id}/channels"
+        self._socket = await websocket_connect(HTTPRequest(address, headers={"Authorization": f"token {self.hub.token}"}))
+
+    async def run(self, code: str) -> Reply:
+        """Raises TimeoutError."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await self._run(code)
+
+    async def _run(self, code: str) -> Reply:
+        assert self._socket is not None
+        name = uuid.uuid4().hex
+        header = {"msg_id": name, "username": self.name, "session": "s", "msg_type": "execute_request", "version": "5.3", "date": ""}
+        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
+        started = time.monotonic()
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell", "buffers": []}
+        await self._socket.write_message(json.dumps(message))
+        reply, idle = Reply(), False
+        while not (reply.status and idle):
+            data = await self._socket.read_message()
+            if data is None:
+                raise ConnectionError("the server closed the web socket")
+            if isinstance(data, bytes):
+                # A message with buffers: their number plus one, where each part begins, and the JSON as the first part.
+                begin, end = int.from_bytes(data[4:8]), int.from_bytes(data[8:12])
+                data = data[begin:end]
+            answer = json.loads(data)
+            if answer["parent_header"].get("msg_id") != name:
+                if answer["msg_type"] == "status" and answer["content"]["execution_state"] in ("restarting", "dead"):
+                    reply.status, idle = "dead", True
+                continue
+            idle |= self._take(answer, reply)
+        reply.seconds = time.monotonic() - started
+        return reply
+
+    @staticmethod
+    def _take(answer: dict[str, Any], reply: Reply) -> bool:
+        content = answer["content"]
+        match answer["msg_type"]:
+            case "execute_reply":
+                reply.status = content["status"]
+            case "stream":
+                reply.text += content["text"]
+            case "execute_result" | "display_data":
+                reply.text += content["data"].get("text/plain", "")
+            case "error":
+                reply.errors.append(f"{content['ename']}: {content['evalue']}" + "\n".join(content["traceback"]))
+            case "comm_open":
+                reply.widgets += 1
+            case "status":
+                return bool(content["execution_state"] == "idle")
+        return False
+
+    async def end(self) -> None:
+        """The kernel, too."""
+        self.close()
+        await asyncio.to_thread(self.hub.of_server, self.name, "DELETE", f"api/kernels/{self.kernel_id}")
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()

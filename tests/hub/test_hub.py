@@ -1,0 +1,267 @@
+"""Ten students on one JupyterHub: their cells run in containers, and what one of them does is no matter of the others'."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from facilities import require
+
+from nbcontainer.cgroups import delegate, open_driver
+
+from .hubs import PLACE, Hub, Reply, Student, cgroups_of, container_pids, processes_of, unix_users
+
+STUDENTS = 10
+HOME = Path(os.environ.get("NBCONTAINER_HUB_HOME", "/nowhere"))
+FIGURES = os.environ.get("NBCONTAINER_SCREENSHOTS")
+LIVE = "%%container --live --mem 64M --cpus 0.5\nimport os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(1.5)\nprint('done')"
+SHORT = "%%container --mem 64M --no-live\nprint(6 * 7)"
+FORK_BOMB = """import os, time
+end = time.time() + 4
+while time.time() < end:
+    try:
+        os.fork()
+    except OSError:
+        time.sleep(0.05)
+os._exit(0)
+"""
+UNCONTAINED = f"import subprocess, sys\nprint(subprocess.run([sys.executable, '-I', '-S', '-c', {FORK_BOMB!r}]).returncode)"
+MEMORY_HOG = "data = []\nwhile True: data.append(bytearray(8 << 20))"
+DISK_FILLER = "%%container --mem 128M --no-live\nwith open('/var/tmp/full', 'wb') as file:\n    while True: file.write(bytes(1 << 20))"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    require(os.geteuid() == 0, "users are made and removed: sudo tests/run --lane hub")
+    require((HOME / "venv/bin/jupyterhub").exists(), "JupyterHub, its proxy and a Python for all users: tests/run --lane hub")
+    driver = open_driver(PLACE.strip("/"), parent="/")
+    with unix_users(STUDENTS, HOME / "home") as names:
+        hub = Hub(tmp_path_factory.mktemp("hub"), HOME, names)
+        try:
+            hub.start()
+            with ThreadPoolExecutor(STUDENTS) as pool:
+                list(pool.map(hub.start_server, names))
+            yield hub
+        finally:
+            hub.stop(signal.SIGKILL)
+            hub.end_proxy()
+            for name in driver.names():
+                delegate.remove(driver, name)
+            delegate.remove_place(driver)
+
+
+async def open_student(hub: Hub, name: str) -> Student:
+    student = Student(hub, name)
+    await student.open()
+    assert (await student.run("%load_ext nbcontainer")).status == "ok"
+    return student
+
+
+def each_runs(hub: Hub, cells: dict[str, list[str]]) -> dict[str, list[Reply]]:
+    """The students run their cells at the same time, each in a kernel of their own; all are ready before the first begins."""
+
+    async def everybody() -> dict[str, list[Reply]]:
+        students = await asyncio.gather(*(open_student(hub, name) for name in cells))
+
+        async def one(student: Student) -> list[Reply]:
+            return [await student.run(code) for code in cells[student.name]]
+
+        replies = await asyncio.gather(*map(one, students))
+        for student in students:
+            await student.end()
+        return dict(zip(cells, replies, strict=True))
+
+    return asyncio.run(everybody())
+
+
+def test_ten_students_run_contained_cells_with_live_panels(hub: Hub) -> None:
+    replies = each_runs(hub, {name: [LIVE] for name in hub.users})
+    for name, (reply,) in replies.items():
+        assert (reply.status, reply.errors) == ("ok", []), name
+        assert "pid 1\ndone\n" in reply.text, name
+        assert reply.widgets >= 1, f"{name} saw no panel"
+
+
+def test_each_server_is_in_a_cgroup_that_its_user_cannot_widen(hub: Hub) -> None:
+    code = """
+        import glob, json, os
+        own = {line.split(":")[1]: line.strip().split(":")[2] for line in open("/proc/self/cgroup")}
+        place = own.get("memory", os.path.dirname(own.get("", "/")))
+        files = [f"/sys/fs/cgroup/{name}" for name in (f"memory{place}/memory.limit_in_bytes", f"{place[1:]}/memory.max", f"pids{place}/pids.max", f"{place[1:]}/pids.max")]
+        there = [file for file in files if os.path.exists(file)]
+        tried = []
+        for file in there:
+            try:
+                open(file, "w").write("max")
+            except PermissionError:
+                tried.append(int(open(file).read()))
+        print(json.dumps([os.getuid(), place, len(there), tried]))"""
+    ((reply,),) = each_runs(hub, {hub.users[1]: [textwrap.dedent(code)]}).values()
+    uid, place, there, tried = json.loads(reply.text)
+    assert uid == psutil.Process(hub.server(hub.users[1])["state"]["pid"]).uids().real > 0
+    assert place == f"{PLACE}/{hub.users[1]}"
+    assert (there, tried) == (2, [640 << 20, 300])
+
+
+def test_what_three_of_them_do_is_no_matter_of_the_others(hub: Hub) -> None:
+    bomber, hog, filler, *others = hub.users
+    before = each_runs(hub, {name: [SHORT] * 3 for name in others})
+    attack = {
+        bomber: [f"%%container --mem 64M --pids 64 --no-live\n{FORK_BOMB}", UNCONTAINED],
+        hog: [f"%%container --mem 96M --no-live\n{MEMORY_HOG}", MEMORY_HOG],
+        filler: [DISK_FILLER],
+    }
+    stop, hub_seconds = threading.Event(), []
+
+    def ask_the_hub() -> None:
+        while not stop.wait(0.1):
+            begin = time.monotonic()
+            hub.call("GET", f"users/{others[0]}")
+            hub_seconds.append(time.monotonic() - begin)
+
+    asking = threading.Thread(target=ask_the_hub)
+    asking.start()
+    try:
+        during = each_runs(hub, attack | {name: [SHORT] * 8 for name in others})
+    finally:
+        stop.set()
+        asking.join()
+    contained_bomb, bomb = during[bomber]
+    assert contained_bomb.status == "ok", "it could not fork more, and ended"
+    assert (bomb.status, bomb.text) == ("ok", "0\n")
+    contained_hog, uncontained_hog = during[hog]
+    assert "Out of memory" in contained_hog.errors[0]
+    assert uncontained_hog.status == "dead", "Linux killed the kernel, within its user's limit"
+    assert "No space left on device" in during[filler][0].errors[0]
+    for name in others:
+        assert [(reply.status, reply.text) for reply in during[name]] == [("ok", "42\n")] * 8, name
+    assert all(hub.server(name)["ready"] for name in hub.users)
+    assert len(hub_seconds) >= 2
+    _keep(before, {name: during[name] for name in others}, hub_seconds)
+
+
+def _keep(before: dict[str, list[Reply]], during: dict[str, list[Reply]], hub_seconds: list[float]) -> None:
+    """Figures for people: seconds of a contained cell of the seven others, and of an answer of the hub."""
+    figures = {
+        name: {"median": round(statistics.median(values), 3), "worst": round(max(values), 3)}
+        for name, values in {
+            "cells before": [reply.seconds for replies in before.values() for reply in replies],
+            "cells during": [reply.seconds for replies in during.values() for reply in replies],
+            "hub during": hub_seconds,
+        }.items()
+    }
+    print(json.dumps(figures))
+    if FIGURES:
+        Path(FIGURES).mkdir(parents=True, exist_ok=True)
+        Path(FIGURES, "hub.json").write_text(json.dumps(figures, indent=1))
+
+
+def test_nobody_sees_or_signals_another_s_containers(hub: Hub) -> None:
+    owner, other = hub.users[3:5]
+
+    async def scene() -> tuple[Reply, Reply, Reply]:
+        first, second = await open_student(hub, owner), await open_student(hub, other)
+        running = asyncio.create_task(first.run("%%container --mem 64M --no-live\nimport time\ntime.sleep(5)\nprint('undisturbed')"))
+        while not (pids := container_pids(owner)):
+            await asyncio.sleep(0.05)
+        cgroup = next(path for path in cgroups_of(owner) if "/memory/" in path or path.count("/") == 5)
+        code = f"""
+            import os, nbcontainer.state
+            done = []
+            def attempt(name, call, *arguments):
+                try:
+                    done.append((name, call(*arguments)))
+                except PermissionError:
+                    pass
+            for pid in {pids}:
+                attempt("kill", os.kill, pid, 9)
+                attempt("root", os.listdir, f"/proc/{{pid}}/root")
+                attempt("environ", open, f"/proc/{{pid}}/environ")
+                attempt("memory", open, f"/proc/{{pid}}/mem")
+                attempt("move", lambda: open({cgroup!r} + "/cgroup.procs", "w").write(str(pid)))
+            attempt("home", os.listdir, os.path.expanduser("~{owner}"))
+            attempt("cgroup", os.mkdir, {cgroup!r} + "/x")
+            print(done, nbcontainer.state.list_containers())"""
+        outside = await second.run(textwrap.dedent(code))
+        inside = await second.run("%%container --mem 64M --no-live\nimport os\nprint(sorted(name for name in os.listdir('/proc') if name.isdigit()))")
+        undisturbed = await running
+        await first.end()
+        await second.end()
+        return outside, inside, undisturbed
+
+    outside, inside, undisturbed = asyncio.run(scene())
+    assert (outside.errors, outside.text) == ([], "[] []\n")
+    assert inside.text == "['1']\n"
+    assert (undisturbed.status, undisturbed.text) == ("ok", "undisturbed\n")
+
+
+def test_stopping_a_server_leaves_nothing(hub: Hub) -> None:
+    name = hub.users[5]
+
+    async def scene() -> None:
+        student = await open_student(hub, name)
+        await student.run("import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)")
+        running = asyncio.create_task(student.run("%%container --mem 64M --no-live\nimport time\ntime.sleep(1000)"))
+        while not container_pids(name):
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(hub.stop_server, name)
+        running.cancel()
+        student.close()
+
+    assert cgroups_of(name)
+    asyncio.run(scene())
+    assert processes_of(name) == []
+    assert cgroups_of(name) == []
+    hub.start_server(name)
+    assert each_runs(hub, {name: [SHORT]})[name][0].text == "42\n"
+
+
+def test_a_crashed_hub_takes_its_servers_over_and_sweeps(hub: Hub) -> None:
+    running, dead, *_ = hub.users[6:]
+    server = hub.server(running)["state"]["pid"]
+    hub.stop(signal.SIGKILL)
+    for process in processes_of(dead):
+        process.kill()
+    deadline = time.monotonic() + 30
+    while processes_of(dead) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert cgroups_of(dead), "nobody has removed it yet"
+    hub.end_proxy()
+    hub.start()
+    assert cgroups_of(dead) == []
+    assert hub.server(running)["state"]["pid"] == server
+    assert each_runs(hub, {running: [SHORT]})[running][0].text == "42\n"
+    hub.stop_server(running)
+    assert (processes_of(running), cgroups_of(running)) == ([], [])
+    hub.start_server(dead)
+    assert each_runs(hub, {dead: [SHORT]})[dead][0].text == "42\n"
+
+
+def test_a_pid_of_somebody_else_is_no_server(hub: Hub) -> None:
+    """After a crash, only the pid is known; the cgroup tells whether that is still the server."""
+    name = hub.users[8]
+    pid = hub.server(name)["state"]["pid"]
+    assert pid in delegate.processes(open_driver(PLACE.strip("/"), parent="/"), name)
+    assert os.getpid() not in delegate.processes(open_driver(PLACE.strip("/"), parent="/"), name)
+
+
+def test_without_delegation_the_hub_says_what_to_type() -> None:
+    require(Path("/usr/bin/bwrap").exists(), "needs bubblewrap: apt install bubblewrap")
+    require((HOME / "venv/bin/jupyterhub").exists(), "JupyterHub: tests/run --lane hub")
+    code = "from nbcontainer.jupyter.hub import check_host; check_host('/nbcontainer-nowhere')"
+    command = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", "/sys/fs/cgroup", "/sys/fs/cgroup", str(HOME / "venv/bin/python"), "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(HOME / "tree")})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("nbcontainer.errors.HostError: no permission to make cgroups")
