@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -48,7 +49,7 @@ def _give(directory: str, uid: int, gid: int) -> str:
     else:
         files = _V2_FILES
         places = [directory, f"{directory}/{LEAF}"]
-        os.mkdir(places[1])
+        os.makedirs(places[1], exist_ok=True)
     for place in places:
         os.chown(place, uid, gid)
         for file in files:
@@ -61,6 +62,16 @@ def enter(directories: tuple[str, ...]) -> None:
     for directory in directories:
         tasks = f"{directory}/tasks"  # v1: without the milliseconds that cgroup.procs takes
         cgroups.write_text(tasks if os.path.exists(tasks) else f"{directory}/cgroup.procs", "0")
+
+
+def give_own(uid: int, gid: int, root: str = "/sys/fs/cgroup") -> tuple[str, ...]:
+    """In a pod or another container whose cgroup is ``root`` and can be written: give it to a user.
+
+    Returns the directories for :func:`enter`. Raises OSError.
+    """
+    if not os.path.exists(f"{root}/cgroup.controllers"):
+        raise OSError(errno.ENOENT, "not cgroup v2", root)
+    return (_give(root, uid, gid),)
 
 
 def processes(driver: Driver, name: str) -> list[int]:

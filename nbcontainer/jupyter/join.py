@@ -1,5 +1,5 @@
-"""``python -I -m nbcontainer.jupyter.join [--cgroup DIR]... --user NAME -- PROGRAM [ARG...]``: enter cgroups, become a user, and go on
-as PROGRAM.
+"""``python -I -m nbcontainer.jupyter.join [--own-cgroup] [--cgroup DIR]... --user NAME -- PROGRAM [ARG...]``: enter cgroups,
+become a user, and go on as PROGRAM. --own-cgroup, in a pod with writable cgroups: first give them to the user.
 
 JupyterHub starts it as root. It has one thread and its own memory, which a hook between fork and exec in the hub has not.
 -I, because the environment and the home directory are the user's, and this runs as root: no module of theirs may be
@@ -13,7 +13,7 @@ import pwd
 import sys
 from dataclasses import dataclass
 
-from nbcontainer.cgroups.delegate import enter
+from nbcontainer.cgroups.delegate import enter, give_own
 
 EXIT_FAILED = 126
 
@@ -21,6 +21,7 @@ EXIT_FAILED = 126
 @dataclass(frozen=True, slots=True)
 class Request:
     cgroups: tuple[str, ...]
+    own_cgroup: bool
     user: str
     program: tuple[str, ...]
 
@@ -28,18 +29,25 @@ class Request:
 def read_words(words: list[str]) -> Request:
     """Raises ValueError, IndexError."""
     directories: list[str] = []
-    user = ""
+    user, own_cgroup = "", False
     waiting = list(words)
     while (word := waiting.pop(0)) != "--":
         if word == "--cgroup":
             directories.append(waiting.pop(0))
+        elif word == "--own-cgroup":
+            own_cgroup = True
         elif word == "--user":
             user = waiting.pop(0)
         else:
             raise ValueError(word)
     if not user or not waiting:
         raise ValueError("--user and a program are needed")
-    return Request(tuple(directories), user, tuple(waiting))
+    return Request(tuple(directories), own_cgroup, user, tuple(waiting))
+
+
+def _give_own(user: str) -> tuple[str, ...]:
+    entry = pwd.getpwnam(user)
+    return give_own(entry.pw_uid, entry.pw_gid)
 
 
 def become(name: str) -> None:
@@ -64,7 +72,7 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        enter(request.cgroups)
+        enter((*request.cgroups, *(_give_own(request.user) if request.own_cgroup else ())))
         become(request.user)
         os.execvpe(request.program[0], request.program, os.environ)
     except (OSError, KeyError) as error:

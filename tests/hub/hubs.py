@@ -187,7 +187,7 @@ class Hub:
 
 @dataclass
 class Reply:
-    """What came of a cell: its reply's status, its text, and the widgets that it opened."""
+    """What came of a cell: its reply's status, what it printed, and the widgets that it opened."""
 
     status: str = ""
     text: str = ""
@@ -251,8 +251,6 @@ class Student:
                 reply.status = content["status"]
             case "stream":
                 reply.text += content["text"]
-            case "execute_result" | "display_data":
-                reply.text += content["data"].get("text/plain", "")
             case "error":
                 reply.errors.append(f"{content['ename']}: {content['evalue']}" + "\n".join(content["traceback"]))
             case "comm_open":

@@ -90,7 +90,7 @@ def test_ten_students_run_contained_cells_with_live_panels(hub: Hub) -> None:
     replies = each_runs(hub, {name: [LIVE] for name in hub.users})
     for name, (reply,) in replies.items():
         assert (reply.status, reply.errors) == ("ok", []), name
-        assert "pid 1\ndone\n" in reply.text, name
+        assert reply.text == "pid 1\ndone\n", name
         assert reply.widgets >= 1, f"{name} saw no panel"
 
 

@@ -1,0 +1,1 @@
+"""Configurations to start from: files to copy, not modules to import."""
