@@ -159,7 +159,7 @@ class Search:
     def __init__(self, directories: Iterable[str]) -> None:
         tests = "( -type d ( ! -perm -o+r -o ! -perm -o+x ) -prune -printf d%p\\0 )"
         tests += " -o ( ! -type d ! -type l ! -perm -o+r -printf f%p\\0 )"
-        existing = [path for path in directories if os.path.isdir(path) and not os.path.islink(path)]
+        existing = [path for path in dict.fromkeys(directories) if os.path.isdir(path) and not os.path.islink(path)]
         self._output = os.memfd_create("hidden")
         self._process = subprocess.Popen(
             ["find", *existing, "-xdev", *tests.split()], stdout=self._output, stderr=subprocess.DEVNULL

@@ -81,7 +81,8 @@ def processes_of(name: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.username() == name:
+            # A zombie is an exit status that its parent has not read yet.
+            if process.username() == name and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
@@ -150,6 +151,13 @@ class Hub:
             if "configurable-http-proxy" in " ".join(proxy.cmdline()):
                 proxy.terminate()
                 proxy.wait(10)
+
+    def memory_mib(self) -> float:
+        """PSS of the hub and its proxy."""
+        assert self._process is not None
+        hub = psutil.Process(self._process.pid)
+        own = [hub, *(child for child in hub.children(recursive=True) if child.username() == hub.username())]
+        return float(sum(process.memory_full_info().pss for process in own)) / (1 << 20)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         return self._request(method, f"hub/api/{path}", body)
