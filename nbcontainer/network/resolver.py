@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ _A, _PTR, _AAAA, _ANY, _IN = 1, 12, 28, 255, 1
 _RESPONSE, _AUTHORITATIVE, _RECURSION, _RECURSION_DESIRED = 0x8000, 0x0400, 0x0080, 0x0100
 _FORMAT_ERROR, _FAILED, _NO_NAME, _NOT_IMPLEMENTED, _REFUSED = 1, 2, 3, 4, 5
 _TTL_SECONDS = 1
+MOST_STREAMS = 32
+"""Connections of one container at a time."""
 MakeSocket = Callable[[int, int], Awaitable[socket.socket]]
 """(family, type) → a non-blocking socket in the host's network namespace."""
 
@@ -147,6 +150,7 @@ class Resolver:
     def __init__(self, names: Names, make_socket: MakeSocket) -> None:
         self._names, self._make_socket = names, make_socket
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._transport: Any = None
 
@@ -168,11 +172,16 @@ class Resolver:
             self._transport.sendto(data, peer)
 
     async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asker = writer.get_extra_info("peername")[0]
+        if self._streams[asker] >= MOST_STREAMS:
+            writer.close()  # one container must not use up the descriptors of all
+            return
+        self._streams[asker] += 1
         try:
             async with asyncio.timeout(4 * FORWARD_SECONDS):
                 while True:
                     (size,) = struct.unpack("!H", await reader.readexactly(2))
-                    data = await self._resolve(await reader.readexactly(size), writer.get_extra_info("peername")[0], socket.SOCK_STREAM)
+                    data = await self._resolve(await reader.readexactly(size), asker, socket.SOCK_STREAM)
                     if data is None:
                         break
                     writer.write(struct.pack("!H", len(data)) + data)
@@ -180,6 +189,7 @@ class Resolver:
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # whoever asks may go
         finally:
+            self._streams[asker] -= 1
             writer.close()
 
     async def _resolve(self, query: bytes, asker: str, kind: int) -> bytes | None:
