@@ -8,8 +8,8 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.events import Changed, Paused, Resumed
-from nbcontainer.spec import Limits
+from nbcontainer.events import Changed, Paused, Resumed, Usage
+from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.units import format_size
 
 if TYPE_CHECKING:
@@ -81,6 +81,15 @@ def plot_result(result: Result) -> Figure:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), fontsize=8, frameon=False)
     cpu.set_xlabel("seconds")
     return figure
+
+
+def warm_up() -> None:
+    """Draw for nobody: a process's first figure takes half a second, of which importing is but a part; later ones a tenth."""
+    from nbcontainer.cgroups.sampler import SampleSeries
+    from nbcontainer.result import Result
+
+    nothing = Result("exited", 0, None, None, [], Usage(), SampleSeries(), ContainerSpec(limits=Limits(memory_bytes=MIB, cpus=1.0)))
+    png(nothing)
 
 
 def _limit_steps(result: Result, start: float, of: Callable[[Limits], float | None]) -> list[tuple[float, float | None]]:

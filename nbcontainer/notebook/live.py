@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import secrets
 import sys
 import threading
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from nbcontainer.result import Result
 
 SHOW_AFTER_SECONDS = 0.5
+WARM_AFTER_SECONDS = 0.15
+"""A cell that takes this long may need a figure at its end."""
 TICK_SECONDS = 0.1
 AT_FULL_RATE = 10
 """With more views than this, each is drawn less often; no row gets lost."""
@@ -50,7 +51,7 @@ class Live:
         self._run = run
         self._view = View(run.spec.limits)
         self._begin = time.monotonic()
-        if self._live is not False:
+        if self._live is not False or is_kernel(self._shell):
             run.attend(self.tick)
 
     def make_room(self, event: Event) -> None:
@@ -67,6 +68,10 @@ class Live:
         """Ten times a second, in the thread that runs the cell."""
         now = time.monotonic()
         assert self._run is not None
+        if is_kernel(self._shell) and now - self._begin >= WARM_AFTER_SECONDS:
+            _WARM_UP.begin()
+        if self._live is False:
+            return
         if self._front is None:
             if self._live or now - self._begin >= SHOW_AFTER_SECONDS:
                 self._front = _open_front(self._shell, self._view, self._run, f"container {self._run.spec.name or self._run.container_id}")
@@ -124,9 +129,36 @@ class _Figure:
     """The same in words, as an output of its own: JupyterLab passes no alternative text on, and neither does GitHub."""
 
 
+class _WarmUp:
+    """Matplotlib gets ready in a thread of its own, once, while a cell runs that does not wait for it."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._draw, name="nbcontainer-warm-up", daemon=True)
+            self._thread.start()
+
+    @staticmethod
+    def _draw() -> None:
+        from nbcontainer.notebook.figure import warm_up
+
+        warm_up()
+
+    def wait(self) -> None:
+        """Matplotlib is for one thread at a time."""
+        if self._thread is not None:
+            self._thread.join()
+
+
+_WARM_UP = _WarmUp()
+
+
 def _figure(result: Result) -> _Figure:
     from nbcontainer.notebook.figure import alt_text, caption, png
 
+    _WARM_UP.wait()
     text = alt_text(result)
     return _Figure({"image/png": png(result), "text/plain": text}, {"image/png": {"alt": text}}, caption(result))
 
@@ -227,8 +259,6 @@ def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
             pump = open_pump(shell.kernel)
         except PumpUnavailable:
             heard = False  # the panel says so, and the stop button works
-    # The figure at the end needs it, and the cell's process does not wait for this thread.
-    threading.Thread(target=importlib.import_module, args=("matplotlib.backends.backend_agg",), daemon=True).start()
     front = _KernelFront(view, PanelLink(view, run, title, controls=heard), pump)
     if pump is not None:
         run.attend(pump, pump.fileno())

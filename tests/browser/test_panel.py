@@ -154,6 +154,40 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     assert record not in list_containers()
 
 
+def test_all_charts_can_be_switched_on_and_hover_shows_values(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    hungry = "import threading\nfor _ in range(3): threading.Thread(target=lambda: exec('while True: pass'), daemon=True).start()\n"
+    write = "data = bytearray(30_000_000)\nwhile True:\n    with open('/tmp/x', 'wb') as file: file.write(data[:4_000_000])"
+    book = notebook(f"%%container --live --mem 128M --cpus 0.3\n{hungry}{write}")
+    book.run(0, 1)
+    for name in ("Processes", "Disk", "Network", "Pressure"):
+        book.panel.get_by_label(name, exact=True).check()
+    book.wait_for_seconds(2.5)
+    for index in range(6):
+        assert book.canvas(index).is_visible()
+    assert re.search(r"throttled [1-9]\d* %", book.panel.inner_text()), "it wants more than its quota"
+    assert re.search(r"processes and threads [4-9]", book.panel.inner_text())
+    keep("all-charts")
+    usage = book.panel.locator(".nbc-legend .nbc-value").first
+    last = usage.inner_text()
+    box = book.canvas().bounding_box()
+    book.page.mouse.move(box["x"] + 64, box["y"] + box["height"] / 2)
+    book.page.wait_for_function("(last) => document.querySelector('.nbc-legend .nbc-value').textContent !== last", arg=last)
+    keep("hover")
+    book.panel.get_by_label("Pressure", exact=True).uncheck()
+    book.canvas(5).wait_for(state="hidden")
+    slider = book.panel.get_by_label("Memory limit slider")
+    slider.fill("1")
+    book.panel.locator(".nbc-hint", has_text="in use: Linux will refuse").wait_for()
+    book.wait_for_message("Linux refused it")
+    too_much = book.panel.get_by_label("Memory limit in MiB")
+    too_much.fill("99999999")
+    too_much.press("Enter")
+    book.wait_for_message("more than this host's")
+    book.panel.get_by_role("button", name="Kill").click()
+    book.wait_for_figure()
+    keep("throttled-figure")
+
+
 def test_keys_read_the_values_out(notebook: Callable[..., Notebook]) -> None:
     book = notebook(f"%%container --live\n{SPIN}")
     book.run(0, 1)

@@ -130,6 +130,8 @@ def test_clicks_are_heard_while_the_cell_runs(client: Client) -> None:
         ({"k": "update", "set": {"mem": 200 * MIB}}, True, "mem 128 MiB → 200 MiB"),
         ({"k": "update", "set": {"mem": 9 * MIB}}, False, "in use"),
         ({"k": "update", "set": {"cpus": -1}}, False, "is not a number from"),
+        ({"k": "update", "set": {"mem": 1 << 60}}, False, "more than this host's"),
+        ({"k": "update", "set": {"cpus": 100_000}}, False, "is not a number from"),
         ({"k": "update", "set": {"hostname": 1}}, False, "cannot be changed"),
         ({"k": "update", "set": "nonsense"}, True, "Nothing was changed"),
         ({"k": "kill"}, True, "Killed"),
@@ -226,6 +228,22 @@ def test_the_kernels_interrupt_works_too_and_widgets_do_after_it(client: Client)
     asked = client.execute("print(box.value)")
     client.read_until_idle(asked)
     assert client.printed(asked) == "7\n"
+
+
+def test_an_interrupt_while_messages_wait_loses_none_of_them(client: Client) -> None:
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "open":
+            queued.extend(client.execute(f"print('cell {number}')") for number in range(3))
+            client.send(k="pause")
+            client.interrupt()
+            client.send(k="resume")
+            queued.append(client.execute("print('cell 3')"))
+
+    queued: list[str] = []
+    client.read_until_idle(client.execute("%%container --live --no-raise-error\nimport time; time.sleep(60)"), on_message)
+    client.read_until_idle(queued[-1])
+    assert client.printed(*queued) == "".join(f"cell {number}\n" for number in range(4))
+    assert "interrupted" in client.figure()["metadata"]["image/png"]["alt"]
 
 
 def test_a_kernel_without_the_private_names_degrades_to_interrupts(client: Client) -> None:
