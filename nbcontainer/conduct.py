@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 from nbcontainer import exchange
 from nbcontainer.engine import Run
@@ -17,6 +17,7 @@ from nbcontainer.events import InputRequest, Started
 from nbcontainer.result import Collector, OnEvent, Result
 
 OnStart = Callable[[Run], None]
+Made = TypeVar("Made")
 OnInput = Callable[[InputRequest], str | None]
 
 
@@ -69,7 +70,7 @@ def _used_up(error: OSError) -> HostError:
     )
 
 
-def starting(begin: Callable[[], Run]) -> Run:
+def starting(begin: Callable[[], Made]) -> Made:
     """Call ``begin``; what this process itself has used up is a HostError."""
     try:
         return begin()

@@ -44,7 +44,8 @@ def run(
     What the code does is in the result; raises only SpecError, HostError, SetupError and InternalError.
     """
     text = read_code(code, bool(program))
-    spec = make_spec(options, program=program if program else program_of(text, (), bare=bool(options.get("bare"))))
+    chosen = program if program else program_of(text, (), bare=bool(options.get("bare")))
+    spec = starting(lambda: make_spec(options, program=chosen))
     spec = spec.replace(program=program_of(text, spec.program))
     spec, transfer = exchange.prepare(spec, input, output)
 
@@ -92,10 +93,8 @@ def start(
 
     session = code is None and not program
     text = read_code(code if code is not None else "", bool(program))
-    spec = background(make_spec(options, program=program), session=session)
+    spec = background(starting(lambda: make_spec(options, program=program)), session=session)
     return open_container(lambda: starting(lambda: open_engine(engine).start(spec, text)), name=spec.name, keep=keep, on_event=on_event)
-
-
 
 
 def explain(*, program: str | Sequence[str] = (), engine: str | None = None, **options: Any) -> str:

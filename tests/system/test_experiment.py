@@ -75,8 +75,8 @@ def test_an_interrupt_ends_all_and_gives_back_what_there_is(parallel: int) -> No
     original = nbc.engine.local.LocalEngine.start  # type: ignore[attr-defined]
     started: list[Any] = []
 
-    def start(self: Any, spec: Any, code: str) -> Any:
-        run = original(self, spec, code)
+    def start(self: Any, *how: Any) -> Any:
+        run = original(self, *how)
         started.append(run)
         if len(started) == 1 + parallel:
             began.set()

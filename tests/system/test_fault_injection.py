@@ -155,6 +155,7 @@ def test_no_more_descriptors() -> None:
     )
     done = _kernel(code)
     lines = done.stdout.split()
+    assert len(lines) == 3, done.stderr
     assert (lines[0], lines[2]) == ("ran", "ran"), done.stderr
     assert lines[1].endswith("Error")
 
