@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -29,7 +30,9 @@ USAGE = """usage: nbcontainer COMMAND
 
   run [OPTIONS] [--] PROGRAM [ARG...]   run a program in a container (run --help lists the options)
   doctor [--json]                       what this host can do, and what to type where it cannot
-  ps                                    running containers
+  ps [-q] [--no-trunc] [--format F]     running containers
+  stats                                 what they use
+  volume create|ls|inspect|rm|prune     named volumes
   prune                                 remove what killed kernels left behind
   demo [--output FILE.png]              a cell that runs out of memory at 128 MiB, with its chart
   lab [ARG...]                          open JupyterLab on the course
@@ -117,6 +120,9 @@ def _run(words: list[str]) -> int:
     for key in ("input", "output"):
         if key in parsed.front:
             raise SpecError(f"--{key}: variables are a notebook's; use files and -v")
+    for key in ("detach", "keep", "exec"):
+        if key in parsed.front:
+            raise SpecError(f"--{key}: is for notebooks, whose kernel keeps the container; a command's ends with it (use the shell's &)")
     for key in ("result", "out", "err", "trust_output"):
         if key in parsed.front:
             raise SpecError(f"--{key.replace('_', '-')}: is for notebooks; redirect the output instead")
@@ -167,11 +173,14 @@ def _doctor(words: list[str]) -> int:
     return 0 if report.ready else 1
 
 
-def _ps(words: list[str]) -> int:
-    from nbcontainer.state import format_containers, list_containers
+def _verb(name: str, words: list[str]) -> int:
+    """A verb of the notebook's that is not about one kernel's containers."""
+    from nbcontainer import verbs
 
-    _no_arguments("ps", words)
-    print(format_containers(list_containers()))
+    answer = verbs.find(name).answer(words)
+    text = answer if isinstance(answer, str) else answer.as_text() if not isinstance(answer, Iterator) else ""
+    if text:
+        print(text.replace("usage: %container", "usage: nbcontainer", 1) if "--help" in words else text)
     return 0
 
 
@@ -259,7 +268,9 @@ def _kernel(words: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "doctor": _doctor,
-    "ps": _ps,
+    "ps": partial(_verb, "ps"),
+    "stats": partial(_verb, "stats"),
+    "volume": partial(_verb, "volume"),
     "prune": _prune,
     "demo": _demo,
     "lab": _lab,

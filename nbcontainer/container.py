@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer import exchange
@@ -15,6 +15,7 @@ from nbcontainer.languages import program_of
 from nbcontainer.result import OnEvent, Result
 from nbcontainer.spec import make_spec
 from nbcontainer.units import check_text
+from nbcontainer.volumes import VolumesInUse
 
 if TYPE_CHECKING:
     from nbcontainer.containers import Container
@@ -52,7 +53,7 @@ def run(
     def begin() -> Run:
         return open_engine(engine).start(spec, text, transfer)
 
-    with exchange.closing(transfer), _claimed(spec.name):
+    with exchange.closing(transfer), _claimed(spec.name), closing(VolumesInUse(mount.source for mount in spec.mounts)):
         return conduct(begin, on_event, on_start, "" if spec.program else text, transfer=transfer, on_input=on_input)
 
 
@@ -93,8 +94,8 @@ def start(
 
     session = code is None and not program
     text = read_code(code if code is not None else "", bool(program))
-    spec = background(starting(lambda: make_spec(options, program=program)), session=session)
-    return open_container(lambda: starting(lambda: open_engine(engine).start(spec, text)), name=spec.name, keep=keep, on_event=on_event)
+    spec = background(starting(lambda: make_spec(options, program=program)), session=session, keep=keep)
+    return open_container(lambda: starting(lambda: open_engine(engine).start(spec, text)), spec, on_event)
 
 
 def explain(*, program: str | Sequence[str] = (), engine: str | None = None, **options: Any) -> str:

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from nbcontainer.conduct import conduct
+from nbcontainer import exchange
+from nbcontainer.conduct import OnInput, OnStart, conduct
+from nbcontainer.data.inward import Inward
 from nbcontainer.engine import Run
-from nbcontainer.errors import HostError, InternalError, NbcontainerError, SpecError
-from nbcontainer.events import Event, Output, Paused, Readings, Resumed, Running
+from nbcontainer.errors import HostError, SpecError
+from nbcontainer.events import Changed, Event, InputRequest, Output, Paused, Readings, Resumed, Running
 from nbcontainer.logs import Log, Record
 from nbcontainer.result import Collector, OnEvent, Result
 from nbcontainer.spec import ContainerSpec, Limits, parse_process
+from nbcontainer.state import list_containers
+from nbcontainer.volumes import VolumesInUse
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from nbcontainer.engine.changes import Change
 
 STOP_SECONDS = 10.0
 """From SIGTERM to SIGKILL, as ``docker stop``."""
 READY_SECONDS = 10.0
 INIT_READY_SECONDS = 0.3
 """With an init above it, nobody can tell when a program has begun: an error that comes later is in its log."""
-OnStart = Callable[[Run], None]
 
 
 class Container:
     """A container that runs in the background. Methods may be called from any thread; as a context manager, it is removed."""
 
-    def __init__(self, run: Run, *, keep: bool = False, on_event: OnEvent | None = None) -> None:
+    def __init__(self, run: Run, volumes: VolumesInUse, *, keep: bool = False, on_event: OnEvent | None = None) -> None:
         self._run, self._keep = run, keep
         self.id = run.container_id
         self.name = run.spec.name or run.container_id
@@ -44,12 +51,13 @@ class Container:
         self.result: Result | None = None
         """What came of it, once it has ended."""
         self.paused = False
+        self._limits = run.spec.limits
         self.log = Log()
-        self._on_event = on_event
-        self._collector = Collector(run.spec, None, self.log.texts())
-        self._failure: NbcontainerError | None = None
+        self._collector = Collector(run.spec, on_event, self.log.texts())
+        self._failure: BaseException | None = None
         self._ready, self._ended = threading.Event(), threading.Event()
         self._removed = False
+        self._volumes = volumes
         self._thread = threading.Thread(target=self._attend, name=f"nbcontainer-{self.name}", daemon=True)
 
     # ---- its thread
@@ -60,14 +68,12 @@ class Container:
                 for event in events:
                     self._take(event)
             self.result = self._collector.result()
-        except NbcontainerError as error:
+        except BaseException as error:  # raised where somebody waits: also what on_event raised
             self._failure = error
-        except BaseException as error:
-            self._failure = InternalError(f"a container's thread failed: {type(error).__name__}: {error}")
-            raise
         finally:
             self.ended_unix_seconds = time.time()
             self.log.close()
+            self._volumes.close()
             if not self._keep:
                 CONTAINERS.forget(self)
             self._ready.set()
@@ -76,13 +82,15 @@ class Container:
     def _take(self, event: Event) -> None:
         if isinstance(event, Output):
             self.log.append(event.stream, event.text)
+        elif isinstance(event, InputRequest) and not self.is_session:
+            self._run.answer_input(None, "nobody can type here: the container runs in the background")
         elif isinstance(event, Running):
             self._ready.set()
         elif isinstance(event, Paused | Resumed):
             self.paused = isinstance(event, Paused)
+        elif isinstance(event, Changed):
+            self._limits = event.limits
         self._collector.take(event)
-        if self._on_event is not None:
-            self._on_event(event)
 
     def begin(self) -> None:
         """Have its thread take what it says; returns when its code has begun. Raises what went wrong before that."""
@@ -103,6 +111,15 @@ class Container:
         return "exited" if self._ended.is_set() else "paused" if self.paused else "running"
 
     @property
+    def limits(self) -> Limits:
+        """Those in force, as Linux said last."""
+        return self._limits
+
+    def processes(self) -> list[int]:
+        """Process ids of all its processes, as this host sees them; its first one's comes first."""
+        return self._run.processes()
+
+    @property
     def is_session(self) -> bool:
         return self.spec.session
 
@@ -116,13 +133,24 @@ class Container:
 
     # ---- running something in it
 
-    def run(self, code: str, *, on_event: OnEvent | None = None, on_start: OnStart | None = None, **options: Any) -> Result:
+    def run(
+        self,
+        code: str,
+        *,
+        on_event: OnEvent | None = None,
+        on_start: OnStart | None = None,
+        on_input: OnInput | None = None,
+        input: Mapping[str, Any] | Inward | None = None,
+        output: str | Sequence[str] = (),
+        **options: Any,
+    ) -> Result:
         """Run a Python cell: in a session, with what earlier cells have left, else in a new process.
 
+        ``input``, ``output`` and ``on_input`` as for :func:`nbcontainer.run`.
         ``options``: timeout, max_output, interval, and outside a session env, workdir and user. What the code does is in the
         result, of which ``usage`` and ``samples`` are this cell's. Where the session ends with it, ``result.note`` says so.
         """
-        return self._conduct(code, (), options, on_event, on_start)
+        return self._conduct(code, (), options, on_event, on_start, on_input, input, output)
 
     def exec(
         self,
@@ -131,6 +159,7 @@ class Container:
         *,
         on_event: OnEvent | None = None,
         on_start: OnStart | None = None,
+        input: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Result:
         """Run ``program`` as a new process in its namespaces and its cgroup, as ``docker exec``; ``code`` is its standard input.
@@ -139,16 +168,27 @@ class Container:
         what it has started, not the container.
         """
         text = code.decode("utf-8", "surrogateescape") if isinstance(code, bytes) else code
-        return self._conduct(text, program, options, on_event, on_start)
+        return self._conduct(text, program, options, on_event, on_start, None, input, ())
 
     def _conduct(
-        self, code: str, program: str | Sequence[str], options: dict[str, Any], on_event: OnEvent | None, on_start: OnStart | None
+        self,
+        code: str,
+        program: str | Sequence[str],
+        options: dict[str, Any],
+        on_event: OnEvent | None,
+        on_start: OnStart | None,
+        on_input: OnInput | None,
+        given: Mapping[str, Any] | Inward | None,
+        output: str | Sequence[str],
     ) -> Result:
         spec = parse_process(self.spec, program, options)
         self._refuse_after_the_end("exec")
         if self.paused:
             raise SpecError(f"exec: {self.name} is paused; first: %container resume {self.name}")
-        result = conduct(lambda: self._run.within(spec, code), on_event, on_start, "" if program else code)
+        spec, transfer = exchange.prepare(spec, given, output)
+        with exchange.closing(transfer):
+            begin = partial(self._run.within, spec, code, transfer)
+            result = conduct(begin, on_event, on_start, "" if program else code, transfer=transfer, on_input=on_input)
         if not result.goes_on:
             self._ended.wait(READY_SECONDS)  # its thread is about to say so too
         return result
@@ -214,6 +254,12 @@ class Container:
         """What it writes from now on, until it ends."""
         return self.log.follow()
 
+    def diff(self) -> list[Change]:
+        """Paths of its root that were added (A), changed (C) and deleted (D), also of one that was kept."""
+        if self._ended.is_set() and not self._keep:
+            raise SpecError(f"diff: {self.name} has ended, and its files with it; --keep keeps them")
+        return self._run.changes()
+
     def remove(self, *, force: bool = True) -> None:
         """Forget it, with its log and its layer; ``force`` ends it first. Raises SpecError where it runs."""
         if not self._ended.is_set():
@@ -225,6 +271,8 @@ class Container:
             self._removed = True
             CONTAINERS.forget(self)
             self.log.forget()
+            self._run.forget()
+            self._volumes.close()
 
     def __enter__(self) -> Container:
         return self
@@ -295,6 +343,10 @@ class Containers:
             raise SpecError(f"{verb}: {text} is the beginning of {len(found)} ids; give more of it")
         names = [container.name for container in known]
         close = difflib.get_close_matches(text, names, 2, 0.5)
+        elsewhere = next((record for record in list_containers() if text in (record.name, record.id)), None)
+        if elsewhere is not None:
+            owner = "is run by a cell" if elsewhere.kernel_pid == os.getpid() else f"belongs to another kernel (process {elsewhere.kernel_pid})"
+            raise SpecError(f"{verb}: {text} {owner}, and only containers that this kernel started in the background can be used")
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}" if names else "this kernel has none"
         raise SpecError(f"{verb}: there is no container {text}; {hint}")
 
@@ -303,10 +355,15 @@ CONTAINERS = Containers()
 """Those of this process."""
 
 
-def open_container(begin: Callable[[], Run], *, name: str | None, keep: bool, on_event: OnEvent | None) -> Container:
-    """Start one in the background by ``begin``."""
-    with CONTAINERS.claim(name):
-        container = Container(begin(), keep=keep, on_event=on_event)
+def open_container(begin: Callable[[], Run], spec: ContainerSpec, on_event: OnEvent | None) -> Container:
+    """Start one in the background by ``begin``, which starts one of ``spec``."""
+    with CONTAINERS.claim(spec.name):
+        volumes = VolumesInUse(mount.source for mount in spec.mounts)
+        try:
+            container = Container(begin(), volumes, keep=spec.keep, on_event=on_event)
+        except BaseException:
+            volumes.close()
+            raise
         CONTAINERS.add(container)
     try:
         container.begin()
@@ -316,6 +373,6 @@ def open_container(begin: Callable[[], Run], *, name: str | None, keep: bool, on
     return container
 
 
-def background(spec: ContainerSpec, *, session: bool) -> ContainerSpec:
+def background(spec: ContainerSpec, *, session: bool, keep: bool) -> ContainerSpec:
     """``spec`` for a container that nobody waits for."""
-    return replace(spec, background=True, session=session)
+    return replace(spec, background=True, session=session, keep=keep)

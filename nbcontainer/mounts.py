@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from nbcontainer import volumes
 from nbcontainer.errors import SpecError
 from nbcontainer.units import clean, current_directory, parse_size
 
@@ -28,7 +29,7 @@ class Mount:
             raise SpecError(f"--volume: {text!r} is not SOURCE:TARGET or SOURCE:TARGET:ro")
         source, target = parts[0], _target(parts[1], "--volume")
         if "/" not in source and source not in (".", "..", "~"):
-            raise SpecError(f"--volume: named volumes ({source!r}) are not available yet; write ./{source}:{target} for a directory")
+            return cls(target, str(volumes.create(volumes.check_name(source, "--volume")).path), "bind", len(parts) == 3 and parts[2] == "ro")
         path = os.path.normpath(os.path.join(base, os.path.expanduser(source)))
         if not os.path.exists(path):
             raise SpecError(f"--volume: {path} does not exist on this host; make it first, or correct {source!r}")

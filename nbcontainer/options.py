@@ -77,10 +77,10 @@ OPTIONS: tuple[Option, ...] = (
     _option("--workspace", "none", "isolation", "none: an empty /workspace", choices=("none",)),
     _option("--engine", "ENGINE", "isolation", "auto, local or vm: where it runs (auto: this host if it can, else a virtual machine)", choices=("auto", "local", "vm")),
     _option("--name", "NAME", "life", "name of the container (its id)"),
-    _option("--detach -d", "", "life", "run in the background", later=True),
-    _option("--keep", "", "life", "keep the container when it ends", later=True),
+    _option("--detach -d", "", "life", "run in the background; its output comes below this cell"),
+    _option("--keep", "", "life", "keep what ran in the background when it has ended, with its log and files"),
     _option("--init", "", "life", "a reaping init as pid 1, the cell as its child"),
-    _option("--exec", "NAME", "life", "run in a running container", later=True),
+    _option("--exec", "NAME", "life", "run in a running container: a session's next cell, or another process"),
     _option("--input -i", "NAMES", "data", "variables to bring in, such as x,df ('*': all); a program gets texts and numbers in its environment", repeat=True),
     _option("--output -o", "NAMES", "data", "variables to bring out: data, arrays, tables", repeat=True),
     _option("--result", "NAME", "data", "store the Result in this variable"),
@@ -100,9 +100,9 @@ COMMAND_OPTIONS: tuple[Option, ...] = (
     _option("--interactive -i", "", "data", "the program gets what comes on standard input, read to its end before it starts"),
 )
 """Options of ``nbcontainer run`` besides; they go before what the notebook means by the same name."""
-NOTEBOOK_ONLY = frozenset(("input", "output", "interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
+NOTEBOOK_ONLY = frozenset(("detach", "keep", "exec", "input", "output", "interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
 """Keys that belong to the front end, not to the container."""
-_IN_NOTEBOOKS = frozenset(("input", "output", "out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
+_IN_NOTEBOOKS = frozenset(("detach", "keep", "exec", "input", "output", "out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
 
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _COMMAND_BY_NAME = _BY_NAME | {name: option for option in COMMAND_OPTIONS for name in option.names}

@@ -160,6 +160,16 @@ class Result:
         return f"<Result: {self.describe()}>"
 
 
+def describe_end(event: Event, *, quiet: bool) -> str:
+    """A line for how something in the background has ended; "" where there is nothing to say."""
+    if not isinstance(event, Finished) or (quiet and event.outcome == "exited"):
+        return ""
+    how = f"exit code {event.exit_code}" if event.exit_code is not None else f"signal {event.signal}"
+    if event.outcome not in ("exited", "signalled"):
+        how = {"oom": "out of memory", "output-limit": "too much output"}.get(event.outcome, event.outcome)
+    return f"ended ({how}) after {event.usage.wall_seconds:.1f} s"
+
+
 def _exited(result: Result) -> str:
     seconds, peak = result.usage.wall_seconds, format_size(result.usage.memory_peak_bytes)
     if result.error is not None:

@@ -136,6 +136,8 @@ class ContainerSpec:
     """``--mem`` was not given: an engine with less memory may lower the limit."""
     session: bool = False
     """Its process runs Python cells that come one after the other."""
+    keep: bool = False
+    """What it has written stays when it has ended."""
     background: bool = False
     """Nobody waits for it: what it writes goes to a log that forgets."""
     notes: tuple[str, ...] = ()

@@ -13,7 +13,6 @@ import secrets
 import shutil
 import struct
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 
 from nbcontainer.cgroups.leftovers import sweep
 from nbcontainer.errors import HostError, SetupError
-from nbcontainer.units import format_size
 
 ID_RANGE_START = 0x70000000
 """Above what systemd gives to its containers (up to 0x6FFFFFFF) and below 2^31, where some programs stop."""
@@ -246,14 +244,3 @@ def prune() -> list[str]:
     if failure is not None:
         raise failure
     return removed
-
-
-def format_containers(records: list[ContainerRecord]) -> str:
-    """A table with Docker's column names."""
-    rows = [("CONTAINER ID", "NAME", "PID", "COMMAND", "CREATED", "STATUS", "MEM LIMIT")]
-    for record in records:
-        age = max(0.0, time.time() - record.created_unix_seconds)
-        limit = format_size(record.memory_limit_bytes) if record.memory_limit_bytes else "-"
-        rows.append((record.id, record.name, str(record.pid), record.command[:30], f"{age:.0f} s ago", record.status, limit))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -12,6 +12,7 @@ from nbcontainer.events import Event, Readings
 from nbcontainer.spec import ContainerSpec, Limits
 
 if TYPE_CHECKING:
+    from nbcontainer.engine.changes import Change
     from nbcontainer.engine.transfer import Transfer
     from nbcontainer.network.described import NetworkDescription, NetworkPicture
 
@@ -45,12 +46,24 @@ class Run(Protocol):
     def signal(self, number: int) -> None:
         """Send a signal to its process alone, as ``docker kill -s``; SIGKILL ends the container."""
 
-    def within(self, spec: ContainerSpec, code: str) -> Run:
+    def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
         """Run something in this container, which goes on when it has ended. ``spec`` is the container's with another program.
 
         Without a program in a session: its next cell. Else a new process. Its run's ``kill`` ends that process, or the
         session; the controls are the container's. Raises SpecError, HostError, SetupError, InternalError.
         """
+
+    def processes(self) -> list[int]:
+        """Ids of all processes of the container, as this host sees them."""
+
+    def changes(self) -> list[Change]:
+        """What was added, changed and deleted in its copy-on-write root; also after the end, where the spec says ``keep``.
+
+        Raises SpecError where it has no such root, or it is gone.
+        """
+
+    def forget(self) -> None:
+        """Let go of what was kept after the end."""
 
     def pause(self) -> None:
         """Freeze all processes; says Paused. Nothing happens when they are. Raises HostError or SetupError."""

@@ -43,6 +43,7 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
         memory_by_default=False,
         session=False,
         ports=(),
+        keep=False,
         background=False,
         notes=(),
     )
@@ -113,9 +114,12 @@ def wait_ready(box: Box, client: ZygoteClient) -> None:
         if not poller.poll(1000):
             continue
         try:
-            data = channel.recv(65536, socket.MSG_DONTWAIT)
+            data, received, _, _ = socket.recv_fds(channel, 65536, 1, socket.MSG_DONTWAIT)
         except (BlockingIOError, ConnectionResetError):
-            data = b""
+            data, received = b"", []
+        for fd in received:
+            os.set_inheritable(fd, False)
+            box.process.scratch_fd = fd
         if not data:
             raise InternalError("a container's process ended before it was ready")
         try:

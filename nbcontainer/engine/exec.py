@@ -10,9 +10,11 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.processes import is_exiting, session_of
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_between
-from nbcontainer.engine.watch import GRACE_SECONDS, LocalRun, ProcessRun
+from nbcontainer.engine.watch import GRACE_SECONDS, ProcessRun
 from nbcontainer.events import Event, Finished, Readings, Sample, Started
 from nbcontainer.runtime.client import Cloned, Launch, ZygoteClient
 from nbcontainer.runtime.rootfs import Surroundings, make_join_plan
@@ -20,6 +22,7 @@ from nbcontainer.spec import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine import Run
+    from nbcontainer.engine.changes import Change
 
 ENDED_TOO = "the container has ended, and this with it"
 
@@ -27,12 +30,13 @@ ENDED_TOO = "the container has ended, and this with it"
 class ExecRun(ProcessRun):
     """Signals go to what this process has started, as far as it stayed in its session; the controls are the container's."""
 
-    def __init__(self, container: LocalRun, spec: ContainerSpec, process: Cloned, go: bytes) -> None:
+    def __init__(self, container: LocalRun, spec: ContainerSpec, process: Cloned, go: bytes, transfer: Transfer | None) -> None:
         super().__init__(container.container_id, spec, process, container.cgroup, container.cgroup.sample())
         self._container = container
         self._last = self._first
         self._highest_bytes = self._first.memory_bytes
         self._streams.send(go)
+        self._streams.transfer = self._input = transfer
 
     # ---- from anywhere
 
@@ -40,8 +44,17 @@ class ExecRun(ProcessRun):
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._process.pidfd, number)
 
-    def within(self, spec: ContainerSpec, code: str) -> Run:
-        return self._container.within(spec, code)
+    def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
+        return self._container.within(spec, code, transfer)
+
+    def processes(self) -> list[int]:
+        return self._container.processes()
+
+    def changes(self) -> list[Change]:
+        return self._container.changes()
+
+    def forget(self) -> None:
+        """It keeps nothing of its own."""
 
     def pause(self) -> None:
         self._container.pause()
@@ -80,6 +93,13 @@ class ExecRun(ProcessRun):
         if self._streams.failure is not None:
             raise self._streams.failure
         yield finished
+
+    def _look(self) -> None:
+        if self._input is not None and self._streams.is_flushed:
+            self._input.limit_bytes = self._container.limits.memory_bytes
+            if self._input.input_fd >= 0:
+                self._streams.send_memory(self._input.input_fd)
+            self._input = None
 
     def _take_sample(self, sample: Sample) -> None:
         super()._take_sample(sample)
@@ -141,7 +161,9 @@ class ExecRun(ProcessRun):
         return Finished(verdict.outcome, verdict.exit_code, verdict.signal, self._streams.error, usage, note, goes_on=not gone)
 
 
-def start_within(run: LocalRun, spec: ContainerSpec, go: bytes, around: Surroundings, client: ZygoteClient) -> ExecRun:
+def start_within(
+    run: LocalRun, spec: ContainerSpec, go: bytes, around: Surroundings, client: ZygoteClient, transfer: Transfer | None
+) -> ExecRun:
     """Raises SetupError, InternalError."""
     kind = "program" if spec.program else "python"
     plan = run.join_plans.get(kind)
@@ -154,7 +176,7 @@ def start_within(run: LocalRun, spec: ContainerSpec, go: bytes, around: Surround
         process.close()
         raise
     run.joined.add(process.pid)
-    return ExecRun(run, spec, process, go)
+    return ExecRun(run, spec, process, go, transfer)
 
 
 def _status_number(pid: int, field: str) -> int:

@@ -22,12 +22,13 @@ from dataclasses import replace
 from nbcontainer.cgroups import Cgroup, Driver
 from nbcontainer.engine import Run, ids
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of, wait_ready
+from nbcontainer.engine.changes import Change, find_changes
 from nbcontainer.engine.exec import start_within
+from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.networks import LocalNetworks
 from nbcontainer.engine.session import SessionRun
 from nbcontainer.engine.site import Site
 from nbcontainer.engine.transfer import Transfer
-from nbcontainer.engine.watch import LocalRun
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
@@ -272,11 +273,15 @@ class LocalEngine:
                 self.make_spares(shape, BURST_SPARES)
         return SessionRun(self, box, spec, first) if spec.session else LocalRun(self, box, spec, first, transfer)
 
-    def run_within(self, run: LocalRun, spec: ContainerSpec, code: str) -> Run:
+    def run_within(self, run: LocalRun, spec: ContainerSpec, code: str, transfer: Transfer | None) -> Run:
         """See :meth:`nbcontainer.engine.Run.within`."""
         if isinstance(run, SessionRun) and not spec.program:
-            return run.begin_cell(spec, self._encoded(spec, code), code)
-        return start_within(run, spec, self._encoded(spec, code), self.around, self._client)
+            return run.begin_cell(spec, self._encoded(spec, code, transfer), code, transfer)
+        return start_within(run, spec, self._encoded(spec, code, transfer), self.around, self._client, transfer)
+
+    def changes_in(self, spec: ContainerSpec, scratch_fd: int) -> list[Change]:
+        """See :meth:`nbcontainer.engine.Run.changes`."""
+        return find_changes(spec, rootfs.branches_of(spec, self.around), scratch_fd, rootless=self._rootless)
 
     def _encoded(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> bytes:
         go = self._go(spec, code)

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine.inbox import Inbox
+from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.processes import session_of
 from nbcontainer.engine.streams import SPOOL_LIMIT_BYTES, CellDone, Said
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import Reason, judge, usage_between, usage_since
-from nbcontainer.engine.watch import GRACE_SECONDS, SAMPLE_AFTER_SECONDS, LocalRun
+from nbcontainer.engine.watch import GRACE_SECONDS, SAMPLE_AFTER_SECONDS
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Readings, Sample, Started
-from nbcontainer.runtime.protocol import NEXT_CELL
+from nbcontainer.runtime.protocol import LINE, NEXT_CELL, NO, encode_answer
 from nbcontainer.spec import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine import Run
     from nbcontainer.engine.box import Box
+    from nbcontainer.engine.changes import Change
     from nbcontainer.engine.local import LocalEngine
 
 KEPT_BYTES = 1 << 16
@@ -48,12 +51,14 @@ class SessionRun(LocalRun):
         self._turn = threading.Lock()
         self._cell: CellRun | None = None
         self._between: deque[Output] = deque()
-        self._requests: deque[bytes] = deque()
+        self._requests: deque[tuple[bytes, Transfer | None]] = deque()
+        self._input: Transfer | None = None
+        """Whose variables are to follow what was sent."""
         self._over: _Ended | None = None
 
     # ---- from anywhere
 
-    def begin_cell(self, spec: ContainerSpec, message: bytes, code: str) -> CellRun:
+    def begin_cell(self, spec: ContainerSpec, message: bytes, code: str, transfer: Transfer | None) -> CellRun:
         """``message``: the encoded Go, in which ``code`` is. Raises SpecError where another cell is running, or the session has ended."""
         name = self.spec.name or self.container_id
         with self._turn:
@@ -67,9 +72,13 @@ class SessionRun(LocalRun):
             self._between.clear()
             self._cell = cell
             self._line.cell_is(code)
-            self._requests.append(NEXT_CELL + message)
+            self._requests.append((NEXT_CELL + message, transfer))
         self._wake()
         return cell
+
+    def answer_input(self, line: str | None, why: str = "") -> None:
+        self._requests.append((encode_answer(NO, why) if line is None else encode_answer(LINE, line), None))
+        self._wake()
 
     def leave_cell(self, cell: CellRun) -> None:
         with self._turn:
@@ -122,7 +131,15 @@ class SessionRun(LocalRun):
     def _look(self) -> None:
         super()._look()
         while self._requests:
-            self._streams.send(self._requests.popleft())
+            message, transfer = self._requests.popleft()
+            if message.startswith(NEXT_CELL):
+                self._streams.transfer = self._input = transfer
+            self._streams.send(message)
+        if self._input is not None and self._streams.is_flushed:
+            self._input.limit_bytes = self._controls.limits.memory_bytes
+            if self._input.input_fd >= 0:
+                self._streams.send_memory(self._input.input_fd)
+            self._input = None
         # A process that ends closes its channel first.
         if self._streams.speechless and self._kill_at is None:
             self._kill_at = time.monotonic() + GRACE_SECONDS
@@ -190,8 +207,17 @@ class CellRun:
     def signal(self, number: int) -> None:
         self._session.signal(number)
 
-    def within(self, spec: ContainerSpec, code: str) -> Run:
-        return self._session.within(spec, code)
+    def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
+        return self._session.within(spec, code, transfer)
+
+    def processes(self) -> list[int]:
+        return self._session.processes()
+
+    def changes(self) -> list[Change]:
+        return self._session.changes()
+
+    def forget(self) -> None:
+        """It keeps nothing of its own."""
 
     def pause(self) -> None:
         self._session.pause()

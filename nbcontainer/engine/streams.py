@@ -168,6 +168,11 @@ class Streams:
         except (BrokenPipeError, ConnectionResetError):
             self._waiting.clear()
 
+    @property
+    def is_flushed(self) -> bool:
+        """The process has been sent all that there was for it."""
+        return not self._waiting
+
     def answer_input(self, line: str | None, why: str = "") -> None:
         """What the cell asked for by an InputRequest; None: nobody answers, and ``why``."""
         self.send(encode_answer(NO, why) if line is None else encode_answer(LINE, line))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -10,29 +9,20 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups import Cgroup
 from nbcontainer.cgroups.sampler import SAMPLER
-from nbcontainer.engine.controls import Controls
-from nbcontainer.engine.kernel_log import killed_processes
-from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.streams import CellDone, Said, Streams
-from nbcontainer.engine.transfer import Transfer
-from nbcontainer.engine.verdict import Reason, judge, usage_since
+from nbcontainer.engine.verdict import Reason
 from nbcontainer.errors import InternalError
-from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Running, Sample, Started, Usage
+from nbcontainer.events import Changed, Event, Paused, Resumed, Running, Sample
 from nbcontainer.runtime.client import Cloned
-from nbcontainer.runtime.plan import Plan
-from nbcontainer.spec import ContainerSpec, Limits
-from nbcontainer.state import ContainerRecord
+from nbcontainer.spec import ContainerSpec
 
 if TYPE_CHECKING:
-    from nbcontainer.engine import Run
-    from nbcontainer.engine.box import Box
-    from nbcontainer.engine.local import LocalEngine
+    pass
 
 GRACE_SECONDS = 1.0
 HELD_SECONDS = 1.0
@@ -253,142 +243,3 @@ class ProcessRun:
                 if not self._ended:
                     self._ended = True
                     os.close(self._wake_fd)
-
-
-class LocalRun(ProcessRun):
-    """A whole container: its end is the end of its first process, and of all others."""
-
-    def __init__(self, engine: LocalEngine, box: Box, spec: ContainerSpec, first: Sample, transfer: Transfer | None = None) -> None:
-        super().__init__(box.container_id, spec, box.process, box.cgroup, first)
-        self._streams.transfer = transfer
-        self._engine, self._box = engine, box
-        self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say, lambda limits: engine.networks.limit(box, spec, limits))
-        self.joined: set[int] = set()
-        """Process ids of what was started in it later, each the leader of a session."""
-        self.join_plans: dict[str, Plan] = {}
-        self._published = False
-        self._created_unix_seconds = time.time()
-        self._under_way = not spec.background
-        self.whole_usage = Usage()
-        """At the end: also what making the container took."""
-        self._line = LineProbe(box.process)
-
-    # ---- from anywhere
-
-    def pause(self) -> None:
-        self._controls.pause()
-
-    def resume(self) -> None:
-        self._controls.resume()
-
-    def update(self, **changes: Any) -> Limits:
-        return self._controls.update(changes)
-
-    def readings(self) -> Readings:
-        return self._controls.readings("net" in self.spec.namespaces)
-
-    def signal(self, number: int) -> None:
-        if number == signal.SIGKILL:
-            self.kill()
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._process.pidfd, number)
-
-    def signal_group(self, number: int) -> None:
-        """To the first process's process group, as a terminal and Jupyter do. Nothing after the end."""
-        self._controls.signal_group(number)
-
-    def within(self, spec: ContainerSpec, code: str) -> Run:
-        return self._engine.run_within(self, spec, code)
-
-    def release(self) -> None:
-        """Let frozen processes see a signal."""
-        self._controls.release()
-
-    def _say(self, event: Paused | Resumed | Changed) -> None:
-        self._said.append(event)
-        if self._published:
-            self._publish()
-        self._wake()
-
-    # ---- the loop
-
-    def events(self) -> Generator[Event, None, None]:
-        name = self.spec.name or self.container_id
-        try:
-            yield Started(self.container_id, name, self._process.pid, self._started)
-            yield from self._new()
-            yield from self._watch()
-            status = self._exit_status()
-            if self._cgroup.pids():
-                self._cgroup.kill()
-            for said in self._streams.read_rest():
-                yield from self._on_said(said)
-            finished = self._finish(status)
-        finally:
-            self._controls.close()
-            try:
-                self._stop_watching()
-            finally:
-                self._engine.ended(self._box)
-        yield from self._new()
-        if self._streams.failure is not None:
-            raise self._streams.failure
-        yield finished
-
-    def _let_go(self) -> None:
-        self._cgroup.kill()
-
-    def _look(self) -> None:
-        if not self._under_way and self._streams.under_way:
-            self._under_way = True
-            self._said.append(Running(time.monotonic()))
-
-    def _signal(self, number: int) -> None:
-        if number == signal.SIGKILL:
-            self._cgroup.kill()
-        else:
-            self._cgroup.signal_all(number)
-            self._controls.release()
-
-    def _begin_sampling(self) -> None:
-        super()._begin_sampling()
-        self._publish()
-
-    def _publish(self) -> None:
-        """For ps and stats, also those of other kernels."""
-        self._published = True
-        spec = self.spec
-        self._engine.state.add(
-            ContainerRecord(
-                os.getpid(),
-                self.container_id,
-                spec.name or self.container_id,
-                self._process.pid,
-                "paused" if self._controls.paused else "running",
-                self._created_unix_seconds,
-                " ".join(spec.program) or "python",
-                self._controls.limits.memory_bytes,
-                str(spec.root),
-            )
-        )
-
-    def _take_sample(self, sample: Sample) -> None:
-        super()._take_sample(sample)
-        self._controls.note_memory(sample)
-        self._line.note(sample, self._controls.limits.memory_bytes)
-
-    def _finish(self, status: int) -> Finished:
-        last = self._end_sampling()
-        self.whole_usage = self._cgroup.usage(time.monotonic() - self._started, last)
-        usage = usage_since(self._first, self.whole_usage)
-        received, sent = self._engine.networks.detach(self._box)
-        usage = replace(usage, net_rx_bytes=received, net_tx_bytes=sent)
-        inner, error = self._streams.inner_status, self._streams.error
-        if inner is not None and 0 <= inner <= 0xFFFF:
-            status = inner
-        verdict = judge(status, self._reason, usage.oom_kills, error)
-        killed = killed_processes(self.container_id, self._process.pid) if usage.oom_kills else ()
-        by_kind = self._controls.memory_by_kind if usage.oom_kills else {}
-        line = self._line.last() if verdict.outcome == "oom" and verdict.signal else None
-        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, error, usage, verdict.note, by_kind, killed, line=line)

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nbcontainer import verbs
 from nbcontainer.options import OPTIONS, Option
 
-VERBS = ("run", "doctor", "ps", "stats", "prune", "network")
+_TAKING_OPTIONS = ("run", "start", "exec")
+_TAKING_NO_NAME = ("doctor", "network", "prune", "ps", "run", "start", "stats", "volume")
 MAGICS = ("%%container", "%container")
 FRESH_SECONDS = 10.0
 _BY_NAME = {name: option for option in OPTIONS for name in option.names if not option.later}
@@ -27,9 +29,12 @@ def complete(line: str, variables: Mapping[str, Any] | None = None) -> list[str]
     *given, last = words[1:]
     if words[0] == "%container":
         if not given:
-            return _beginning(VERBS, last)
-        if given.pop(0) != "run":
-            return []
+            return _beginning(verbs.NAMES, last)
+        verb = given.pop(0)
+        if verb not in _TAKING_NO_NAME and not last.startswith("-") and not any(not word.startswith("-") for word in given):
+            return _beginning(container_names(), last)
+        if verb not in _TAKING_OPTIONS:
+            return _verb_options(verb, last)
     option, in_options = _state(given)
     if option is not None:
         return _values(option, last, variables or {})
@@ -41,6 +46,12 @@ def complete(line: str, variables: Mapping[str, Any] | None = None) -> list[str]
             return [f"{name}={found}" for found in _values(_BY_NAME[name], value, variables or {})] if name in _BY_NAME else []
         return [option.names[0] for option in OPTIONS if option.names[0].startswith(last) and not option.later]
     return _beginning(programs(), last) if last and "/" not in last else []
+
+
+def _verb_options(verb: str, last: str) -> list[str]:
+    if not last.startswith("-") or verb not in verbs.NAMES or verb in ("doctor", "network"):
+        return []
+    return _beginning(sorted(verbs.find(verb).options()), last)
 
 
 def _beginning(names: Iterable[str], text: str) -> list[str]:
@@ -80,10 +91,10 @@ def _names(variables: Mapping[str, Any]) -> list[str]:
 
 
 def container_names() -> list[str]:
-    """Names of what runs in this kernel."""
-    from nbcontainer.state import list_containers
+    """Of this kernel's containers in the background, and of those that were kept."""
+    from nbcontainer.containers import CONTAINERS
 
-    return sorted(record.name for record in list_containers())
+    return sorted(container.name for container in CONTAINERS.all())
 
 
 def programs() -> list[str]:

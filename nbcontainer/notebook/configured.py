@@ -10,7 +10,7 @@ from traitlets.config.loader import LazyConfigValue
 
 from nbcontainer.options import NOTEBOOK_ONLY, OPTIONS, ParsedLine
 
-_OF_ONE_CELL = frozenset("name exec input output result out err explain dry_run help".split())
+_OF_ONE_CELL = frozenset("name detach keep exec input output result out err explain dry_run help".split())
 CONFIGURABLE = tuple(option for option in OPTIONS if not option.later and option.key not in _OF_ONE_CELL)
 
 _traits: dict[str, Any] = {

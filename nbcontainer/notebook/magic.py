@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -15,7 +17,6 @@ from nbcontainer.errors import SpecError
 from nbcontainer.events import Event
 from nbcontainer.languages import program_of
 from nbcontainer.notebook import explain
-from nbcontainer.notebook.completion import VERBS
 from nbcontainer.notebook.configured import ConfiguredMagics, with_configuration
 from nbcontainer.notebook.failure import ContainerFailed, render
 from nbcontainer.notebook.screen import Screen, pace_of
@@ -63,8 +64,10 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         return _VARIABLE.sub(lambda match: str(shell.user_ns.get(match[1], match[0])), word)
 
     def _verb(self, words: list[str]) -> None:
+        from nbcontainer import verbs
+
         if not words or words[0] in ("--help", "-h"):
-            print(f"usage: %container VERB, with VERB one of {', '.join(VERBS)}; %%container --help is about cells")
+            print(verbs.help_text())
             return
         verb, rest = words[0], words[1:]
         if verb == "run":
@@ -72,60 +75,33 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             if not parsed.program and not parsed.front.get("help"):
                 raise SpecError("run: a PROGRAM is missing, such as: %container run --mem 64M ls /")
             self._run(parsed, "")
-        elif verb not in VERBS:
-            raise SpecError(f"{verb}: there is no such verb yet; there are {', '.join(VERBS)}")
+        elif verb == "start":
+            self._detach(starting(rest), None)
+        elif verb == "exec":
+            self._run(executing(rest), "")
         elif verb == "network":
             from nbcontainer.notebook import networks
 
             networks.run(rest)
-        elif verb == "stats":
-            self._stats(rest)
-        elif rest:
-            raise SpecError(f"{verb}: takes no arguments")
         else:
-            getattr(self, f"_{verb}")()
+            from nbcontainer.notebook.verbs import act
 
-    def _doctor(self) -> None:
-        from nbcontainer.host import examine_host
-
-        _display_module().display(examine_host())
-
-    def _ps(self) -> None:
-        from nbcontainer.state import format_containers, list_containers
-
-        print(format_containers(list_containers()))
-
-    def _stats(self, words: list[str]) -> None:
-        """A live table, as ``docker stats``; in a terminal, or with ``--no-stream``, one that is printed once."""
-        from nbcontainer.notebook.live import is_kernel
-
-        if words not in ([], ["--no-stream"]):
-            raise SpecError(f"stats: {' '.join(words)!r} is not --no-stream")
-        if words or not is_kernel(self.shell):
-            from nbcontainer.notebook.crowd import look_twice
-
-            print(look_twice())
-            return
-        from nbcontainer.notebook.dashboard import dashboard
-
-        _display_module().display(dashboard())
-
-    def _prune(self) -> None:
-        from nbcontainer.state import prune
-
-        removed = prune()
-        for what in removed:
-            print(f"removed {what}")
-        print(f"{len(removed)} removed")
+            act(self.shell, verb, rest)
 
     def _run(self, parsed: ParsedLine, cell: str) -> None:
         from nbcontainer import container
 
-        parsed = with_configuration(parsed, self)
+        if "exec" not in parsed.front:
+            parsed = with_configuration(parsed, self)
         front = parsed.front
         if front.get("help"):
             print(help_text())
             return
+        if "detach" in front and not front.get("dry_run"):
+            self._detach(parsed, cell)
+            return
+        if "keep" in front:
+            raise SpecError("--keep: is for containers in the background; add -d")
         options = dict(parsed.container)
         engine = options.pop("engine", None)
         quiet = bool(front.get("quiet"))
@@ -136,12 +112,13 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
         screen = Screen(hidden, pace_of(self.shell), trusted="trust_output" in front)
         reader = Reader(self.shell)
-        options |= {"engine": engine, "on_input": reader, "output": front.get("output", ())}
+        runs = partial(container.run, engine=engine) if "exec" not in front else runner_in(front["exec"], engine)
+        options |= {"on_input": reader, "output": front.get("output", ())}
         options["input"] = bring_in(front.get("input", []), self.shell, cell, program=bool(parsed.program))
         if quiet:
-            result = container.run(cell, program=parsed.program, on_event=screen.show, on_start=reader.on_start, **options)
+            result = runs(cell, program=parsed.program, on_event=screen.show, on_start=reader.on_start, **options)
         else:
-            result = self._run_live(parsed, cell, screen, reader, options)
+            result = self._run_live(partial(runs, cell, program=parsed.program, **options), parsed, cell, screen, reader)
         self._keep(front, result)
         if not result.ok:
             if not front.get("no_raise_error"):
@@ -159,9 +136,42 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             shell.user_ns[front["err"]] = result.stderr
         shell.user_ns.update(result.values)
 
-    def _run_live(self, parsed: ParsedLine, cell: str, screen: Screen, reader: Reader, options: dict[str, Any]) -> Any:
-        """Run with a live view where it takes long enough for one; then notes, and the figure and card that stay."""
+    def _detach(self, parsed: ParsedLine, cell: str | None) -> None:
+        """Run in the background; without ``cell`` and PROGRAM, a session."""
         from nbcontainer import container
+        from nbcontainer.notebook.detached import DetachedScreen
+        from nbcontainer.result import describe_end
+
+        if parsed.front.get("help"):
+            print(help_text())
+            return
+        parsed = with_configuration(parsed, self)
+        for key in ("exec", "input", "output", "result", "out", "err", "live"):
+            if key in parsed.front:
+                raise SpecError(f"--{key}: is not for containers in the background, which this cell does not wait for")
+        if cell is not None and not cell.strip() and not parsed.program:
+            raise SpecError("-d: the cell is empty; %container start NAME starts a session")
+        screen = DetachedScreen(self.shell, trusted="trust_output" in parsed.front)
+
+        def on_event(event: Event) -> None:
+            # What a session says is shown by its cells.
+            if cell is not None or parsed.program:
+                screen.show(event)
+            said = describe_end(event, quiet=bool(parsed.front.get("quiet")))
+            if said:
+                screen.say(f"{started[0] if started else 'The container'}: {said}")
+
+        started: list[str] = []
+        options = {**parsed.container, "keep": bool(parsed.front.get("keep"))}
+        code = cell if cell is not None else "" if parsed.program else None
+        running = container.start(code, program=parsed.program, on_event=on_event, **options)
+        started.append(running.name)
+        print(running.name)
+        for note in running.spec.notes:
+            print(f"\x1b[2m{note}\x1b[0m", file=sys.stderr)
+
+    def _run_live(self, run_it: Callable[..., Any], parsed: ParsedLine, cell: str, screen: Screen, reader: Reader) -> Any:
+        """Run with a live view where it takes long enough for one; then notes, and the figure and card that stay."""
         from nbcontainer.notebook.live import SHOW_AFTER_SECONDS, Live
 
         live = Live(self.shell, live_choice(parsed.front))
@@ -177,7 +187,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
 
         result = None
         try:
-            result = container.run(cell, program=parsed.program, on_event=on_event, on_start=on_start, **options)
+            result = run_it(on_event=on_event, on_start=on_start)
         finally:
             long_enough = result is not None and result.usage.wall_seconds > SHOW_AFTER_SECONDS
             live.close(result, long_enough or (result is not None and result.outcome == "oom"))
@@ -195,6 +205,47 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         if result.outcome == "oom" and is_kernel(self.shell):
             show(card(result, PEAKS.of(cell, program)))
         PEAKS.note(cell, program, result)
+
+
+def runner_in(name: str, engine: str | None) -> Callable[..., Any]:
+    """What runs a cell or a program in the container of this name. Raises SpecError."""
+    from nbcontainer.containers import CONTAINERS
+
+    if engine is not None:
+        raise SpecError("--engine: belongs to the container, which is there already")
+    there = CONTAINERS.find(name, "--exec")
+
+    def run_it(cell: str, *, program: tuple[str, ...], on_input: Any, output: Any, **options: Any) -> Any:
+        if not program:
+            return there.run(cell, on_input=on_input, output=output, **options)
+        if output:
+            raise SpecError(f"-o {output[0]}: comes out of Python cells only; what a program writes is kept by --out NAME")
+        return there.exec(program, cell, **options)
+
+    return run_it
+
+
+def starting(words: list[str]) -> ParsedLine:
+    """``start [OPTIONS] NAME [OPTIONS] [PROGRAM [ARG...]]``, as a line of ``-d``. Raises SpecError."""
+    name = words[0] if words and not words[0].startswith("-") else None
+    parsed = parse_options(words if name is None else words[1:])
+    container, front, program = dict(parsed.container), dict(parsed.front), parsed.program
+    if name is None and program:
+        name, further = program[0], parse_options(program[1:])
+        container, front, program = {**container, **further.container}, {**front, **further.front}, further.program
+    if name is not None and container.setdefault("name", name) != name:
+        raise SpecError(f"start: is it {name} or --name {container['name']}?")
+    return ParsedLine(container, front, program)
+
+
+def executing(words: list[str]) -> ParsedLine:
+    """``exec [OPTIONS] NAME PROGRAM [ARG...]``, as a line of ``--exec``. Raises SpecError."""
+    parsed = parse_options(words)
+    if parsed.front.get("help"):
+        return parsed
+    if len(parsed.program) < 2:
+        raise SpecError("exec: a NAME and a PROGRAM are needed, such as: %container exec lab ps aux")
+    return ParsedLine(parsed.container, {**parsed.front, "exec": parsed.program[0]}, parsed.program[1:])
 
 
 def live_choice(front: dict[str, Any]) -> bool | None:

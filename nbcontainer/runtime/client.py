@@ -78,10 +78,12 @@ class Cloned:
     stdout_fd: int
     stderr_fd: int
     line_fd: int = -1
+    scratch_fd: int = -1
+    """The container's writable layers (O_PATH); -1 where it has none."""
     """A memory file, where the process of a Python cell writes where it is when it is asked; -1 for a program."""
 
     def close(self) -> None:
-        for fd in (self.pidfd, self.stdout_fd, self.stderr_fd, self.line_fd):
+        for fd in (self.pidfd, self.stdout_fd, self.stderr_fd, self.line_fd, self.scratch_fd):
             if fd >= 0:
                 os.close(fd)
         self.control.close()
@@ -235,7 +237,7 @@ class ZygoteClient:
         if cloned.pidfd >= 0:
             return
         try:
-            data, received, _, _ = socket.recv_fds(cloned.control, CONTROL_MESSAGE_BYTES, 1)
+            data, received, _, _ = socket.recv_fds(cloned.control, CONTROL_MESSAGE_BYTES, 2)
         except ConnectionResetError:
             data, received = b"", []
         if not data:
@@ -244,7 +246,9 @@ class ZygoteClient:
         if message["t"] == "failed":
             raise setup_error(message)
         cloned.pid, cloned.pidfd = message["pid"], received[0]
-        os.set_inheritable(cloned.pidfd, False)
+        cloned.scratch_fd = received[1] if len(received) > 1 else -1
+        for fd in received:
+            os.set_inheritable(fd, False)
 
     def leave_to_parent(self) -> None:
         """In a forked process: let go, without ending anything."""

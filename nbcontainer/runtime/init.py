@@ -11,6 +11,7 @@ import gc
 import os
 import pickle
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,8 +19,8 @@ from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import forkhooks
 from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.protocol import LENGTH, NEXT_CELL, READY, STARTED, Go, encode, send_failure
-from nbcontainer.runtime.steps import Context
+from nbcontainer.runtime.protocol import LENGTH, LINE, NEXT_CELL, NO, READY, STARTED, Go, encode, send_failure
+from nbcontainer.runtime.steps import SCRATCH, Context
 
 _MOST_CHARACTERS = 1 << 22
 """Of a container's /etc/passwd."""
@@ -88,6 +89,8 @@ def become_container(
         if laid_out.plan.host_steps_after is not None:
             laid_out.first.run(slots)
             walk(laid_out.plan.host, context)
+            if SCRATCH in context.fds:
+                _hand_over(channel_fd, context.fds[SCRATCH])
             slots |= context.fds
         laid_out.rest.run(slots)
         channel_fd = CHANNEL_FD
@@ -108,6 +111,13 @@ def become_container(
         _report(StepFailed("start the cell", OSError(errno.EIO, why)), CHANNEL_FD, why=why)
     finally:
         os._exit(status)
+
+
+def _hand_over(channel_fd: int, scratch_fd: int) -> None:
+    """To the kernel, which takes a descriptor from here as long as there is no user code."""
+    channel = socket.socket(fileno=channel_fd)
+    socket.send_fds(channel, [encode({"t": "scratch"})], [scratch_fd])
+    channel.detach()
 
 
 def _report(failure: StepFailed, *channel_fds: int, why: str = "") -> None:
@@ -210,7 +220,8 @@ def _between_cells(number: int, frame: object) -> None:
 def _next_cell() -> Go | None:
     """Answers that nobody has waited for may come before it."""
     while (byte := os.read(CHANNEL_FD, 1)) and byte != NEXT_CELL:
-        continue
+        if byte in (LINE, NO):
+            _read(CHANNEL_FD, LENGTH.unpack(_read(CHANNEL_FD, LENGTH.size))[0])
     return receive_go(CHANNEL_FD) if byte else None
 
 

@@ -5,7 +5,8 @@ The handshake of one container, K the kernel, Z the zygote, C the cell process (
 1. K → Z  LaunchRequest on the launch socket, with Z's ends of control, channel and pipes as descriptors (pickled: Z
    trusts K, and nobody else has that socket); the plan comes along when Z does not have it yet
 2. Z      executes the plan's host steps, clones C, writes C's id maps, releases C
-3. Z → K  ``{"t": "cloned", "pid"}`` and C's pidfd on the container's control socket, or ``{"t": "failed", ...}``
+3. Z → K  ``{"t": "cloned", "pid"}`` and C's pidfd on the container's control socket, or ``{"t": "failed", ...}``; with a
+          descriptor of the writable layer, for K to look at. Rootless, C sends that itself, before 4: ``{"t": "scratch"}``
 4. C → K  ``{"t": "ready"}`` on the channel after the plan's inside steps, or ``{"t": "failed", step, errno, path}``
 5. K      writes the limits; only now may user code exist
 6. K → C  Go: code or program, environment, user (pickled, behind its length: C trusts K)

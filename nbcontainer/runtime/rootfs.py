@@ -53,6 +53,11 @@ def look_around(rootless: bool) -> Surroundings:
     )
 
 
+def branches_of(spec: ContainerSpec, around: Surroundings) -> list[Branch]:
+    kind = spec.root.kind
+    return [branch for branch in around.branches if kind == "host" or (kind == "system" and branch.in_system)]
+
+
 @dataclass(slots=True)
 class _Draft:
     """A plan in the making: its host steps, and those of the new process before it has a root, before it enters it, and
@@ -74,8 +79,7 @@ class _Draft:
     @property
     def branches(self) -> list[Branch]:
         """Those that the root consists of, besides itself."""
-        kind = self.spec.root.kind
-        return [branch for branch in self.around.branches if kind == "host" or (kind == "system" and branch.in_system)]
+        return branches_of(self.spec, self.around)
 
     def place(self, path: str) -> tuple[str, tuple[str, ...], str]:
         """(overlay, its layers, path in it) of a path of the container, for what has to be there before anything is mounted."""

@@ -48,6 +48,9 @@ def write_file(path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
         os.close(fd)
 
 
+SCRATCH = "scratch"
+
+
 class Step(Protocol):
     """One thing to do; ``name`` is what errors and ``--explain`` call it."""
 
@@ -103,6 +106,7 @@ class Scratch:
     def execute(self, context: Context) -> None:
         path = f"{context.stage}/scratch"
         syscalls.mount("nbcontainer", path, "tmpfs", 0, f"size={self.size_bytes},mode=755,nr_inodes=0")
+        context.fds[SCRATCH] = os.open(path, os.O_PATH | os.O_CLOEXEC)  # for the kernel, to look at what was written
 
 
 @dataclass(frozen=True)

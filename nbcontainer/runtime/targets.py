@@ -83,6 +83,14 @@ class ContainerTree:
             mode = 0
         return "directory" if stat.S_ISDIR(mode) else "file" if mode else ""
 
+    def names(self, path: str) -> list[str]:
+        """What is in a directory; [] where that is not the host's."""
+        source = self._source(path)
+        try:
+            return [] if source is None else sorted(os.listdir(source))
+        except OSError:
+            return []
+
     def _link(self, path: str) -> str | None:
         if self._spec.root.kind == "system" and path == "/var/run":
             return "/run"

@@ -33,7 +33,7 @@ from nbcontainer.runtime.inside import OOM_SCORE
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import Go, LaunchRequest
 from nbcontainer.runtime.stage import prepare_stage
-from nbcontainer.runtime.steps import Context, write_file
+from nbcontainer.runtime.steps import SCRATCH, Context, write_file
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_DESCRIPTORS = 64
@@ -84,7 +84,8 @@ class Zygote:
         # Not only the end of file: whoever the kernel forked may hold the other end too.
         self.poller.register(self.kernel_pidfd, select.POLLIN)
         while True:
-            self._reap_held()
+            for pidfd in list(self.held):
+                self._reap(pidfd)
             for fd, _ in self.poller.poll(HELD_MILLISECONDS if self.held else None):
                 if fd == self.kernel_pidfd:
                     return
@@ -116,10 +117,6 @@ class Zygote:
         control.close()
         os.close(pidfd)
 
-    def _reap_held(self) -> None:
-        for pidfd in list(self.held):
-            self._reap(pidfd)
-
     def _reap_ended(self) -> None:
         """Statuses do not wait for a container that is being made for somebody else."""
         for pidfd, _ in self.child_poller.poll(0):
@@ -147,12 +144,13 @@ class Zygote:
         try:
             if flags & socket.MSG_CTRUNC:
                 raise StepFailed("clone", OSError(errno.EMFILE, "the zygote has no more descriptors"))
-            pid, pidfd = self._launch(request, fds)
+            pid, pidfd, scratch = self._launch(request, fds)
         except StepFailed as failure:
             _tell(control, {"t": "failed", "step": failure.step, "errno": failure.number, "path": failure.path})
             control.close()
         else:
-            socket.send_fds(control, [b'{"t": "cloned", "pid": %d}' % pid], [pidfd])
+            socket.send_fds(control, [b'{"t": "cloned", "pid": %d}' % pid], [pidfd, *scratch])
+            fds += scratch
             self.children[pidfd] = (pid, control)
             self.poller.register(pidfd, select.POLLIN)
             self.child_poller.register(pidfd, select.POLLIN)
@@ -160,7 +158,8 @@ class Zygote:
             os.close(fd)
         return True
 
-    def _launch(self, request: LaunchRequest, fds: list[int]) -> tuple[int, int]:
+    def _launch(self, request: LaunchRequest, fds: list[int]) -> tuple[int, int, list[int]]:
+        """(pid, pidfd, [descriptor of its writable layer])"""
         laid_out = self.plans[request.plan_number]
         rootless = self.config.rootless
         context = Context(self.config.stage, request.hostname, request.cgroup_directories, rootless=rootless)
@@ -171,7 +170,7 @@ class Zygote:
         cgroup_fd = others.pop(0) if request.has_cgroup_fd else -1
         slots.update((f"task-{index}", fd) for index, fd in enumerate(others))
         if laid_out.plan.joins:
-            return self._join(laid_out, request.within, slots, cgroup_fd)
+            return (*self._join(laid_out, request.within, slots, cgroup_fd), [])
         try:
             self._look_again()
             self._skeletons(laid_out.plan)
@@ -182,7 +181,8 @@ class Zygote:
                     context.id_base = request.id_map[0]
                 walk(laid_out.plan.host, context, self._reap_ended)
                 slots.update(context.fds)
-            return self._clone(laid_out, context, request, slots, cgroup_fd)
+            pid, pidfd = self._clone(laid_out, context, request, slots, cgroup_fd)
+            return pid, pidfd, [context.fds.pop(SCRATCH)] if SCRATCH in context.fds else []
         finally:
             for fd in context.fds.values():
                 os.close(fd)

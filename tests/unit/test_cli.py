@@ -17,7 +17,7 @@ def _command(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
 def test_help(words: tuple[str, ...]) -> None:
     done = _command(*words)
     assert done.returncode == 0
-    for command in ("run", "doctor", "ps", "prune", "demo", "lab"):
+    for command in ("run", "doctor", "ps", "stats", "volume", "prune", "demo", "lab"):
         assert f"  {command}" in done.stdout
 
 

@@ -287,7 +287,7 @@ def test_a_volume_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monk
     [
         *("", ":", "/tmp", "/tmp:", ":/data", "/tmp:/data:", "/tmp:/data:rx", "/tmp:/data:ro:rw", "/tmp:data", "/tmp:/", "/tmp:/.."),
         *("/tmp:./data", "/tmp:/proc/x", "/tmp:/sys", "/tmp:/dev/../dev/x", "/tmp:/da\nta", "/tm\0p:/data", "/does/not/exist:/data"),
-        *("volume:/data", "/tmp://proc", "/tmp:///sys/x", "/tmp://", "/proc:/x", "/sys/kernel:/x", "/dev:/x", "/tmp:/da\udcffta"),
+        *("vol$ume:/data", "/tmp://proc", "/tmp:///sys/x", "/tmp://", "/proc:/x", "/sys/kernel:/x", "/dev:/x", "/tmp:/da\udcffta"),
     ],
 )
 def test_volumes_that_are_refused(text: str) -> None:

@@ -18,6 +18,8 @@ from nbcontainer.spec import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine import Run
+    from nbcontainer.engine.changes import Change
+    from nbcontainer.engine.transfer import Transfer
     from nbcontainer.engine.vm.guest import Guest
     from nbcontainer.engine.vm.publish import Publisher
 
@@ -179,8 +181,16 @@ class VmRun:
     def signal(self, number: int) -> None:
         raise HostError("signals to a container in the virtual machine are not available yet", "use interrupt or kill")
 
-    def within(self, spec: ContainerSpec, code: str) -> Run:
+    def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
         raise HostError("running more in a container of the virtual machine is not available yet", "use --engine local")
+
+    def processes(self) -> list[int]:
+        raise HostError("the processes of a container in the virtual machine are the guest's own", "use %container exec NAME ps aux")
+
+    def changes(self) -> list[Change]:
+        raise HostError("diff of a container in the virtual machine is not available yet", "use --engine local")
+
+    def forget(self) -> None: ...
 
     def pause(self) -> None:
         self._control("pause")

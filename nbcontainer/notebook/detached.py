@@ -1,0 +1,68 @@
+"""What a container in the background says, below the cell that started it, whichever cell runs meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nbcontainer.events import CellError, Display, Event, Output
+from nbcontainer.notebook.live import is_kernel
+from nbcontainer.notebook.sanitise import DisplayIds, sanitise, sanitise_metadata
+from nbcontainer.notebook.screen import pace_of
+
+
+class DetachedScreen:
+    """Made in the cell; :meth:`show` is called in the container's thread.
+
+    In Jupyter, messages name the cell that they belong to: print and display would name the one that runs now.
+    """
+
+    def __init__(self, shell: Any, *, trusted: bool = False) -> None:
+        self._kernel = shell.kernel if is_kernel(shell) else None
+        self._parent = None if self._kernel is None else self._kernel.get_parent("shell")
+        self._pace = pace_of(shell)
+        self._trusted = trusted
+        self._display_ids = DisplayIds()
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Output):
+            self._write(event.stream, event.text)
+        elif isinstance(event, CellError):
+            self._write("stderr", ("\n".join(event.traceback) or f"{event.ename}: {event.evalue}") + "\n")
+        elif isinstance(event, Display) and event.kind != "clear":
+            self._display(event)
+
+    def say(self, text: str) -> None:
+        """A line of ours."""
+        self._write("stderr", f"\x1b[2m{text}\x1b[0m\n")
+
+    def _write(self, stream: str, text: str) -> None:
+        self._pace.wait_for(len(text))
+        if self._kernel is None:
+            file = sys.stdout if stream == "stdout" else sys.stderr
+            file.write(text)
+            file.flush()
+        else:
+            self._send("stream", {"name": stream, "text": text})
+
+    def _display(self, event: Display) -> None:
+        data = dict(event.data) if self._trusted else sanitise(event.data)
+        metadata = dict(event.metadata) if self._trusted else sanitise_metadata(event.metadata)
+        if self._kernel is None:
+            self._write("stdout", f"{data.get('text/plain', '')}\n")
+            return
+        transient = {}
+        kind = "display_data"
+        if event.display_id is not None:
+            known = self._display_ids.known(event.display_id) if event.kind == "update" else self._display_ids.new(event.display_id)
+            if known is None:
+                return
+            kind = "update_display_data" if event.kind == "update" else kind
+            transient = {"display_id": known}
+        self._pace.wait_for(event.size_bytes)
+        self._send(kind, {"data": data, "metadata": metadata, "transient": transient})
+
+    def _send(self, kind: str, content: dict[str, Any]) -> None:
+        kernel: Any = self._kernel
+        # ipykernel's iopub socket hands on to its own thread, from whichever thread.
+        kernel.session.send(kernel.iopub_socket, kind, content, parent=self._parent, ident=kind.encode())

@@ -1,0 +1,112 @@
+"""The verbs of ``%container`` and the command: what they are called, what they take, and what they answer.
+
+A verb answers with something to show (text, a Table, a Document) or with an iterator of log records. No front end in here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from nbcontainer.errors import SpecError
+from nbcontainer.logs import Record
+from nbcontainer.verbs.shown import Document, Table
+
+Answer = str | Table | Document | Iterator[Record]
+OF_CELLS = ("run", "start", "exec")
+"""Verbs that run something, which each front end does in its own way."""
+LATER = ("commit", "export", "images", "pull", "push", "build", "history", "rmi")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are SpecErrors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SpecError(f"{self.prog}: {message}; {self.prog} --help says more")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise SpecError((message or "").strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    name: str
+    summary: str
+    module: str
+    """Where ``<name>(arguments) -> Answer`` and ``<name>_arguments(parser)`` are."""
+    everywhere: bool = False
+    """Also for the command: it is not about the containers of one kernel."""
+
+    def _part(self, suffix: str = "") -> Any:
+        return getattr(importlib.import_module(f"nbcontainer.verbs.{self.module}"), f"{self.name}{suffix}", None)
+
+    def parser(self) -> _Parser:
+        # Without -h: argparse would print and leave, and --format may need it.
+        parser = _Parser(prog=self.name, description=self.summary, add_help=False, allow_abbrev=False)
+        add: Callable[[argparse.ArgumentParser], None] | None = self._part("_arguments")
+        if add is not None:
+            add(parser)
+        parser.add_argument("--help", action="store_true", help="this text")
+        return parser
+
+    def options(self) -> list[str]:
+        return [name for action in self.parser()._actions for name in action.option_strings if name.startswith("--")]
+
+    def answer(self, words: Sequence[str]) -> Answer:
+        """Raises SpecError, HostError, SetupError, InternalError."""
+        parser = self.parser()
+        if "--help" in words:
+            return parser.format_help().rstrip().replace("usage: ", "usage: %container ", 1)
+        act: Callable[[argparse.Namespace], Answer] = self._part()
+        return act(parser.parse_args(list(words)))
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("ps", "Containers: all of this user's that run; with -a, also this kernel's that have ended and were kept.", "listing", True),
+    Verb("stats", "CPU, memory, processes and I/O of the containers that run, once.", "listing", True),
+    Verb("top", "The processes of a container, with their ids on the host.", "looking"),
+    Verb("logs", "What a container in the background has written.", "output"),
+    Verb("attach", "Show what a container writes from now on, until it ends; the stop button goes to the container.", "output"),
+    Verb("inspect", "All that is known of a container, as JSON.", "looking"),
+    Verb("diff", "Files of a container's root that were added (A), changed (C) or deleted (D).", "looking"),
+    Verb("tree", "Namespaces and cgroups of this kernel and of its containers, side by side, with inode numbers.", "looking"),
+    Verb("pause", "Freeze all processes of containers.", "acting"),
+    Verb("resume", "Let frozen containers run again (also: unpause).", "acting"),
+    Verb("update", "Change limits of a running container.", "acting"),
+    Verb("stop", "SIGTERM, and after ten seconds SIGKILL.", "acting"),
+    Verb("kill", "Send a signal to containers; SIGKILL without -s.", "acting"),
+    Verb("wait", "Wait for the end of containers; prints their exit codes.", "acting"),
+    Verb("rm", "Forget containers that have ended; with -f, end them first.", "acting"),
+    Verb("prune", "Remove kept containers that have ended, and what killed kernels have left.", "acting", True),
+    Verb("volume", "Named volumes: create, ls, inspect, rm, prune.", "storage", True),
+)
+_ALSO = {"unpause": "resume", "remove": "rm"}
+NAMES = tuple(sorted([*OF_CELLS, "doctor", "network", *(verb.name for verb in VERBS)]))
+
+
+def find(name: str) -> Verb:
+    """Raises SpecError with the nearest spelling."""
+    verb = next((verb for verb in VERBS if verb.name == _ALSO.get(name, name)), None)
+    if verb is not None:
+        return verb
+    if name in LATER:
+        raise SpecError(f"{name}: is not available yet; it comes with images")
+    close = difflib.get_close_matches(name, [*NAMES, *_ALSO, *LATER], 1, 0.5)
+    raise SpecError(f"{name}: there is no such verb; {f'did you mean {close[0]}?' if close else 'there are ' + ', '.join(NAMES)}")
+
+
+def help_text() -> str:
+    rows = [
+        ("run", "Run a program in a new container: run [OPTIONS] PROGRAM [ARG...]"),
+        ("start", "Start a Python session: start [OPTIONS] NAME, and then %%container --exec NAME."),
+        ("exec", "Run a program in a running container: exec [OPTIONS] NAME PROGRAM [ARG...]"),
+        *((verb.name, verb.summary) for verb in VERBS),
+        ("network", "Networks of containers: see %container network --help."),
+        ("doctor", "What this host can do, and what to type where it cannot."),
+    ]
+    lines = ["usage: %container VERB [ARGUMENTS]", "", *(f"  {name:<8} {text}" for name, text in rows)]
+    return "\n".join([*lines, "", "%container VERB --help says what a verb takes, %%container --help is about cells."])

@@ -1,0 +1,92 @@
+"""``ps`` and ``stats``: many containers in one table."""
+
+from __future__ import annotations
+
+import argparse
+import string
+import time
+
+from nbcontainer.containers import CONTAINERS, Container
+from nbcontainer.errors import SpecError
+from nbcontainer.state import ContainerRecord, list_containers
+from nbcontainer.units import format_size
+from nbcontainer.verbs.shown import Document, Table
+
+COLUMNS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES", "PID", "MEM LIMIT")
+_SHORT = 30
+
+
+def ps_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="also those of this kernel that have ended and were kept")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only ids")
+    parser.add_argument("--no-trunc", action="store_true", help="whole commands")
+    parser.add_argument("--format", help="json, or text with {id}, {name}, {image}, {command}, {created}, {status}, {pid}, {limit}")
+
+
+def ps(given: argparse.Namespace) -> Table | Document | str:
+    rows = [_running(record, given.no_trunc) for record in list_containers()]
+    if given.all:
+        rows += [_ended(container, given.no_trunc) for container in CONTAINERS.all() if container.status == "exited"]
+    if given.quiet:
+        return "\n".join(row[0] for row in rows)
+    if given.format is not None:
+        return _formatted(rows, given.format)
+    return Table(COLUMNS, tuple(rows))
+
+
+def _formatted(rows: list[tuple[str, ...]], template: str) -> Document | str:
+    names = ("id", "image", "command", "created", "status", "ports", "name", "pid", "limit")
+    if template == "json":
+        return Document([dict(zip(names, row, strict=True)) for row in rows])
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        if not fields <= set(names):
+            raise ValueError
+        return "\n".join(template.format(**dict(zip(names, row, strict=True))) for row in rows)
+    except ValueError:
+        raise SpecError(f"ps: --format {template!r} is neither json nor text with {', '.join(f'{{{name}}}' for name in names)}") from None
+
+
+def _running(record: ContainerRecord, whole: bool) -> tuple[str, ...]:
+    since = ago(record.created_unix_seconds)
+    status = f"Up {since}" + (" (Paused)" if record.status == "paused" else "")
+    return (
+        record.id, record.root or "-", _cut(record.command, whole), f"{since} ago", status, "", record.name, str(record.pid),
+        format_size(record.memory_limit_bytes) if record.memory_limit_bytes else "-",
+    )  # fmt: skip
+
+
+def _ended(container: Container, whole: bool) -> tuple[str, ...]:
+    result, limit = container.result, container.spec.limits.memory_bytes
+    code = "?" if result is None else result.exit_code if result.exit_code is not None else 128 + (result.signal or 0)
+    why = "" if result is None or result.outcome in ("exited", "signalled") else f", {result.outcome}"
+    status = f"Exited ({code}{why}) {ago(container.ended_unix_seconds or time.time())} ago"
+    return (
+        container.id, str(container.spec.root), _cut(" ".join(container.spec.program) or "python", whole),
+        f"{ago(container.created_unix_seconds)} ago", status, "", container.name, "-", format_size(limit) if limit else "-",
+    )  # fmt: skip
+
+
+def _cut(command: str, whole: bool) -> str:
+    return command if whole or len(command) <= _SHORT else command[: _SHORT - 1] + "…"
+
+
+def ago(unix_seconds: float) -> str:
+    """How long ago, as Docker says it."""
+    seconds = max(0, int(time.time() - unix_seconds))
+    for name, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {name}s"
+    return "1 second" if seconds == 1 else f"{seconds} seconds"
+
+
+def stats_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-stream", action="store_true", help="in a notebook: the table once, instead of one that goes on")
+
+
+def stats(given: argparse.Namespace) -> str:
+    from nbcontainer.notebook.crowd import look_twice
+
+    return look_twice()
+
+

@@ -1,0 +1,218 @@
+"""Sessions, containers in the background and the verbs, in real kernels."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from facilities import require
+from jupyter_client.manager import start_new_kernel
+
+
+class Kernel:
+    """Executes cells one after the other; what is shown below each, also later."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.outputs: dict[str, list[Any]] = {}
+
+    def run(self, source: str) -> str:
+        """The id of the cell."""
+        cell: str = self.client.execute(source)
+        self.outputs[cell] = []
+        self.listen(lambda message: _is_idle(message) and message["parent_header"].get("msg_id") == cell, 90)
+        return cell
+
+    def listen(self, until: Any, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                message = self.client.get_iopub_msg(timeout=left)
+            except queue.Empty:
+                break
+            self.outputs.setdefault(message["parent_header"].get("msg_id", ""), []).append(message)
+            if until(message):
+                return
+        raise AssertionError(f"not seen within {seconds} s; {self.outputs}")
+
+    def text(self, cell: str) -> str:
+        parts = []
+        for message in self.outputs[cell]:
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                parts.append(content["text"])
+            elif message["msg_type"] == "error":
+                parts.append("\n".join(content["traceback"]) + "\n")
+            elif "data" in content:
+                parts.append(content["data"].get("text/plain", "") + "\n")
+        return re.sub(r"\x1b\[[0-9;]*m", "", "".join(parts))
+
+    def say(self, source: str) -> str:
+        return self.text(self.run(source))
+
+
+def _is_idle(message: Any) -> bool:
+    return bool(message["msg_type"] == "status" and message["content"]["execution_state"] == "idle")
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    require(os.geteuid() == 0, "the local engine needs root: sudo tests/run --lane notebook")
+    manager, client = start_new_kernel()
+    kernel = Kernel(client)
+    try:
+        kernel.run("%load_ext nbcontainer")
+        yield kernel
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+
+
+@pytest.fixture
+def lab(kernel: Kernel) -> Iterator[str]:
+    assert kernel.say("%container start lab --mem 128M") == "lab\n"
+    yield "lab"
+    kernel.run("%container rm -f lab")
+    assert "lab" not in kernel.say("%container ps -a")
+
+
+def test_a_session_keeps_its_variables(kernel: Kernel, lab: str) -> None:
+    assert kernel.say("%%container --exec lab\nx = 41\nprint('in', x)") == "in 41\n"
+    assert kernel.say("%%container --exec lab -o y\ny = x + 1\ny") == "42\n"
+    assert kernel.say("print(y)") == "42\n"
+    assert kernel.say("z = [1, 2]\n%container exec lab id -un") == "root\n"
+    assert kernel.say("%%container --exec lab -i z\nprint(z + [x])") == "[1, 2, 41]\n"
+    assert "ZeroDivisionError" in kernel.say("%%container --exec lab\n1 / 0")
+    assert kernel.say("%%container --exec lab\nprint(x)") == "41\n"
+
+
+def test_another_process_sees_the_sessions_files_and_processes(kernel: Kernel, lab: str) -> None:
+    kernel.run("%%container --exec lab\nopen('/tmp/x', 'w').write('from python')")
+    assert kernel.say("%%container --exec lab bash\ncat /tmp/x; echo; cat /proc/1/comm") == "from python\npython\n"
+    assert "exit code 3" in kernel.say("%%container --exec lab bash\nexit 3")
+
+
+def test_the_stop_button_interrupts_a_cell_and_keeps_the_session(kernel: Kernel, lab: str) -> None:
+    kernel.run("%%container --exec lab\nx = 'kept'")
+    kernel.run("import threading, os, signal\nthreading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()")
+    said = kernel.say("%%container --exec lab --no-live\nimport time; time.sleep(60)")
+    assert "KeyboardInterrupt" in said and "the session goes on, with its variables" in said
+    assert kernel.say("%%container --exec lab\nprint(x)") == "kept\n"
+
+
+def test_out_of_memory_says_that_the_variables_are_gone(kernel: Kernel, lab: str) -> None:
+    said = kernel.say("%%container --exec lab --no-live\nx = bytearray(500_000_000)")
+    assert "Out of memory" in said and "its variables are gone" in said
+    assert "lab" in kernel.say("%%container --exec lab\n1")
+
+
+def test_output_of_a_detached_container_goes_to_the_cell_that_started_it(kernel: Kernel) -> None:
+    code = "import time\nprint('first', flush=True)\ntime.sleep(1)\nprint('second', flush=True)\ndisplay({'text/plain': 'shown'}, raw=True)\n1 / 0"
+    cell = kernel.run(f"%%container -d --name back --mem 64M --keep\n{code}")
+    other = kernel.run("print('meanwhile')")
+    if "ended (exit code 1)" not in kernel.text(cell):
+        kernel.listen(lambda message: "ended (exit code 1)" in str(message["content"]), 30)
+    said = kernel.text(cell)
+    assert [word for word in ("back", "first", "second", "shown", "ZeroDivisionError") if word not in said] == []
+    assert kernel.text(other) == "meanwhile\n"
+    assert kernel.say("%container logs back") == "first\nsecond\n"
+    assert kernel.say("%container logs -n 1 back") == "second\n"
+    assert kernel.say("%container wait back") == "1\n"
+    assert "Exited (1)" in kernel.say("%container ps -a")
+    assert kernel.say("%container rm back") == "back\n"
+
+
+def test_following_logs_and_attaching_end_with_the_container(kernel: Kernel) -> None:
+    kernel.run("%container run -d --name count --mem 64M sh -c 'for i in 1 2 3 4 5; do echo $i; sleep 0.3; done'")
+    assert "5\n" in kernel.say("%container logs -f count")
+    kernel.run("%container run -d --name later --mem 64M sh -c 'sleep 1; echo later'")
+    assert kernel.say("%container attach later") == "later\n"
+
+
+def test_verbs(kernel: Kernel, lab: str) -> None:
+    kernel.run("%%container --exec lab bash\necho new >/etc/new; rm /etc/passwd; mkdir -p /opt/a; echo >/opt/a/b; rm -rf /etc/apt; mkdir /etc/apt")
+    changes = kernel.say("%container diff lab").splitlines()
+    for line in ("A  /etc/new", "D  /etc/passwd", "A  /opt/a/b", "C  /etc"):
+        assert line in changes
+    assert not any("resolv.conf" in line or "hostname" in line for line in changes)
+    table = kernel.outputs[kernel.run("%container ps")]
+    data = next(message["content"]["data"] for message in table if message["msg_type"] == "display_data")
+    assert data["text/plain"].split("\n")[0].split()[:5] == ["CONTAINER", "ID", "IMAGE", "COMMAND", "CREATED"]
+    assert "<table>" in data["text/html"] and "lab" in data["text/html"]
+    assert '"Name": "lab"' in kernel.say("%container inspect lab")
+    assert "python" in kernel.say("%container top lab")
+    tree = kernel.say("%container tree").splitlines()
+    assert next(line for line in tree if line.startswith("time")).count("=") == 1
+    assert "=" not in next(line for line in tree if line.startswith("pid"))
+    assert kernel.say("%container update --mem 200M --cpus 0.5 lab") == "lab: memory 200 MiB, cpus 0.5, pids 256\n"
+    assert kernel.say("%container pause lab") == "lab\n"
+    assert "(Paused)" in kernel.say("%container ps")
+    assert "is paused" in kernel.say("%%container --exec lab\n1")
+    assert kernel.say("%container unpause lab") == "lab\n"
+    assert "lab" in kernel.say("%container stats --no-stream")
+    assert kernel.say("%container stop lab") == "lab\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("%container pasue lab", "did you mean pause?"),
+        ("%container images", "is not available yet"),
+        ("%container stop lba", "did you mean lab"),
+        ("%container stop", "the following arguments are required: NAME"),
+        ("%container kill -s NOPE lab", "is not a signal"),
+        ("%container update lab", "nothing is to be changed"),
+        ("%container update --mem nonsense lab", "nonsense"),
+        ("%container start lab", "there is a container lab already"),
+        ("%%container --name lab\n1", "there is a container lab already"),
+        ("%%container --exec nosuch\n1", "there is no container nosuch"),
+        ("%%container --exec lab --mem 1G\n1", "--mem: belongs to the container"),
+        ("%%container --exec lab nosuch\n1", "'nosuch' is not in the container"),
+        ("%%container --keep\n1", "add -d"),
+        ("%%container -d\n", "the cell is empty"),
+        ("%%container -d -o x\n1", "not for containers in the background"),
+        ("%container exec lab", "a NAME and a PROGRAM are needed"),
+        ("%container logs --tail x lab", "tail"),
+        ("%container volume rm nosuch", "there is no volume nosuch"),
+        ("%container ps --format '{nonsense}'", "neither json nor text"),
+        ("%container rm lab", "lab is running; stop it first"),
+    ],
+)
+def test_mistakes_are_one_line(kernel: Kernel, lab: str, line: str, said: str) -> None:
+    text = kernel.say(line).strip()
+    assert said in text and text.count("\n") == 0, text
+
+
+def test_volumes_outlive_containers_and_are_kept_while_in_use(kernel: Kernel) -> None:
+    name = f"test-{os.getpid()}"
+    try:
+        kernel.run(f"%%container -v {name}:/data sh\necho kept >/data/f")
+        assert kernel.say(f"%%container -v {name}:/data:ro sh\ncat /data/f; echo x >/data/g || true").startswith("kept\n")
+        kernel.run(f"%container start user -v {name}:/data")
+        assert "is in use" in kernel.say(f"%container volume rm {name}")
+        assert name in kernel.say("%container volume ls")
+        kernel.run("%container rm -f user")
+    finally:
+        assert kernel.say(f"%container volume rm {name}") == f"{name}\n"
+    assert name not in kernel.say("%container volume ls -q")
+
+
+def test_help_of_each_verb(kernel: Kernel) -> None:
+    from nbcontainer.verbs import NAMES, VERBS
+
+    overview = kernel.say("%container")
+    assert all(f"  {name} " in overview for name in NAMES)
+    for verb in VERBS:
+        assert kernel.say(f"%container {verb.name} --help").startswith(f"usage: %container {verb.name}")
+
+
+def test_everything_ends_with_the_extension(kernel: Kernel) -> None:
+    kernel.run("%container start one\n%container run -d --name two sleep 600")
+    assert kernel.say("%unload_ext nbcontainer\nfrom nbcontainer.state import list_containers\nimport os\nprint([r for r in list_containers() if r.kernel_pid == os.getpid()])").endswith("[]\n")
+    kernel.run("%load_ext nbcontainer")
+    assert "one" not in kernel.say("%container ps -a")
