@@ -107,7 +107,7 @@ def test_variables_on_the_line(notebook: Notebook) -> None:
         ("%%container --meem 1\n1", "UsageError: --meem: there is no such option; did you mean --mem?"),
         ("%%container --image x\n1", "UsageError: --image: is not available yet"),
         ("%%container no-such-program\n1", "UsageError: PROGRAM: 'no-such-program' is not in the container"),
-        ("%container fly", "UsageError: fly: there is no such verb yet"),
+        ("%container fly", "UsageError: fly: there is no such verb"),
         ("%%container --mem '\n1", "UsageError: No closing quotation"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -129,7 +130,12 @@ def test_a_program_as_the_container_can_be_joined_too() -> None:
 
 
 def test_processes_are_limited_for_all_of_the_container() -> None:
-    with nbcontainer.start(program=["sh", "-c", "while :; do sleep 600 & done 2>/dev/null"], mem="64M", pids=12, workspace="none") as container:
+    fill = "import os, time\nfor _ in range(20):\n    try: pid = os.fork()\n    except OSError: break\n    if pid == 0: break\n"
+    fill += "print('full', flush=True)\ntime.sleep(600)"
+    with nbcontainer.start(fill, mem="64M", pids=12, workspace="none") as container:
+        deadline = time.monotonic() + 20
+        while container.logs().count("full") < 12 and time.monotonic() < deadline:
+            time.sleep(0.01)  # they come one after the other
         try:
             result = container.exec(["sh", "-c", "sleep 600 & wait"], timeout=5)
         except SetupError as error:
