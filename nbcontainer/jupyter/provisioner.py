@@ -55,7 +55,8 @@ def kernel_spec(options: dict[str, Any], program: list[str], name: str, base: st
     spec = make_spec(given, program=program, name=name, base=base)
     if "mnt" not in spec.namespaces or spec.root.kind == "none" or spec.bare or spec.root.writable:
         raise SpecError("--root, --unshare: a kernel needs a root of its own, for its sockets at /run/kernel")
-    return spec.replace(once=True)
+    # Defaults of a project or a machine are about cells: a kernel ends after a time only where it was installed so.
+    return spec.replace(once=True, timeout_seconds=spec.timeout_seconds if "timeout" in options else None)
 
 
 class ContainerProvisioner(LocalProvisioner):
