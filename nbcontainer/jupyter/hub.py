@@ -68,8 +68,11 @@ class DelegatedCgroup(HasTraits):
         return Limits(memory_bytes=self.mem_limit or None, cpus=self.cpu_limit or None, pids=self.pids_limit)
 
     def make_cgroup(self: Any) -> None:
-        """Blocks. Raises HostError, SetupError, KeyError."""
-        entry = pwd.getpwnam(self.user.name)
+        """Blocks. Raises HostError, SetupError."""
+        try:
+            entry = pwd.getpwnam(self.user.name)
+        except KeyError:
+            raise HostError(f"there is no user {self.user.name!r} on this machine", f"sudo useradd -m {self.user.name}") from None
         driver = user_cgroups(self.cgroup_place)
         self._entrances = delegate.delegate(driver, self.cgroup_name(), self.limits(), entry.pw_uid, entry.pw_gid)
 

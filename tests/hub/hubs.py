@@ -24,6 +24,8 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 PLACE = "/nbcontainer-hubtest"
 PREFIX = "nbcstudent"
+NO_ACCOUNT = "nbcnoaccount"
+"""Known to the hub, and not to Linux."""
 START_SECONDS = 90
 ANSWER_SECONDS = 120
 CONFIGURATION = """
@@ -113,7 +115,7 @@ class Hub:
         self.users = users
         proxy = str(home / "proxy/node_modules/.bin/configurable-http-proxy")
         ports = {"port": self.port, "hub_port": free_port(), "proxy_port": free_port()}
-        text = CONFIGURATION.format(place=PLACE, seconds=START_SECONDS, token=self.token, users=set(users), proxy=proxy, **ports)
+        text = CONFIGURATION.format(place=PLACE, seconds=START_SECONDS, token=self.token, users={*users, NO_ACCOUNT}, proxy=proxy, **ports)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "jupyterhub_config.py").write_text(text)
         self.log = directory / "hub.log"

@@ -11,6 +11,7 @@ import subprocess
 import textwrap
 import threading
 import time
+import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from facilities import require
 
 from nbcontainer.cgroups import delegate, open_driver
 
-from .hubs import PLACE, Hub, Reply, Student, cgroups_of, container_pids, processes_of, unix_users
+from .hubs import NO_ACCOUNT, PLACE, Hub, Reply, Student, cgroups_of, container_pids, processes_of, unix_users
 
 STUDENTS = 10
 HOME = Path(os.environ.get("NBCONTAINER_HUB_HOME", "/nowhere"))
@@ -255,6 +256,14 @@ def test_a_pid_of_somebody_else_is_no_server(hub: Hub) -> None:
     pid = hub.server(name)["state"]["pid"]
     assert pid in delegate.processes(open_driver(PLACE.strip("/"), parent="/"), name)
     assert os.getpid() not in delegate.processes(open_driver(PLACE.strip("/"), parent="/"), name)
+
+
+def test_a_server_that_cannot_be_started_says_why(hub: Hub) -> None:
+    hub.call("POST", f"users/{NO_ACCOUNT}")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        hub.start_server(NO_ACCOUNT)
+    assert "Your server was not started: there is no user 'nbcnoaccount' on this machine" in refused.value.read().decode()
+    assert cgroups_of(NO_ACCOUNT) == []
 
 
 def test_without_delegation_the_hub_says_what_to_type() -> None:

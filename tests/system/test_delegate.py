@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from facilities import only_as_root
 
-from nbcontainer.cgroups import Driver, delegate, open_driver
+from nbcontainer.cgroups import Driver, delegate, open_driver, read_text
 from nbcontainer.errors import HostError
 from nbcontainer.spec import Limits
 
@@ -134,3 +134,26 @@ def test_what_cannot_be_limited_is_not_given(driver: Driver) -> None:
     with pytest.raises(HostError, match="--memory-high"):
         delegate.delegate(driver, NAME, Limits(memory_high_bytes=1 << 20), USER_ID, USER_ID)
     assert driver.names() == []
+
+
+@pytest.mark.essential
+def test_a_pod_s_own_cgroup(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nbcontainer.jupyter.join --own-cgroup gives it; here, some cgroup plays the part of the pod's."""
+    monkeypatch.delenv("NBCONTAINER_CGROUP_PARENT", raising=False)
+    if driver.version == 1:
+        with pytest.raises(OSError, match="not cgroup v2"):
+            delegate.give_own(USER_ID, USER_ID)
+        return
+    driver.create("pod", Limits()).set_limits(LIMITS)
+    entrances = delegate.give_own(USER_ID, USER_ID, f"{driver.directories[0]}/pod")
+
+    def work() -> int:
+        own = open_driver("nbc-ofpod")
+        cgroup = own.create("box", Limits())
+        cgroup.set_limits(Limits(memory_bytes=32 << 20, pids=8))
+        pids = int(read_text(f"{own.directories[0]}/box/pids.max"))
+        cgroup.remove()
+        own.remove_place()
+        return pids
+
+    assert as_user(entrances, work) == 8

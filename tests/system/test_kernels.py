@@ -58,8 +58,8 @@ def install_words(prefix: Path, words: str) -> str:
 class Kernel:
     """A kernel and a client of it."""
 
-    def __init__(self, name: str, directory: Path) -> None:
-        self.manager = KernelManager(kernel_name=name)
+    def __init__(self, name: str, directory: Path, **settings: Any) -> None:
+        self.manager = KernelManager(kernel_name=name, **settings)
         self._directory = directory
 
     def __enter__(self) -> Kernel:
@@ -174,6 +174,18 @@ def test_out_of_memory_is_said_under_the_cell(tmp_path: Path) -> None:
     assert "Linux killed this kernel when its container reached --mem 160 MiB" in outputs[1].evalue
     assert "nbcontainer kernel install --kernelspec python3 --name NAME --mem 320M" in outputs[1].evalue
     assert sockets() == []
+
+
+def test_an_encrypted_kernel_has_last_words_too(tmp_path: Path) -> None:
+    if not KernelManager.class_traits().get("transport_encryption"):
+        pytest.skip("this jupyter_client knows no encryption: pip install 'jupyter_client>=8.10'")
+    with Kernel("small", tmp_path, transport_encryption="required") as kernel:
+        message = kernel.client.execute(GROW)
+        names = []
+        while "error" not in names:
+            answer = kernel.client.get_iopub_msg(timeout=READY_SECONDS)
+            names += [answer["msg_type"]] if answer["parent_header"].get("msg_id") == message else []
+        assert answer["content"]["ename"] == "OutOfMemory"
 
 
 def test_how_else_a_kernel_ended_is_said_too(tmp_path: Path) -> None:
