@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from nbcontainer.spec import ContainerSpec
 from nbcontainer.units import format_size
 
 EXEC_SECONDS = 2.0
+END_SECONDS = 5.0
 _ZYGOTE_MARK = b"forkhooks"
 """What stands in the command line of the zygote, and of its children until they execute a program."""
 _CONTROL = {number: None for number in range(32) if chr(number) not in "\t\n\r"} | {127: None}
@@ -41,6 +43,9 @@ class KernelContainer:
         """Process id of the kernel as this host sees it."""
         self.exit_code: int | None = None
         """None while it lives; the negative of a signal, as subprocess has it."""
+        if not _living:
+            atexit.register(_end_all)  # after the engine's own, and so called before it
+        _living.add(self)
         threading.Thread(target=self._watch, name="nbcontainer-kernel", daemon=True).start()
         self._wait_for_program()
         if self._failure is not None:
@@ -105,6 +110,7 @@ class KernelContainer:
             finally:
                 self.exit_code = self._status()
                 self._ready.set()
+                _living.discard(self)
 
     def _status(self) -> int:
         end = self._finished
@@ -149,6 +155,19 @@ class KernelContainer:
             f"{end.usage.wall_seconds:.0f} s (peak {format_size(end.usage.memory_peak_bytes)}{killed}).\n"
             f"Its variables are gone. Work on smaller pieces, or take a larger kernel:\n    nbcontainer kernel install {self._install} --mem {larger}"
         )
+
+
+_living: set[KernelContainer] = set()
+
+
+def _end_all() -> None:
+    """When this process ends without having shut its kernels down."""
+    living = list(_living)
+    for container in living:
+        container.kill()
+    deadline = time.monotonic() + END_SECONDS
+    while any(container.exit_code is None for container in living) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _signal_name(number: int) -> str:

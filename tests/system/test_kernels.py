@@ -126,7 +126,7 @@ def test_interrupt_and_restart(tmp_path: Path) -> None:
     with Kernel("small", tmp_path) as kernel:
         first = kernel.container.id
         kernel.run("x = 1")
-        message = kernel.client.execute("import time\nprint('going', flush=True)\nwhile True: time.sleep(0.1)")
+        message = kernel.client.execute("import time\nprint('going', flush=True)\nwhile True: time.sleep(0.1)", stop_on_error=False)
         while kernel.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("text") != "going\n":
             pass
         kernel.manager.interrupt_kernel()
@@ -208,30 +208,52 @@ def test_after_out_of_memory_the_next_container_takes_over(tmp_path: Path) -> No
         assert kernel.run("6 * 7") == ("ok", "42")
 
 
+SERVER = """
+import os, sys
+from importlib.metadata import EntryPoint
+from jupyter_client.manager import KernelManager
+from jupyter_client.provisioning import KernelProvisionerFactory
+entry = EntryPoint("nbcontainer", "nbcontainer.jupyter.provisioner:ContainerProvisioner", KernelProvisionerFactory.GROUP_NAME)
+KernelProvisionerFactory.instance().provisioners["nbcontainer"] = entry
+manager = KernelManager(kernel_name="small")
+manager.start_kernel(cwd=sys.argv[1])
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(60)
+print(manager.provisioner.pid, manager.ip, flush=True)
+sys.stdin.read()
+"""
+
+
+def start_server(directory: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SERVER, str(directory)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def started(server: subprocess.Popen[str]) -> tuple[psutil.Process, str]:
+    """(its kernel, the directory of the kernel's sockets)."""
+    assert server.stdout is not None
+    pid, ip = server.stdout.readline().split()
+    assert os.listdir(os.path.dirname(ip))
+    return psutil.Process(int(pid)), os.path.dirname(ip)
+
+
 def test_the_kernel_does_not_outlive_its_server(tmp_path: Path) -> None:
-    code = f"""
-        import os, sys
-        from importlib.metadata import EntryPoint
-        from jupyter_client.manager import KernelManager
-        from jupyter_client.provisioning import KernelProvisionerFactory
-        entry = EntryPoint("nbcontainer", "nbcontainer.jupyter.provisioner:ContainerProvisioner", KernelProvisionerFactory.GROUP_NAME)
-        KernelProvisionerFactory.instance().provisioners["nbcontainer"] = entry
-        manager = KernelManager(kernel_name="small")
-        manager.start_kernel(cwd={str(tmp_path)!r})
-        client = manager.client()
-        client.start_channels()
-        client.wait_for_ready({READY_SECONDS})
-        print(manager.provisioner.pid, manager.ip, flush=True)
-        sys.stdin.read()"""
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        pid, ip = server.stdout.readline().split()
-        kernel = psutil.Process(int(pid))
-        assert os.listdir(os.path.dirname(ip))
+    with start_server(tmp_path) as server:
+        kernel, directory = started(server)
         server.send_signal(signal.SIGKILL)
     kernel.wait(READY_SECONDS)
     prune()
-    assert not os.path.exists(os.path.dirname(ip))
+    assert not os.path.exists(directory)
+
+
+def test_a_server_that_ends_takes_its_kernels_along_and_says_nothing(tmp_path: Path) -> None:
+    with start_server(tmp_path) as server:
+        kernel, directory = started(server)
+        _, said = server.communicate(timeout=READY_SECONDS)
+    assert (server.returncode, said) == (0, "")
+    assert not kernel.is_running()
+    assert not os.path.exists(directory)
 
 
 def test_what_cannot_be_executed_fails_at_the_start(kernelspecs: Path, tmp_path: Path) -> None:
