@@ -73,7 +73,7 @@ def compare(results: Any, labels: Sequence[str] | None = None, *, same_clock: bo
     """Memory and CPU of several runs over each other, with their limits: noisy neighbours, CPU weights side by side.
 
     ``results``: a list of Results, a dict of them by label, or a Sweep. ``same_clock``: draw them by when they ran, instead
-    of each from its own start (runs on this host's clock, so of the local engine). Raises SpecError.
+    of each from its own start. Raises SpecError.
     """
     from nbcontainer.notebook.overlay import plot_overlay
 

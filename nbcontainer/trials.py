@@ -6,7 +6,7 @@ import dataclasses
 import html
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -213,12 +213,17 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1000:.1f} ms"
 
 
-def _spread(values: Sequence[float], form: Any) -> str:
+def _spread(values: Sequence[float], form: Callable[[float], str]) -> str:
     if not values:
         return "-"
     middle = form(statistics.median(values))
     least, most = form(min(values)), form(max(values))
-    return middle if least == most else f"{middle} ({least} – {most})"
+    if least == most:
+        return middle
+    unit = " " + middle.rpartition(" ")[2]
+    if least.endswith(unit) and most.endswith(unit):
+        least, most = least.removesuffix(unit), most.removesuffix(unit)
+    return f"{middle} ({least} – {most})"
 
 
 def name_results(results: Sequence[Result]) -> list[str]:

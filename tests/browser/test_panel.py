@@ -257,6 +257,26 @@ def test_the_dashboard_shows_all_containers(notebook: Callable[..., Notebook], k
     table.get_by_text("spinner").wait_for(state="detached")
 
 
+def test_an_experiment_shows_how_far_it_is_and_can_be_stopped(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    book = notebook(
+        "import nbcontainer as nbc\ncode = 'data = bytearray(40_000_000)'\nnbc.sweep(code, mem=['24M', '32M', '64M', '128M'], cpus=[0.5, 1], repeat=2)",
+        "_.plot()",
+        "table = nbc.sweep('import time; time.sleep(1)', mem=['24M', '32M', '64M', '128M'], repeat=20)\ntable",
+    )
+    book.run(0, 1, 2)
+    book.page.locator(".jp-OutputArea td", has_text="128M").first.wait_for()
+    book.page.locator(".jp-OutputArea img").wait_for()
+    keep("experiment")
+    book.run(3)
+    book.page.locator(".jp-OutputArea .widget-html", has_text=re.compile(r"[1-9]\d*/80")).wait_for()
+    book.page.get_by_role("button", name="Interrupt the kernel").click()
+    stopped = book.page.get_by_text(re.compile(r"Stopped after \d+ of 80 runs\."))
+    stopped.wait_for()
+    assert book.page.locator(".jp-OutputArea .widget-html").count() == 0
+    book.page.get_by_text(re.compile(r"^\d+ of 80 runs in ")).wait_for()
+    keep("experiment-stopped")
+
+
 def test_dark(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None], tmp_path: Path) -> None:
     lab = Lab(tmp_path, dark=True)
     try:

@@ -67,7 +67,7 @@ def test_table() -> None:
     assert len(sweep) == len(list(sweep)) == 14 and len(sweep.results) == 12
     lines = sweep.as_text().splitlines()
     assert lines[0].split() == ["mem", "cpus", "runs", "outcome", "run", "time", "CPU", "time", "memory", "peak"]
-    assert lines[1].split()[:4] == ["8M", "0.5", "2", "oom"] and "0.30 s (0.20 s – 0.40 s)" in lines[1]
+    assert lines[1].split()[:4] == ["8M", "0.5", "2", "oom"] and "0.30 s (0.20 – 0.40)" in lines[1]
     assert "mem <1M>, cpus 0.5: too <small>" in lines
     assert lines[-1] == "Stopped after 14 of 16 runs."
     assert "&lt;1M&gt;" in sweep._repr_html_() and "<1M>" not in sweep._repr_html_()
