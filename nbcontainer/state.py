@@ -191,20 +191,30 @@ def _read(path: Path) -> dict[str, Any]:
 
 def list_containers() -> list[ContainerRecord]:
     """The running containers of all living kernels of this user."""
-    return [record for _, record in list_places()]
+    return [record for place in list_places() for record in place.containers]
 
 
-def list_places() -> list[tuple[str, ContainerRecord]]:
-    """The same, each with its kernel's cgroup place."""
-    records: list[tuple[str, ContainerRecord]] = []
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A living kernel's: the name of its directory in each hierarchy, where these are, and what runs there."""
+
+    name: str
+    directories: tuple[str, ...]
+    containers: tuple[ContainerRecord, ...]
+
+
+def list_places() -> list[Place]:
+    """Those of all living kernels of this user."""
+    places: list[Place] = []
     for path, dead in _kernel_files():
         if dead:
             continue
         try:
-            records += [(path.stem, ContainerRecord(**entry)) for entry in _read(path)["containers"]]
+            content = _read(path)
+            places.append(Place(path.stem, tuple(content["cgroups"]), tuple(ContainerRecord(**entry) for entry in content["containers"])))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it was being written, or its kernel has just ended
-    return records
+    return places
 
 
 def _remove_forgotten() -> None:

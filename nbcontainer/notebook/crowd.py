@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
 from nbcontainer.cgroups.readback import limits_in_force
 from nbcontainer.errors import HostError
 from nbcontainer.events import Sample
 from nbcontainer.spec import Limits
-from nbcontainer.state import ContainerRecord, list_places
+from nbcontainer.state import ContainerRecord, Place, list_places
 from nbcontainer.units import format_size
 
 HISTORY = 60
@@ -63,7 +65,7 @@ class Crowd:
 
     def look(self) -> list[Member]:
         """The containers that run now, each with one more reading."""
-        found = {record.id: (place, record) for place, record in list_places()}
+        found = {record.id: (place, record) for place in list_places() for record in place.containers}
         for gone in self._members.keys() - found.keys():
             self._forget(gone)
         for container_id, (place, record) in found.items():
@@ -73,14 +75,14 @@ class Crowd:
             self._members[container_id].look()
         return sorted(self._members.values(), key=lambda member: member.record.created_unix_seconds)
 
-    def _open(self, place: str, container_id: str) -> Cgroup | None:
-        if place not in self._drivers:
+    def _open(self, place: Place, container_id: str) -> Cgroup | None:
+        if place.name not in self._drivers:
             try:
-                self._drivers[place] = open_driver(place)
+                self._drivers[place.name] = open_driver(place.name, parent=parent_of(place.directories))
             except HostError:
-                self._drivers[place] = None
-        driver = self._drivers[place]
-        # A kernel with another NBCONTAINER_CGROUP_PARENT has its containers elsewhere.
+                self._drivers[place.name] = None
+        driver = self._drivers[place.name]
+        # A container in a virtual machine has none here.
         return driver.adopt(container_id) if driver is not None and container_id in driver.names() else None
 
     def _forget(self, container_id: str) -> None:
@@ -91,6 +93,13 @@ class Crowd:
     def close(self) -> None:
         for container_id in list(self._members):
             self._forget(container_id)
+
+
+def parent_of(directories: tuple[str, ...], root: str = "/sys/fs/cgroup") -> str | None:
+    """Where a kernel nests, below each hierarchy's root: its NBCONTAINER_CGROUP_PARENT need not be ours. None: it differs."""
+    hierarchies = 0 if os.path.exists(f"{root}/cgroup.controllers") else 1
+    parents = {PurePath(directory).relative_to(root).parent.parts[hierarchies:] for directory in directories}
+    return "/" + "/".join(parents.pop()) if len(parents) == 1 else None
 
 
 def bars(values: list[float], top: float = 0.0) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
+
+import pytest
 
 import nbcontainer
 from nbcontainer.engine import Run
 from nbcontainer.events import Event, Output
-from nbcontainer.notebook.crowd import Crowd, bars, format_stats
+from nbcontainer.notebook.crowd import Crowd, Member, bars, format_stats, parent_of
 from nbcontainer.notebook.dashboard import row_wire
 
 MIB = 1 << 20
@@ -52,3 +60,43 @@ def test_running_containers_are_in_the_table_and_leave_it() -> None:
         gone = [member.record.id for member in crowd.look()]
         crowd.close()
     assert runs[0].container_id not in gone
+
+
+@pytest.mark.parametrize(
+    ("version_2", "directories", "parent"),
+    [
+        (False, ("memory/lab/nbc-1", "cpu,cpuacct/lab/nbc-1"), "/lab"),
+        (False, ("memory/lab/nbc-1", "cpu,cpuacct/nbc-1"), None),
+        (False, ("memory/a/b/nbc-1",), "/a/b"),
+        (True, ("user.slice/x.scope/nbc-1",), "/user.slice/x.scope"),
+        (True, (), None),
+    ],
+)
+def test_where_another_kernel_nests(tmp_path: Path, version_2: bool, directories: tuple[str, ...], parent: str | None) -> None:
+    if version_2:
+        (tmp_path / "cgroup.controllers").touch()
+    assert parent_of(tuple(f"{tmp_path}/{directory}" for directory in directories), str(tmp_path)) == parent
+
+
+def test_a_kernel_that_nests_elsewhere_is_in_the_table_too() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("an ordinary user has but one place where containers may nest")
+    elsewhere = f"{os.environ.get('NBCONTAINER_CGROUP_PARENT') or '/nbcontainer'}-elsewhere-{os.getpid()}"
+    code = "import nbcontainer; nbcontainer.run('data = bytearray(30_000_000)\\nwhile True: pass', mem='64M', name='elsewhere')"
+    other = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "NBCONTAINER_CGROUP_PARENT": elsewhere, "NBCONTAINER_ENGINE": "local"})
+    crowd = Crowd()
+
+    def look() -> Member | None:
+        return next((member for member in crowd.look() if member.record.kernel_pid == other.pid), None)
+
+    try:
+        while not ((member := look()) and member.last and member.last.memory_bytes > 30_000_000):
+            assert other.poll() is None
+        assert member.limits.memory_bytes == 64 * MIB
+    finally:
+        other.send_signal(signal.SIGINT)
+        other.wait()
+        crowd.close()
+        for hierarchy in ("", *os.listdir("/sys/fs/cgroup")):
+            with contextlib.suppress(OSError):
+                os.rmdir(f"/sys/fs/cgroup/{hierarchy}{elsewhere}")
