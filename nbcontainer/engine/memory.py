@@ -1,9 +1,12 @@
 """Memory that the kernel shares with a container for variables, and copying out of it.
 
 Small: a sealed memfd. Large, as root: an unnamed file on a detached tmpfs with huge pages, which is five times as fast to fill (a
-memfd has huge pages only where the whole machine is set up for it). Such a file cannot be sealed. That is why nothing here ever maps
-what a container can write to: it is read with preadv, which a container that cuts the file off can only make shorter. The kernel
-fills or reserves every page itself, so that they are charged to the kernel and not to the container's limit.
+memfd has huge pages only where the whole machine is set up for it). Such a file cannot be sealed. So what a container has written to
+is mapped only where it is certain that nobody else has it any more: Linux grants a lease for writing, which it does only where no other
+open file leads there, be it mapped, passed on or under way (the container gets an open file of its own for that reason); or, of a
+memfd, the seal against writing. Else it is read with preadv, which a container that cuts the file off can only make shorter.
+
+The kernel fills or reserves every page itself, so that they are charged to the kernel and not to the container's limit.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ def _on_huge_pages(size_bytes: int) -> int:
     except OSError:
         return -1
     try:
-        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o400, dir_fd=mount_fd)
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=mount_fd)
     except OSError:
         return -1
     finally:
@@ -59,14 +62,37 @@ def finish(fd: int) -> int:
         os.close(fd)
 
 
-def fix_size(fd: int) -> None:
-    """Where it can be sealed, a container can neither shrink nor grow it."""
-    _seal(fd, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+def lend(fd: int) -> int:
+    """An open file of the container's own, to write to; where it can be sealed, it can neither shrink nor grow."""
+    _seal(fd, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
 
 
 def _seal(fd: int, seals: int) -> bool:
     try:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError:
+        return False
+    return True
+
+
+def take_back(fd: int, size_bytes: int) -> memoryview:
+    """What a container has written, as private memory: mapped where nobody else has it any more, else copied."""
+    if size_bytes >= HUGE_FROM_BYTES and _is_ours_alone(fd, size_bytes):
+        return memoryview(mmap.mmap(fd, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+    return copy_out(fd, size_bytes)
+
+
+def _is_ours_alone(fd: int, size_bytes: int) -> bool:
+    """And no page of it is missing: a file that is mapped must not end, or run out of room, under whoever reads it."""
+    if _seal(fd, fcntl.F_SEAL_WRITE):
+        return os.fstat(fd).st_size == size_bytes
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        if os.fstat(fd).st_size != size_bytes:
+            return False
+        os.posix_fallocate(fd, 0, size_bytes)
     except OSError:
         return False
     return True

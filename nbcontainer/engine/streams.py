@@ -192,6 +192,7 @@ class Streams:
                 self.send(encode_answer(NO, why))
         else:
             self.send_memory(fd)
+            os.close(fd)
 
     def _drain_pipes(self, *, final: bool = False) -> Iterator[Output]:
         for pipe in self._pipes.values():

@@ -57,7 +57,7 @@ class Transfer:
             socket.send_fds(channel, [MEMORY], [self.input_fd])
 
     def allow(self, size_bytes: object) -> tuple[int, str]:
-        """The cell's announcement: (descriptor to fill, "") or (-1, why not). Only the first one counts."""
+        """The cell's announcement: (descriptor to fill, which is the caller's, "") or (-1, why not). Only the first one counts."""
         if type(size_bytes) is not int or size_bytes < 0 or self._output_bytes >= 0 or not self.outputs:
             return -1, "that was not to be announced"
         self._output_bytes = size_bytes
@@ -69,22 +69,14 @@ class Transfer:
             self._output_fd = memory.allocate(size_bytes, reserve=True)
         except OSError as error:
             return -1, f"the kernel got no memory for it: {error.strerror}"
-        memory.fix_size(self._output_fd)
-        return self._output_fd, ""
-
-    def put_output(self, size_bytes: int, write: Callable[[int], None]) -> None:
-        """Where the cell is in another machine: its output as it came from there, within the bounds of :meth:`allow`."""
-        fd, _ = self.allow(size_bytes)
-        if fd >= 0:
-            write(fd)
-            self.filled = True
+        return memory.lend(self._output_fd), ""
 
     def take(self) -> memoryview | None:
-        """A private copy of what the cell has written; None where it announced nothing or did not get to the end of it."""
+        """What the cell has written, as memory that nobody else can change; None where it announced nothing or did not get to the end of it."""
         if self._output_fd < 0 or not self.filled:
             return None
         try:
-            return memory.copy_out(self._output_fd, self._output_bytes)
+            return memory.take_back(self._output_fd, self._output_bytes)
         finally:
             self._close_output()
 

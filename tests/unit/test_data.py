@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import mmap
 import os
 import pickle
 import struct
@@ -24,6 +26,7 @@ from nbcontainer.data import inward, tables
 from nbcontainer.data.blob import MAGIC, PREFIX, Blob, DataError, read_blob
 from nbcontainer.data.outward import read_values
 from nbcontainer.data.tree import MARK, CannotTravel, Decoder, Encoder
+from nbcontainer.engine import memory
 from nbcontainer.errors import SpecError
 from nbcontainer.runtime import variables
 
@@ -268,8 +271,8 @@ def test_any_tree_is_a_value_or_one_error(tree: Any, parts: list[bytes]) -> None
 @settings(max_examples=300)
 def test_any_memory_is_values_or_a_reason(tail: bytes, sizes: Any, length: int, parts: list[bytes]) -> None:
     body = json.dumps({"values": {"x": {MARK: ["bytes", 0]}}, "sizes": sizes}).encode()
-    for memory in (tail, PREFIX.pack(MAGIC, min(length, (1 << 64) - 1)) + tail, PREFIX.pack(MAGIC, len(body)) + body + tail):
-        values, missing = read_values(memoryview(memory), ["x", "y"])
+    for raw in (tail, PREFIX.pack(MAGIC, min(length, (1 << 64) - 1)) + tail, PREFIX.pack(MAGIC, len(body)) + body + tail):
+        values, missing = read_values(memoryview(raw), ["x", "y"])
         assert set(values) | set(missing) == {"x", "y"}
 
 
@@ -368,3 +371,58 @@ def test_values_that_all_have_one_hash_do_not_keep_the_kernel_busy(kind: str) ->
         Decoder([]).decode(tree)
     few = [number * sys.hash_info.modulus for number in range(1, 100)]
     assert Decoder([]).decode({MARK: ["set", few]}) == set(few)
+
+# ---- shared memory
+
+LARGE = 8 << 20
+
+
+def test_what_nobody_else_has_is_mapped_and_what_somebody_has_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[int] = []
+    copy = memory.copy_out
+    monkeypatch.setattr(memory, "copy_out", lambda fd, size: copied.append(size) or copy(fd, size))
+    for keep in ("nothing", "a descriptor", "a mapping"):
+        fd = memory.allocate(LARGE, reserve=True)
+        lent = memory.lend(fd)
+        os.pwrite(lent, b"written", 0)
+        mapped = mmap.mmap(lent, LARGE) if keep == "a mapping" else None
+        if keep != "a descriptor":
+            os.close(lent)
+        before = len(copied)
+        view = memory.take_back(fd, LARGE)
+        assert bytes(view[:7]) == b"written"
+        assert (len(copied) > before) == (keep == "a mapping" or (keep == "a descriptor" and os.geteuid() == 0))
+        if mapped is not None:
+            mapped[:7] = b"changed"
+        elif keep == "a descriptor":
+            with contextlib.suppress(OSError):
+                os.pwrite(lent, b"changed", 0)
+            os.ftruncate(lent, 0) if copied[before:] else None
+            os.close(lent)
+        assert bytes(view[:7]) == b"written" and view.nbytes == LARGE
+        assert bytes(view[-1:]) == b"\0"
+        os.close(fd)
+        del view
+
+
+def test_a_file_that_was_cut_off_or_has_holes_is_safe_to_read() -> None:
+    for spoil in (lambda fd: os.ftruncate(fd, 100), lambda fd: None):
+        fd = memory.allocate(LARGE, reserve=True)
+        lent = memory.lend(fd)
+        with contextlib.suppress(OSError):
+            spoil(lent)
+        os.close(lent)
+        view = memory.take_back(fd, LARGE)
+        assert sum(view) == 0 and view.nbytes in (100, LARGE)
+        os.close(fd)
+
+
+def test_what_goes_in_cannot_be_written_to_any_more() -> None:
+    for size in (100, LARGE):
+        fd = memory.allocate(size, reserve=False)
+        os.pwrite(fd, b"x", 0)
+        given = memory.finish(fd)
+        with pytest.raises(OSError):
+            os.pwrite(given, b"y", 0)
+        assert mmap.mmap(given, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)[:1] == b"x"
+        os.close(given)
