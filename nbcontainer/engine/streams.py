@@ -66,6 +66,8 @@ class Streams:
         self._reader = FrameReader(MAX_JSON_BYTES)
         self._channel_open = True
         self._waiting = bytearray()
+        self._poller: select.poll | None = None
+        self._watches_room = False
         self._init, self._session = init, session
         self._may_fail = True
         """The process can still say that its set-up failed: there is no user code that could forge it."""
@@ -95,6 +97,8 @@ class Streams:
     def register(self, poller: select.poll) -> None:
         for fd in (*self._pipes, self._channel.fileno()):
             poller.register(fd, select.POLLIN)
+        self._poller = poller
+        self._watch_room()
 
     def read_ready(self, ready: dict[int, int], poller: select.poll) -> Iterator[Said]:
         for fd, pipe in self._pipes.items():
@@ -109,7 +113,6 @@ class Streams:
                 poller.unregister(self._channel.fileno())
         if self._channel_open and (self._waiting or events & select.POLLOUT):
             self._send_waiting()
-            poller.modify(self._channel.fileno(), select.POLLIN | (select.POLLOUT if self._waiting else 0))
 
     def read_rest(self) -> Iterator[Said]:
         """What is left after the end, without waiting for anyone who holds the other ends still."""
@@ -167,6 +170,14 @@ class Streams:
             pass
         except (BrokenPipeError, ConnectionResetError):
             self._waiting.clear()
+        self._watch_room()
+
+    def _watch_room(self) -> None:
+        """Have the poller say when there is room for what waits."""
+        waits = bool(self._waiting)
+        if waits != self._watches_room and self._poller is not None and self._channel_open:
+            self._poller.modify(self._channel.fileno(), select.POLLIN | (select.POLLOUT if waits else 0))
+            self._watches_room = waits
 
     @property
     def is_flushed(self) -> bool:

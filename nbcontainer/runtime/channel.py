@@ -72,6 +72,10 @@ class Channel:
             raise Refused("only the cell's main thread can ask, and this is another one")
         with self._writing:
             self._write(message, parts or {})
+        return self.receive()
+
+    def receive(self) -> tuple[str, int]:
+        """What the kernel sends next, as for :meth:`ask`."""
         with contextlib.closing(socket.socket(fileno=os.dup(self.fd))) as end:
             return _answer(end)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import sys
 from typing import Any
 
@@ -26,10 +24,9 @@ def _show(name: str, text: str) -> None:
 
 def take_in(shell: Any, go: Go) -> bool:
     """Receive the variables; False where one cannot be rebuilt, which has been shown."""
-    with contextlib.closing(socket.socket(fileno=os.dup(CHANNEL.fd))) as end:
-        _, descriptors, _, _ = socket.recv_fds(end, 1, 1)
+    _, fd = CHANNEL.receive()
     try:
-        values, lost = variables.take(descriptors[0], go.code, lenient=go.lenient)
+        values, lost = variables.take(fd, go.code, lenient=go.lenient)
     except variables.VariableError as error:
         _show("VariableError", str(error))
         return False

@@ -184,3 +184,25 @@ def test_questions_of_threads_do_not_mix_with_displays() -> None:
     )
     result = nbc.run(code, on_input=lambda request: "line")
     assert result.stdout == "True\n" and len(result.outputs) == 60
+
+
+# ---- in sessions, and in processes of running containers
+
+
+def test_a_session_s_cells_have_variables_too() -> None:
+    with nbc.start(mem="512M") as container:
+        first = container.run("y = x + 1; big = np.ones(n)", input={"x": 1, "np": np, "n": 1_000_000}, output=["y", "big"])
+        assert first.ok and first.values["y"] == 2 and first.values["big"].sum() == 1_000_000
+        assert container.run("z = y + x", output=["z"]).values == {"z": 3}
+        missing = container.run("1", output=["nope"])
+        assert missing.error is not None and "no variable of that name" in missing.error.evalue
+        long = container.run("#" * 3_000_000 + "\nw = len(text)", input={"text": "x" * 10}, output=["w"])
+        assert long.values == {"w": 10}
+        assert container.run("print(input('?'))", on_input=lambda request: "typed").stdout == "typed\n"
+        assert container.exec(["sh", "-c", "echo $word"], input={"word": "hello"}).stdout == "hello\n"
+
+
+def test_a_python_process_beside_a_program_has_variables() -> None:
+    with nbc.start("sleep 60", program=["sh"], mem="256M") as container:
+        result = container.run("y = x * 2", input={"x": 21}, output=["y"])
+        assert result.values == {"y": 42}, result.describe()
