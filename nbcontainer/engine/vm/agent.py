@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from nbcontainer.engine import Run
+from nbcontainer.engine.changes import Change
 from nbcontainer.engine.local import LocalEngine
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
@@ -111,7 +112,7 @@ class Agent:
         kind = message["t"]
         if kind == "start":
             self._refresh(message["stamp"])
-            self._begin(message["run"], wire.spec_from_json(message["spec"]), message["code"])
+            self._begin(message["run"], wire.spec_from_json(message["spec"]), message["code"], message["within"])
         elif kind in ("interrupt", "kill", "forget"):
             self._tell_run(message["run"], kind)
         elif kind == "line":
@@ -157,10 +158,10 @@ class Agent:
 
     # ---- runs
 
-    def _begin(self, number: int, spec: ContainerSpec, code: str) -> None:
+    def _begin(self, number: int, spec: ContainerSpec, code: str, within: int) -> None:
         with self._lock:
             self._early[number] = []
-        self._do(partial(self._run, number, spec, code))
+        self._do(partial(self._run, number, spec, code, within))
 
     def _do(self, job: Callable[[], None]) -> None:
         """In a thread that waits already, where there is one: starting one takes milliseconds here."""
@@ -180,7 +181,7 @@ class Agent:
     def _control(self, message: dict[str, Any]) -> None:
         number, what = message["run"], message["what"]
         run = self._runs.get(number)
-        answer: Limits | Readings | NbcontainerError | None = None
+        answer: Limits | Readings | list[Change] | NbcontainerError | None = None
         try:
             if run is None:
                 raise SpecError(f"{'stats' if what == 'readings' else what}: the container has ended")
@@ -188,6 +189,10 @@ class Agent:
                 answer = run.update(**message["changes"])
             elif what == "readings":
                 answer = run.readings()
+            elif what == "diff":
+                answer = run.changes()
+            elif what == "signal":
+                run.signal(message["changes"]["number"])
             else:
                 (run.pause if what == "pause" else run.resume)()
         except NbcontainerError as error:
@@ -196,9 +201,18 @@ class Agent:
             answer = InternalError(f"in the guest: {error}")
         self._port.send(wire.answer_to_json(number, message["ask"], answer))
 
-    def _run(self, number: int, spec: ContainerSpec, code: str) -> None:
+    def _start(self, spec: ContainerSpec, code: str, within: int) -> Run:
+        if not within:
+            return self._engine.start(spec, code)
+        with self._lock:
+            container = self._runs.get(within)
+        if container is None:
+            raise SpecError("exec: the container has ended")
+        return container.within(spec, code)
+
+    def _run(self, number: int, spec: ContainerSpec, code: str, within: int) -> None:
         try:
-            run = self._engine.start(spec, code)
+            run = self._start(spec, code, within)
             with self._lock:
                 self._runs[number] = run
                 early = self._early.pop(number, [])

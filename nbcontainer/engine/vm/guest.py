@@ -189,19 +189,19 @@ class Guest:
         if message["t"] != "settled":
             raise InternalError(self._failure)
 
-    def start(self, spec: ContainerSpec, inside: ContainerSpec, code: str, ended: Callable[[VmRun], None]) -> VmRun:
-        """Returns when the container runs; ``inside`` is ``spec`` with the guest's paths.
+    def start(self, spec: ContainerSpec, inside: ContainerSpec, code: str, ended: Callable[[VmRun], None], within: int = 0) -> VmRun:
+        """Returns when the container runs; ``inside`` is ``spec`` with the guest's paths, ``within`` the container to run it in.
 
         Raises what the guest's engine raised, or InternalError.
         """
         number = next(self._numbers)
         try:
-            data = encode({"t": "start", "run": number, "spec": wire.spec_to_json(inside), "code": code, "stamp": stamp()})
+            data = encode({"t": "start", "run": number, "spec": wire.spec_to_json(inside), "code": code, "stamp": stamp(), "within": within})
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
             ) from None
-        run = VmRun(self, number, spec, ended)
+        run = VmRun(self, number, spec, inside, ended, a_cell=within > 0 and not spec.program)
         with self._lock:
             if self._failure:
                 raise InternalError(self._failure)

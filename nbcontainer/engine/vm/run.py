@@ -6,19 +6,20 @@ import itertools
 import os
 import queue
 import select
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from nbcontainer.engine.changes import Change
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.events import Event, Finished, Readings, Started
 from nbcontainer.spec import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine import Run
-    from nbcontainer.engine.changes import Change
     from nbcontainer.engine.transfer import Transfer
     from nbcontainer.engine.vm.guest import Guest
     from nbcontainer.engine.vm.publish import Publisher
@@ -29,14 +30,19 @@ ANSWER_SECONDS = 30.0
 TICK_SECONDS = 0.1
 QUEUED_EVENTS = 4096
 Said = Event | NbcontainerError
-Answer = Limits | Readings | NbcontainerError | None
+Answer = Limits | Readings | list[Change] | NbcontainerError | None
 
 
 class VmRun:
     """See :class:`nbcontainer.engine.Run`."""
 
-    def __init__(self, guest: Guest, number: int, spec: ContainerSpec, ended: Callable[[VmRun], None]) -> None:
+    def __init__(
+        self, guest: Guest, number: int, spec: ContainerSpec, inside: ContainerSpec, ended: Callable[[VmRun], None], *, a_cell: bool = False
+    ) -> None:
         self.number = number
+        self._inside = inside
+        self._may_go_on = a_cell
+        """A session's cell may go on after a first interrupt."""
         self.container_id = ""
         self.spec = spec
         self.started: Started | None = None
@@ -166,7 +172,11 @@ class VmRun:
         return self._ended or self._give_up_at is not None or any(isinstance(said, Finished | NbcontainerError) for said in list(self._said))
 
     def interrupt(self) -> None:
-        self._ask_for_end("interrupt")
+        if self._may_go_on:
+            self._may_go_on = False
+            self._guest.send({"t": "interrupt", "run": self.number})
+        else:
+            self._ask_for_end("interrupt")
 
     def kill(self) -> None:
         self._ask_for_end("kill")
@@ -179,16 +189,28 @@ class VmRun:
         self._guest.send({"t": what, "run": self.number})
 
     def signal(self, number: int) -> None:
-        raise HostError("signals to a container in the virtual machine are not available yet", "use interrupt or kill")
+        if number == signal.SIGKILL:
+            self.kill()
+        else:
+            self._control("signal", {"number": number})
 
     def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
-        raise HostError("running more in a container of the virtual machine is not available yet", "use --engine local")
+        if transfer is not None:
+            raise HostError("-i, -o: variables do not travel into the virtual machine yet", "use --engine local, or files and -v")
+        there = self._inside
+        inside = spec.replace(workspace=there.workspace, root=there.root, mounts=there.mounts, limits=there.limits)
+        return self._guest.start(spec, inside, code, lambda run: None, self.number)
 
     def processes(self) -> list[int]:
         raise HostError("the processes of a container in the virtual machine are the guest's own", "use %container exec NAME ps aux")
 
     def changes(self) -> list[Change]:
-        raise HostError("diff of a container in the virtual machine is not available yet", "use --engine local")
+        if self._ended:
+            raise HostError("diff: what a container in the virtual machine has written goes with it, also with --keep", "use diff while it runs")
+        changes = self._control("diff")
+        if not isinstance(changes, list):
+            raise InternalError("the virtual machine did not say what was changed")
+        return changes
 
     def forget(self) -> None: ...
 
@@ -210,7 +232,7 @@ class VmRun:
             raise InternalError("the virtual machine did not say its readings")
         return readings
 
-    def _control(self, what: str, changes: dict[str, Any] | None = None) -> Limits | Readings | None:
+    def _control(self, what: str, changes: dict[str, Any] | None = None) -> Limits | Readings | list[Change] | None:
         if self._ended:
             raise SpecError(f"{'stats' if what == 'readings' else what}: the container has ended")
         ask = next(self._asked)

@@ -4,12 +4,12 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 
 1. A → K  ``{"t": "hello", ...}``: the agent serves (after a cold boot), or has been resumed (after 2)
 2. K → A  ``{"t": "resume", unix_seconds, seed, shares}``: the real time, fresh entropy, and which shares to mount where
-3. K → A  ``{"t": "start", run, spec, code, stamp}``
+3. K → A  ``{"t": "start", run, spec, code, stamp, within}``; ``within``: the run of the container that this is to run in, or 0
 4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
           ``{"t": "refused", run, kind, arguments}`` where the container could not be started or a run broke
 5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, ``{"t": "forget", run}``
-   K → A  ``{"t": "control", run, ask, what, changes}``: pause, resume, update or readings; answered by
-          ``{"t": "answer", run, ask, limits | readings | kind, arguments}``
+   K → A  ``{"t": "control", run, ask, what, changes}``: pause, resume, update, readings, signal or diff; answered by
+          ``{"t": "answer", run, ask, limits | readings | diff | kind, arguments}``
    K → A  ``{"t": "line", run, line, why}``: what the cell asked for by an InputRequest; without a line, why there is none
 6. K → A  ``{"t": "ping", ask}``, answered by ``{"t": "pong", ask}``
 7. K → A  ``{"t": "settle"}``: everything that was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from nbcontainer.engine.changes import Change
 from nbcontainer.engine.messages import fit_to_be_sent, without_surrogates
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.events import (
@@ -213,24 +214,36 @@ def _finished(read: _Reader) -> Finished:
     )
 
 
-def answer_to_json(run: int, ask: int, answer: Limits | Readings | NbcontainerError | None) -> dict[str, Any]:
+def _change(entry: object) -> Change:
+    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
+        kind, path = entry
+        if kind in ("A", "C", "D"):
+            return Change(kind, without_surrogates(path))
+    raise ProtocolError("a change that is none")
+
+
+def answer_to_json(run: int, ask: int, answer: Limits | Readings | list[Change] | NbcontainerError | None) -> dict[str, Any]:
     message: dict[str, Any] = {"t": "answer", "run": run, "ask": ask}
     if isinstance(answer, NbcontainerError):
         message |= {**error_to_json(run, answer), "t": "answer"}
     elif isinstance(answer, Limits):
         message["limits"] = asdict(answer)
+    elif isinstance(answer, list):
+        message["diff"] = [[change.kind, change.path] for change in answer]
     elif answer is not None:
         message["readings"] = asdict(answer)
     return message
 
 
-def answer_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> Limits | Readings | NbcontainerError | None:
+def answer_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> Limits | Readings | list[Change] | NbcontainerError | None:
     """Raises ProtocolError."""
     if "kind" in message:
         return error_from_json(message)
     read = _Reader(dict(message))
     if "limits" in message:
         return read.limits("limits")
+    if "diff" in message:
+        return [_change(entry) for entry in read.get("diff", list)]
     if "readings" not in message:
         return None
     inner = read.nested("readings")
