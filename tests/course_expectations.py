@@ -118,4 +118,30 @@ EXPECTED: dict[str, dict[str, str]] = {
         "run": "assert 'I am pid 1\\nmy host is sixty-lines\\nprocesses: 1\\nfiles: /bin /proc\\n' in text and code == 0, text",
         "limit": "assert limited and code == 247, text",
     },
+    "06-pids-io-network-noisy-neighbours": {
+        "bomb-outcome": "assert bomb.ok and '29' in bomb.stdout and bomb.usage.pids_peak == 30",
+        "real-bomb": "assert real.outcome == 'timeout' and real.usage.pids_peak <= 30",
+        "cpu": (
+            "assert all(run.ok for run in victims.values())\n"
+            "assert victims['noisy'].usage.cpu_seconds > 0.2 * victims['alone'].usage.cpu_seconds, 'shared by groups, not by processes'"
+        ),
+        "memory": "assert alone.ok and beside.ok and set(kills) == {'oom'}",
+        "io": "assert nbc_engine == 'vm' or os.geteuid() or len(written) == 2 and all(run.ok for run in written.values())",
+        "load": "import os",
+        "network": "assert nbc_engine == 'vm' or os.geteuid() or len(fetched) == 3",
+    },
+    "08-data": {
+        "host": "assert look.stdout.strip() == \"['/data']\" and (base / 'note.txt').exists() and not pathlib.Path('note.txt').exists()",
+        "session": "assert second.stdout.strip() == 'day 1 · 2' and after.stdout.strip() == 'False'",
+        "readonly": "assert guarded.stdout.splitlines() == [os.strerror(30)] * 2",
+        "load": "import os",
+        "shared": "seen = eval(reader.stdout); assert seen == sorted(seen) and seen[-1] == 10",
+        "variables-outside": "assert squares[-1] == 81 and total == 285",
+    },
+    "10-networks": {
+        "cable": "assert works and 'eth0' in looked.stdout",
+        "web": "assert answers['bridge'] == 'hello from web, pid 1' and all(answers[who].startswith('NO') for who in ('none', 'notebook')), answers",
+        "twice": "assert twice == ['hello from one, pid 1', 'hello from two, pid 1']",
+        "publish": "assert published == 'hello from web, pid 1'",
+    },
 }
