@@ -118,7 +118,7 @@ def install(wanted: Installation) -> str:
         raise SpecError(f"--name: {wanted.name!r} is the kernel without a container; choose another, such as {wanted.base}-contained")
     kernel_spec(dict(wanted.options), base.argv, "kernel", os.getcwd(), [])
     content = base.to_dict()
-    content["display_name"] = wanted.display_name or f"{base.display_name} ({_summary(wanted.options)})"
+    content["display_name"] = wanted.display_name or f"{base.display_name} · {_summary(wanted.options)}"
     content["metadata"] = {
         **base.metadata,
         "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {"base": wanted.base, "options": wanted.options}},
@@ -165,9 +165,11 @@ def _read(directory: str, what: str) -> KernelSpec:
 
 
 def _summary(options: dict[str, Any]) -> str:
-    """What the launcher shows in brackets."""
-    words = [f"{options[key]} {what}" for key, what in (("mem", "memory"), ("cpus", "CPUs")) if key in options]
-    return ", ".join(words) or "in a container"
+    """What the launcher shows after the name of the kernel's language."""
+    words = [str(options["mem"])] if "mem" in options else []
+    if "cpus" in options:
+        words.append(f"{options['cpus']} CPU{'' if str(options['cpus']) == '1' else 's'}")
+    return " · ".join(words) or "in a container"
 
 
 def _contained(manager: KernelSpecManager) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -96,7 +96,7 @@ def test_install_list_and_remove(capsys: pytest.CaptureFixture[str], tmp_path: P
     spec = json.loads((written / "kernel.json").read_text())
     assert spec["argv"] == base["argv"]
     assert spec["env"] == {"A": "b"}
-    assert spec["display_name"] == "R (512M memory, 1 CPUs)"
+    assert spec["display_name"] == "R · 512M · 1 CPU"
     options = {"mem": "512M", "cpus": "1", "volume": [".:/workspace"]}
     assert spec["metadata"]["kernel_provisioner"] == {"provisioner_name": "nbcontainer", "config": {"base": "ir", "options": options}}
     assert spec["metadata"]["debugger"] is False
