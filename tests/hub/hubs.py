@@ -176,6 +176,12 @@ class Hub:
         self.call("POST", f"users/{name}/server", {})
         self._wait(lambda: self.server(name).get("ready"), f"{name}'s server")
 
+    def ensure_server(self, name: str) -> int:
+        """Started, unless it runs; returns its process id."""
+        if not self.server(name).get("ready"):
+            self.start_server(name)
+        return int(self.server(name)["state"]["pid"])
+
     def stop_server(self, name: str) -> None:
         self.call("DELETE", f"users/{name}/server")
         self._wait(lambda: not self.server(name), f"the end of {name}'s server")
@@ -214,6 +220,7 @@ class Student:
         self._socket: WebSocketClientConnection | None = None
 
     async def open(self) -> None:
+        await asyncio.to_thread(self.hub.ensure_server, self.name)
         session = await asyncio.to_thread(
             self.hub.of_server, self.name, "POST", "api/sessions",
             {"name": "n", "path": f"work/{uuid.uuid4().hex}.ipynb", "type": "notebook", "kernel": {"name": "python3"}},

@@ -13,7 +13,6 @@ import threading
 import time
 import urllib.error
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -52,8 +51,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         hub = Hub(tmp_path_factory.mktemp("hub"), HOME, names)
         try:
             hub.start()
-            with ThreadPoolExecutor(STUDENTS) as pool:
-                list(pool.map(hub.start_server, names))
             yield hub
         finally:
             hub.stop(signal.SIGKILL)
@@ -70,25 +67,35 @@ async def open_student(hub: Hub, name: str) -> Student:
     return student
 
 
-def each_runs(hub: Hub, cells: dict[str, list[str]]) -> dict[str, list[Reply]]:
-    """The students run their cells at the same time, each in a kernel of their own; all are ready before the first begins."""
+def each_runs(hub: Hub, *phases: dict[str, list[str]]) -> list[dict[str, list[Reply]]]:
+    """The students run their cells at the same time, each in a kernel of their own, phase after phase.
 
-    async def everybody() -> dict[str, list[Reply]]:
-        students = await asyncio.gather(*(open_student(hub, name) for name in cells))
+    All are ready before the first begins.
+    """
 
-        async def one(student: Student) -> list[Reply]:
-            return [await student.run(code) for code in cells[student.name]]
+    async def everybody() -> list[dict[str, list[Reply]]]:
+        names = list(dict.fromkeys(name for phase in phases for name in phase))
+        students = dict(zip(names, await asyncio.gather(*(open_student(hub, name) for name in names)), strict=True))
 
-        replies = await asyncio.gather(*map(one, students))
-        for student in students:
+        async def one(name: str, cells: list[str]) -> list[Reply]:
+            return [await students[name].run(code) for code in cells]
+
+        replies = []
+        for cells in phases:
+            replies.append(dict(zip(cells, await asyncio.gather(*(one(name, codes) for name, codes in cells.items())), strict=True)))
+        for student in students.values():
             await student.end()
-        return dict(zip(cells, replies, strict=True))
+        return replies
 
     return asyncio.run(everybody())
 
 
+def run_one(hub: Hub, name: str, code: str) -> Reply:
+    return each_runs(hub, {name: [code]})[0][name][0]
+
+
 def test_ten_students_run_contained_cells_with_live_panels(hub: Hub) -> None:
-    replies = each_runs(hub, {name: [LIVE] for name in hub.users})
+    (replies,) = each_runs(hub, {name: [LIVE] for name in hub.users})
     for name, (reply,) in replies.items():
         assert (reply.status, reply.errors) == ("ok", []), name
         assert reply.text == "pid 1\ndone\n", name
@@ -109,7 +116,7 @@ def test_each_server_is_in_a_cgroup_that_its_user_cannot_widen(hub: Hub) -> None
             except PermissionError:
                 tried.append(int(open(file).read()))
         print(json.dumps([os.getuid(), place, len(there), tried]))"""
-    ((reply,),) = each_runs(hub, {hub.users[1]: [textwrap.dedent(code)]}).values()
+    reply = run_one(hub, hub.users[1], textwrap.dedent(code))
     uid, place, there, tried = json.loads(reply.text)
     assert uid == psutil.Process(hub.server(hub.users[1])["state"]["pid"]).uids().real > 0
     assert place == f"{PLACE}/{hub.users[1]}"
@@ -118,7 +125,6 @@ def test_each_server_is_in_a_cgroup_that_its_user_cannot_widen(hub: Hub) -> None
 
 def test_what_three_of_them_do_is_no_matter_of_the_others(hub: Hub) -> None:
     bomber, hog, filler, *others = hub.users
-    before = each_runs(hub, {name: [SHORT] * 3 for name in others})
     attack = {
         bomber: [f"%%container --mem 64M --pids 64 --no-live\n{FORK_BOMB}", UNCONTAINED],
         hog: [f"%%container --mem 96M --no-live\n{MEMORY_HOG}", MEMORY_HOG],
@@ -135,7 +141,7 @@ def test_what_three_of_them_do_is_no_matter_of_the_others(hub: Hub) -> None:
     asking = threading.Thread(target=ask_the_hub)
     asking.start()
     try:
-        during = each_runs(hub, attack | {name: [SHORT] * 5 for name in others})
+        before, during = each_runs(hub, {name: [SHORT] * 3 for name in others}, attack | {name: [SHORT] * 5 for name in others})
     finally:
         stop.set()
         asking.join()
@@ -221,17 +227,19 @@ def test_stopping_a_server_leaves_nothing(hub: Hub) -> None:
         running.cancel()
         student.close()
 
+    hub.ensure_server(name)
     assert cgroups_of(name)
     asyncio.run(scene())
     assert processes_of(name) == []
     assert cgroups_of(name) == []
     hub.start_server(name)
-    assert each_runs(hub, {name: [SHORT]})[name][0].text == "42\n"
+    assert run_one(hub, name, SHORT).text == "42\n"
 
 
 def test_a_crashed_hub_takes_its_servers_over_and_sweeps(hub: Hub) -> None:
     running, dead, *_ = hub.users[6:]
-    server = hub.server(running)["state"]["pid"]
+    server = hub.ensure_server(running)
+    hub.ensure_server(dead)
     hub.stop(signal.SIGKILL)
     for process in processes_of(dead):
         process.kill()
@@ -243,23 +251,22 @@ def test_a_crashed_hub_takes_its_servers_over_and_sweeps(hub: Hub) -> None:
     hub.start()
     assert cgroups_of(dead) == []
     assert hub.server(running)["state"]["pid"] == server
-    assert each_runs(hub, {running: [SHORT]})[running][0].text == "42\n"
+    assert run_one(hub, running, SHORT).text == "42\n"
     hub.stop_server(running)
     assert (processes_of(running), cgroups_of(running)) == ([], [])
     hub.start_server(dead)
-    assert each_runs(hub, {dead: [SHORT]})[dead][0].text == "42\n"
+    assert run_one(hub, dead, SHORT).text == "42\n"
 
 
 def test_a_pid_of_somebody_else_is_no_server(hub: Hub) -> None:
     """After a crash, only the pid is known; the cgroup tells whether that is still the server."""
     name = hub.users[8]
-    pid = hub.server(name)["state"]["pid"]
+    pid = hub.ensure_server(name)
     assert pid in delegate.processes(open_driver(PLACE.strip("/"), parent="/"), name)
     assert os.getpid() not in delegate.processes(open_driver(PLACE.strip("/"), parent="/"), name)
 
 
 def test_a_server_that_cannot_be_started_says_why(hub: Hub) -> None:
-    hub.call("POST", f"users/{NO_ACCOUNT}")
     with pytest.raises(urllib.error.HTTPError) as refused:
         hub.start_server(NO_ACCOUNT)
     assert "Your server was not started: there is no user 'nbcnoaccount' on this machine" in refused.value.read().decode()
