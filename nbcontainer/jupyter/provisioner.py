@@ -95,7 +95,7 @@ class ContainerProvisioner(LocalProvisioner):
         directory = _engine().state.sockets(str(self.kernel_id)[:8])
         for name in os.listdir(directory):
             os.unlink(f"{directory}/{name}")
-        longest = f"{directory}/{SOCKETS}-65535"
+        longest = f"{directory}/{SOCKETS}-9"  # jupyter_client numbers Unix sockets from 1 on
         if len(os.fsencode(longest)) > LONGEST_SOCKET_PATH:
             raise HostError(
                 f"{longest} is longer than the {LONGEST_SOCKET_PATH} bytes that a Unix socket's path may have",

@@ -215,15 +215,15 @@ class Reply:
 class Student:
     """One kernel in a notebook's directory, and the web socket to it."""
 
-    def __init__(self, hub: Hub, name: str) -> None:
-        self.hub, self.name = hub, name
+    def __init__(self, hub: Hub, name: str, kernel: str = "python3") -> None:
+        self.hub, self.name, self._kernel = hub, name, kernel
         self._socket: WebSocketClientConnection | None = None
 
     async def open(self) -> None:
         await asyncio.to_thread(self.hub.ensure_server, self.name)
         session = await asyncio.to_thread(
             self.hub.of_server, self.name, "POST", "api/sessions",
-            {"name": "n", "path": f"work/{uuid.uuid4().hex}.ipynb", "type": "notebook", "kernel": {"name": "python3"}},
+            {"name": "n", "path": f"work/{uuid.uuid4().hex}.ipynb", "type": "notebook", "kernel": {"name": self._kernel}},
         )  # fmt: skip
         self.kernel_id = session["kernel"]["id"]
         address = f"ws://127.0.0.1:{self.hub.port}/user/{self.name}/api/kernels/{self.kernel_id}/channels"

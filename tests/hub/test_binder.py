@@ -83,9 +83,8 @@ class Pod:
             "PATH": f"{HOME}/venv/bin:/usr/bin:/bin", "HOME": str(self.home), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self.home / "tmp"),
         }  # fmt: skip
-        capabilities = [word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}")]
         with _filter() as fd:
-            confined = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", "/sys/fs/cgroup", "/sys/fs/cgroup", "--seccomp", str(fd), *capabilities]
+            confined = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", "/sys/fs/cgroup", "/sys/fs/cgroup", "--seccomp", str(fd), "--cap-add", "ALL"]
             confined += ["setpriv", f"--reuid={USER_ID}", f"--regid={USER_ID}", "--clear-groups", "--bounding-set=-all", "--no-new-privs"]
             return subprocess.run(
                 [sys.executable, "-c", _ENTER, *self.entrances, "--", *confined, *command],

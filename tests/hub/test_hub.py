@@ -214,6 +214,28 @@ def test_nobody_sees_or_signals_another_s_containers(hub: Hub) -> None:
     assert (undisturbed.status, undisturbed.text) == ("ok", "undisturbed\n")
 
 
+def test_a_user_s_whole_kernel_in_a_container(hub: Hub) -> None:
+    """Installed by root for all; what Linux killed it for is under the cell."""
+    command = str(HOME / "venv/bin/nbcontainer")
+    subprocess.run([command, "kernel", "install", "--name", "contained", "--mem", "160M"], check=True, stdout=subprocess.DEVNULL)
+
+    async def scene() -> tuple[Reply, Reply]:
+        student = Student(hub, hub.users[9], "contained")
+        await student.open()
+        who = await student.run("import os\nprint(os.getpid(), os.getuid())")
+        hog = await student.run(MEMORY_HOG)
+        student.close()
+        return who, hog
+
+    try:
+        who, hog = asyncio.run(scene())
+    finally:
+        subprocess.run([command, "kernel", "rm", "contained"], check=True, stdout=subprocess.DEVNULL)
+    assert who.text == "1 0\n"
+    assert hog.status == "dead"
+    assert "Linux killed this kernel when its container reached --mem 160 MiB" in hog.errors[0]
+
+
 def test_stopping_a_server_leaves_nothing(hub: Hub) -> None:
     name = hub.users[5]
 
