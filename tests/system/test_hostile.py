@@ -11,6 +11,7 @@ import pytest
 from facilities import full_run
 
 import nbcontainer as nbc
+from nbcontainer.events import Event, Output
 
 ROUNDS = 40 if full_run() else 6
 LINES = 200
@@ -93,3 +94,42 @@ def test_many_large_displays_do_not_fill_the_kernel() -> None:
     result = run_hostile(5, ["large"], 60)
     assert result.exit_code == 7
     assert psutil.Process().memory_info().rss - before < KERNEL_GROWTH_BYTES
+
+
+STUBBORN = {
+    "stopped, below an init": ("import os, signal; print('on', flush=True); os.kill(os.getpid(), signal.SIGSTOP)", {"init": True}),
+    "ignores every signal": (
+        "import signal, time\nfor number in range(1, 65):\n    try: signal.signal(number, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nprint('on', flush=True)\ntime.sleep(60)",
+        {},
+    ),
+    "traced by its child": (
+        "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nchild = os.fork()\nif child == 0:\n"
+        "    libc.ptrace(0x4206, 1, 0, 0); libc.ptrace(0x4207, 1, 0, 0); print('on', flush=True); time.sleep(60)\ntime.sleep(60)",
+        {},
+    ),
+    "traces itself all the way down": (
+        "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nfor _ in range(5):\n    if os.fork() == 0:\n        libc.ptrace(0x4206, os.getppid(), 0, 0x100000)\n"
+        "print('on', flush=True)\ntime.sleep(60)",
+        {},
+    ),
+    "forks for ever": ("import os\nprint('on', flush=True)\nwhile True:\n    try: os.fork()\n    except OSError: pass", {"pids": 64}),
+    "writes for ever": ("print('on', flush=True)\nwhile True: print('x' * 1000)", {"max_output": "100K"}),
+}
+
+
+@pytest.mark.parametrize("name", STUBBORN)
+@pytest.mark.parametrize("end", ["timeout", "interrupt", "kill"])
+def test_a_cell_that_does_not_want_to_end_ends(name: str, end: str) -> None:
+    code, options = STUBBORN[name]
+    runs: list[Any] = []
+
+    def strike(event: Event) -> None:
+        if end != "timeout" and isinstance(event, Output) and not struck:
+            struck.append(event)
+            runs[0].interrupt() if end == "interrupt" else runs[0].kill()
+
+    struck: list[Event] = []
+    given = {**options, "timeout": 1.0} if end == "timeout" else options
+    result = nbc.run(code, mem="128M", on_start=runs.append, on_event=strike, **given)
+    assert result.outcome in {"timeout": ("timeout",), "interrupt": ("interrupted",), "kill": ("killed",)}[end], result.describe()
+    assert nbc.run("print('next')", mem="64M").stdout == "next\n"
