@@ -105,6 +105,8 @@ def become_container(
         _report(failure, channel_fd, CHANNEL_FD)
     except BrokenPipeError:
         pass  # the kernel is gone: so are we
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED  # before the cell's first line, or after its last
     except BaseException as error:
         # Nothing above us could show it: what is not expected must not look like a cell that just ended.
         why = f"{type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from nbcontainer.runtime import inside, steps
 from nbcontainer.runtime.inside import InsideStep
-from nbcontainer.runtime.skeleton import DEVICE_LINKS, DEVICES, REVEALED, Branch, TopLevel
+from nbcontainer.runtime.skeleton import DEVICE_LINKS, DEVICES, OWN_FILES, REVEALED, Branch, TopLevel, is_shown
 from nbcontainer.runtime.steps import Step
 from nbcontainer.spec import ContainerSpec
 
@@ -27,8 +27,11 @@ def make_root(
 ) -> tuple[list[Step], list[InsideStep]]:
     """The host steps, and the inside steps that attach what they make. ``prepared``: what an overlay must have in it."""
     system = spec.root.kind == "system"
+    files = [path for path in top.files if path not in OWN_FILES and (not system or is_shown(path))]
     directories = dict(_EMPTY) if system else {}
     directories.update((path, mode) for path, mode in top.directories if not system)
+    for path in files:
+        directories.setdefault(path.rpartition("/")[0], 0o755)
     directories["/root"] = 0o700
     directories.update((name, 0o755) for name in _MOUNT_POINTS)
     for branch in branches:
@@ -37,7 +40,7 @@ def make_root(
     links = [(path, target) for path, target in top.links if not system or path.count("/") == 1 or _in(path, branches)]
     if system:
         links.append(("/var/run", "/run"))
-    host: list[Step] = [*prepared("root"), _plain_root(spec, directories, links)]
+    host: list[Step] = [*prepared("root"), _plain_root(spec, directories, links, files)]
     after: list[InsideStep] = []
     for index, branch in enumerate(branches):
         slot = f"branch-{index}"
@@ -45,6 +48,10 @@ def make_root(
         host += prepared(slot)
         host.append(steps.Overlay(slot, layers(slot, branch, branches), f"{branch.path}, copy-on-write", spec.read_only))
         after.append(inside.Attach(slot, branch.path, branch.why))
+    for index, path in enumerate(files):
+        # Read-only: it is the host's own file, not a copy.
+        host.append(steps.Tree(f"file-{index}", path, "a file of the host's", read_only=True, idmapped=False))
+        after.append(inside.Attach(f"file-{index}", path, "a file of the host's"))
     return host, after
 
 
@@ -52,10 +59,10 @@ def _in(path: str, branches: list[Branch]) -> bool:
     return any(branch.path.rpartition("/")[0] == path.rpartition("/")[0] for branch in branches)
 
 
-def _plain_root(spec: ContainerSpec, directories: dict[str, int], links: list[tuple[str, str]]) -> steps.PlainRoot:
+def _plain_root(spec: ContainerSpec, directories: dict[str, int], links: list[tuple[str, str]], files: list[str]) -> steps.PlainRoot:
     devices = tuple(f"/dev/{name}" for name in DEVICES)
     own = tuple((f"/dev/{name}", target) for name, target in DEVICE_LINKS.items())
-    return steps.PlainRoot("root", tuple(sorted(directories.items())), devices, (*links, *own), spec.read_only)
+    return steps.PlainRoot("root", tuple(sorted(directories.items())), (*devices, *files), (*links, *own), spec.read_only)
 
 
 def layers(slot: str, branch: Branch, branches: list[Branch]) -> tuple[str, ...]:

@@ -21,7 +21,10 @@ SHOWN = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt")
 REVEALED = "-revealed"
 """Ending of the key of a second skeleton, above the one that hides."""
 
+MOST_FILES = 400
+"""A directory that has something mounted in it, such as an outer container's /etc, shows its files one by one."""
 HIDDEN_PATTERNS = ("shadow", "shadow-", "gshadow", "gshadow-")
+OWN_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 EMPTY_IN_ETC = ("ssl/private", "jupyter", "jupyterhub", "sudoers.d")
 _DISK_FILE_SYSTEMS = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs"))
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
@@ -103,6 +106,8 @@ class TopLevel:
     directories: tuple[tuple[str, int], ...]
     """(path, mode) of directories that are not branches: made anew."""
     links: tuple[tuple[str, str], ...]
+    files: tuple[str, ...] = ()
+    """Plain files of directories that are not branches."""
 
 
 def find_top_level() -> TopLevel:
@@ -110,20 +115,31 @@ def find_top_level() -> TopLevel:
     branches = [branch for branch in find_branches() if branch.key.startswith("python")]
     directories: list[tuple[str, int]] = []
     links: list[tuple[str, str]] = []
+    files: list[str] = []
     waiting = [f"/{name}" for name in sorted(os.listdir("/")) if name not in _NOT_OF_DISKS]
     mount_points = _mount_points()
     while waiting:
         path = waiting.pop(0)
+        if path.removeprefix("/etc/") in EMPTY_IN_ETC:
+            continue
         if os.path.islink(path):
             links.append((path, os.readlink(path)))
-        elif not os.path.isdir(path) or not _open_to_all(path):
+        elif not os.path.isdir(path):
+            if path.count("/") > 1 and not _is_secret(path) and stat.S_ISREG(os.stat(path).st_mode) and os.stat(path).st_mode & 0o004:
+                files.append(path)
+        elif not _open_to_all(path):
             continue
         elif any(point != path and _is_below(point, path) for point in mount_points):
             directories.append((path, stat.S_IMODE(os.stat(path).st_mode)))
             waiting = [f"{path}/{name}" for name in sorted(os.listdir(path))] + waiting
         else:
             branches.append(Branch(path, f"top-{len(branches)}", "a directory of the host's", is_shown(path)))
-    return TopLevel(tuple(sorted(branches, key=lambda branch: branch.path)), tuple(directories), tuple(links))
+    return TopLevel(tuple(sorted(branches, key=lambda branch: branch.path)), tuple(directories), tuple(links), tuple(files[:MOST_FILES]))
+
+
+def _is_secret(path: str) -> bool:
+    directory, _, name = path.rpartition("/")
+    return (directory == "/etc" and name in HIDDEN_PATTERNS) or (directory == "/etc/ssh" and name.startswith("ssh_host_"))
 
 
 def _mount_table() -> Iterator[tuple[str, str]]:

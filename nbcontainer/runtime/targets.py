@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 
 from nbcontainer.errors import SpecError
 from nbcontainer.mounts import Mount
-from nbcontainer.runtime.skeleton import DIRECTORIES_OF_A_DIR, SHOWN, Branch
+from nbcontainer.runtime.skeleton import DIRECTORIES_OF_A_DIR, OWN_FILES, SHOWN, Branch
 from nbcontainer.spec import ContainerSpec
 
 MOST_LINKS = 40
-OWN_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 _EMPTY_IN_HOST = ("/run", "/workspace")
 _OF_LINUX = ("/proc", "/sys", "/dev")
 
