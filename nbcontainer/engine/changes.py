@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nbcontainer.errors import SpecError
-from nbcontainer.runtime.skeleton import Branch
-from nbcontainer.runtime.targets import OWN_FILES, ContainerTree, find_targets, is_below
+from nbcontainer.runtime.skeleton import OWN_FILES, Branch
+from nbcontainer.runtime.targets import ContainerTree, find_targets, is_below
 from nbcontainer.spec import ContainerSpec
 
 MOST_CHANGES = 1_000_000
