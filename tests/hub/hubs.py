@@ -104,6 +104,15 @@ def cgroups_of(name: str) -> list[str]:
     return [str(path) for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()) if (path := Path(f"{root}{PLACE}/{name}")).is_dir()]
 
 
+def end_proxy(directory: Path) -> None:
+    """That of the hub whose working directory this is; a hub that ends need not do it."""
+    with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        proxy = psutil.Process(int((directory / "jupyterhub-proxy.pid").read_text()))
+        if "configurable-http-proxy" in " ".join(proxy.cmdline()):
+            proxy.terminate()
+            proxy.wait(10)
+
+
 class Hub:
     """Started, stopped and crashed by the tests; its database and its ports stay the same."""
 
@@ -148,11 +157,7 @@ class Hub:
 
     def end_proxy(self) -> None:
         """A crashed hub's."""
-        with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
-            proxy = psutil.Process(int((self._directory / "jupyterhub-proxy.pid").read_text()))
-            if "configurable-http-proxy" in " ".join(proxy.cmdline()):
-                proxy.terminate()
-                proxy.wait(10)
+        end_proxy(self._directory)
 
     def memory_mib(self) -> float:
         """PSS of the hub and its proxy."""

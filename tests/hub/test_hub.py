@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,20 @@ from facilities import require
 
 from nbcontainer.cgroups import delegate, open_driver
 
-from .hubs import NO_ACCOUNT, PLACE, Hub, Reply, Student, cgroups_of, container_pids, processes_of, unix_users
+from .hubs import (
+    NO_ACCOUNT,
+    PLACE,
+    START_SECONDS,
+    Hub,
+    Reply,
+    Student,
+    cgroups_of,
+    container_pids,
+    end_proxy,
+    free_port,
+    processes_of,
+    unix_users,
+)
 
 STUDENTS = 10
 HOME = Path(os.environ.get("NBCONTAINER_HUB_HOME", "/nowhere"))
@@ -293,6 +307,29 @@ def test_a_server_that_cannot_be_started_says_why(hub: Hub) -> None:
         hub.start_server(NO_ACCOUNT)
     assert "Your server was not started: there is no user 'nbcnoaccount' on this machine" in refused.value.read().decode()
     assert cgroups_of(NO_ACCOUNT) == []
+
+
+def test_the_example_starts_a_hub(tmp_path: Path) -> None:
+    require((HOME / "venv/bin/jupyterhub").exists(), "JupyterHub: tests/run --lane hub")
+    require(os.geteuid() == 0, "the example's hub runs as root: sudo tests/run --lane hub")
+    example = resources.files("nbcontainer.jupyter") / "examples" / "jupyterhub_config.py"
+    (tmp_path / "jupyterhub_config.py").write_text(example.read_text())
+    addresses = [f"--{name}=http://127.0.0.1:{free_port()}" for name in ("JupyterHub.bind_url", "JupyterHub.hub_bind_url", "ConfigurableHTTPProxy.api_url")]
+    path = f"{HOME}/venv/bin:{HOME}/proxy/node_modules/.bin:/usr/bin:/bin"
+    log, deadline = tmp_path / "log", time.monotonic() + START_SECONDS
+    with log.open("wb") as file:
+        environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
+        hub = subprocess.Popen([str(HOME / "venv/bin/jupyterhub"), *addresses], cwd=tmp_path, env=environment, stdout=file, stderr=file)
+    try:
+        while "JupyterHub is now running" not in log.read_text() and hub.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "JupyterHub is now running" in log.read_text()
+        assert "Using Spawner: nbcontainer.jupyter.hub.DelegatingSpawner" in log.read_text()
+    finally:
+        hub.terminate()
+        hub.wait(START_SECONDS)
+        end_proxy(tmp_path)
+    assert not any(Path(directory).exists() for directory in open_driver("jupyterhub", parent="/").directories), "nothing is made before a user comes"
 
 
 def test_without_delegation_the_hub_says_what_to_type() -> None:
