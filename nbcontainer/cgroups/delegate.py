@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 
 from nbcontainer import cgroups
 from nbcontainer.cgroups import Driver
@@ -13,7 +12,6 @@ from nbcontainer.cgroups.v2 import LEAF
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.spec import Limits
 
-_REMOVE_SECONDS = 5.0
 _V1_FILES = ("tasks", "cgroup.procs")
 _V2_FILES = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
 """What the owner of a subtree writes to; whoever may write the limits has none."""
@@ -99,10 +97,13 @@ def remove_empty(driver: Driver) -> list[str]:
 
 
 def remove_place(driver: Driver) -> None:
-    """Remove what the cgroups lay in, unless there still are some. Raises SetupError."""
-    if not driver.names():
-        for directory in driver.directories:
-            cgroups.remove_directory(directory, time.monotonic() + _REMOVE_SECONDS)
+    """Remove what the cgroups lay in, unless there still are some, or new ones just now. Raises OSError."""
+    for directory in driver.directories:
+        try:
+            os.rmdir(directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
+                raise
 
 
 def _find(driver: Driver, name: str) -> Leftover | None:

@@ -78,7 +78,9 @@ class DelegatedCgroup(HasTraits):
 
     def remove_cgroup(self: Any) -> None:
         """Blocks until everything of the server has ended. Raises HostError, SetupError."""
-        delegate.remove(user_cgroups(self.cgroup_place), self.cgroup_name())
+        driver = user_cgroups(self.cgroup_place)
+        delegate.remove(driver, self.cgroup_name())
+        delegate.remove_place(driver)
         self._entrances = ()
 
 
