@@ -116,7 +116,9 @@ def install(wanted: Installation) -> str:
         raise SpecError(f"--name: {wanted.name!r} is not a name for a kernel (letters, digits, - . _)")
     if wanted.name.lower() in (wanted.base.lower(), DEFAULT_BASE):
         raise SpecError(f"--name: {wanted.name!r} is the kernel without a container; choose another, such as {wanted.base}-contained")
-    kernel_spec(dict(wanted.options), base.argv, "kernel", os.getcwd(), [])
+    # Relative sources start at a notebook's directory, and which that will be is not known yet.
+    known = [volume for volume in wanted.options.get("volume", ()) if not volume.startswith("./") and not volume.startswith("../")]
+    kernel_spec({**wanted.options, "volume": known}, base.argv, "kernel", os.getcwd(), [])
     content = base.to_dict()
     content["display_name"] = wanted.display_name or f"{base.display_name} · {_summary(wanted.options)}"
     content["metadata"] = {

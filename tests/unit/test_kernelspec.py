@@ -112,6 +112,14 @@ def test_a_hint_where_nothing_is_kept(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "Python, contained" in command(capsys, "ls")[1]
 
 
+def test_volumes_of_a_notebook_s_directory_are_looked_for_when_there_is_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["install", "--name", "py", "--prefix", str(tmp_path)]
+    assert command(capsys, *words, "-v", "./not-here:/data")[0] == 0
+    code, _, err = command(capsys, *words, "-v", f"{tmp_path}/not-here:/data")
+    assert code == cli.EXIT_USAGE
+    assert "does not exist" in err
+
+
 def test_the_place_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = command(capsys, "install", "--name", "py", "--prefix", str(tmp_path / "file"))
