@@ -35,7 +35,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "chroot": "assert inside.ok and inside.stdout.count('busybox') == 2",
         "escape": "assert escaped.ok and (base / 'treasure.txt').read_text(encoding='utf-8').strip() in escaped.stdout and \"'usr'\" in escaped.stdout",
         "plan": "assert 'pivot_root' in plan and 'chroot(' not in plan",
-        "mounts": "assert first_mount == '/' and bare.stdout.split() == ['busybox', 'one.txt', 'two.txt']",
+        "mounts": "assert topmost == '/' and bare.stdout.split() == ['busybox', 'one.txt', 'two.txt']",
         "escape-again": "assert held.stdout.split().count('True') == 1 and held.stdout.strip().endswith('False') and (base / 'treasure.txt').exists()",
     },
     "03-namespaces-one-by-one": {
@@ -77,15 +77,15 @@ EXPECTED: dict[str, dict[str, str]] = {
     },
     "11-container-or-virtual-machine": {
         "compare-outcome": (
-            "assert not container.why_not and not machine.why_not, comparison\n"
-            "assert container.linux_inside == os.uname().release != machine.linux_inside\n"
-            "assert machine.later_seconds > container.later_seconds and machine.memory_bytes > 5 * container.memory_bytes\n"
-            "assert container.pid_inside == machine.pid_inside == container.processes_seen == 1"
+            "both = not container.why_not and not machine.why_not; assert both or os.geteuid(), comparison\n"
+            "assert not both or container.linux_inside == os.uname().release != machine.linux_inside\n"
+            "assert not both or machine.later_seconds > container.later_seconds and machine.memory_bytes > 5 * container.memory_bytes\n"
+            "assert not both or container.pid_inside == machine.pid_inside == container.processes_seen == 1"
         ),
         "load": "import os",
-        "look": "assert seen['local'][0] == os.uname().release and int(seen['vm'][2]) < 1024 and seen['vm'][0] != seen['local'][0]",
-        "visible": "assert seen_on_the_host('local') == ['sleep'] and seen_on_the_host('vm') == []",
-        "density": "assert len(fits) == 2 and fits[0] > 5 * fits[1]",
+        "look": "assert not both or seen['local'][0] == os.uname().release and int(seen['vm'][2]) < 1024 and seen['vm'][0] != seen['local'][0]",
+        "visible": "assert not both or seen_on_the_host('local') == ['sleep'] and seen_on_the_host('vm') == []",
+        "density": "assert not both or len(fits) == 2 and fits[0] > 5 * fits[1]",
     },
     "12-is-a-container-slower": {
         "measure": (
@@ -139,9 +139,10 @@ EXPECTED: dict[str, dict[str, str]] = {
         "variables-outside": "assert squares[-1] == 81 and total == 285",
     },
     "10-networks": {
-        "cable": "assert works and 'eth0' in looked.stdout",
-        "web": "assert answers['bridge'] == 'hello from web, pid 1' and all(answers[who].startswith('NO') for who in ('none', 'notebook')), answers",
-        "twice": "assert twice == ['hello from one, pid 1', 'hello from two, pid 1']",
-        "publish": "assert published == 'hello from web, pid 1'",
+        "load": "import os",
+        "cable": "assert works and 'eth0' in looked.stdout or os.geteuid() or nbc_engine == 'vm'",
+        "web": "assert not works or answers['bridge'] == 'hello from web, pid 1' and all(answers[who].startswith('NO') for who in ('none', 'notebook')), answers",
+        "twice": "assert not works or twice == ['hello from one, pid 1', 'hello from two, pid 1']",
+        "publish": "assert not works or published == 'hello from web, pid 1'",
     },
 }
