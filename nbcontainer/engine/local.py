@@ -73,7 +73,7 @@ class LocalEngine:
             self.state.close()
             self._ids.close()
             raise
-        self.networks = LocalNetworks(self.state.place, self._rootless, self.drop_spares)
+        self.networks = LocalNetworks(self.state.place, self._user_ids, self.drop_spares)
         self._live: dict[str, Box] = {}
         self._unremoved: list[Cgroup] = []
         self._plans: dict[ContainerSpec, Plan] = {}
@@ -104,7 +104,7 @@ class LocalEngine:
                 # cgroup v1 lets nobody into a cpuset that has no CPUs yet.
                 cgroup.set_limits(shape.limits)
             plan = self._plan(shape, cgroup)
-            process = self._client.launch(Launch(plan, shape.hostname or container_id, id_map), cgroup)
+            process = self._client.launch(Launch(plan, shape.hostname or container_id, id_map, userns_fd=self.networks.user_namespace(shape)), cgroup)
         except BaseException:
             sources.close()
             self._give_back_ids(id_map)

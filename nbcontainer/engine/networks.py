@@ -13,8 +13,10 @@ from nbcontainer.spec import ContainerSpec, Limits, check_network_limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine.box import Box
+    from nbcontainer.engine.ids import UserIds
     from nbcontainer.network.client import RouterClient
     from nbcontainer.network.described import NetworkDescription, NetworkPicture
+    from nbcontainer.network.pasta import Pasta
 
 DEFAULT_NETWORK = "bridge"
 
@@ -22,31 +24,51 @@ DEFAULT_NETWORK = "bridge"
 class LocalNetworks:
     """Methods may be called from any thread. ``drop_spares``: ends containers that were made in advance and may be on a network."""
 
-    def __init__(self, place: str, rootless: bool, drop_spares: Callable[[], None]) -> None:
-        self._place, self._rootless, self._drop_spares = place, rootless, drop_spares
+    def __init__(self, place: str, user_ids: UserIds | None, drop_spares: Callable[[], None]) -> None:
+        """``user_ids``: of an ordinary user's engine."""
+        self._place, self._user_ids, self._drop_spares = place, user_ids, drop_spares
         self._lock = threading.Lock()
         self._router: RouterClient | None = None
+        self._pasta: Pasta | None = None
         self._told = False
 
     def _open(self) -> RouterClient:
         """The router, started where there is none, with the default network. Raises HostError, SetupError, InternalError."""
         with self._lock:
             if self._router is not None and not self._router.alive:
-                self._router.close()
+                self._close(self._router)
                 self._router = None
             if self._router is None:
                 from nbcontainer.network.client import RouterClient
 
-                router = RouterClient(self._place, self._rootless)
+                router = RouterClient(self._place, self._user_ids is not None, None if self._user_ids is None else self._user_ids.found)
                 try:
+                    if self._user_ids is not None:
+                        self._find_way_out(router)
                     router.ask("create", name=DEFAULT_NETWORK)
                 except BaseException:
-                    router.close()
+                    self._close(router)
                     raise
                 self._router = router
             return self._router
 
+    def _find_way_out(self, router: RouterClient) -> None:
+        from nbcontainer.network.pasta import LINK, Pasta
+
+        self._pasta = Pasta(router.pid)
+        router.ask("way_out", name="pasta", link=LINK, why_not=self._pasta.why_not)
+
+    def _close(self, router: RouterClient) -> None:
+        router.close()
+        if self._pasta is not None:
+            self._pasta.close()
+            self._pasta = None
+
     # ---- containers
+
+    def user_namespace(self, shape: ContainerSpec) -> int:
+        """A descriptor of the one that a container of an ordinary user has to be below; -1 where it need not."""
+        return self._open().userns_fd if shape.networks and self._user_ids is not None else -1
 
     def attach(self, box: Box) -> None:
         """Nothing where it is on no network, or attached already. To be called before any code of its user's runs."""
@@ -130,7 +152,7 @@ class LocalNetworks:
             router, self._router = self._router, None
         if router is not None:
             with contextlib.suppress(NbcontainerError):
-                router.close()
+                self._close(router)
 
 
 def _described(plain: dict[str, Any]) -> NetworkDescription:

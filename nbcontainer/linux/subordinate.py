@@ -90,13 +90,24 @@ def write_maps(programs: tuple[str, str], pid: int, own: tuple[int, int], subord
     Raises OSError where newuidmap or newgidmap refuses; why is on this process's standard error.
     """
     first_uid, first_gid, count = subordinate
+    further = [["1", str(first), str(count)] for first in (first_uid, first_gid)]
+    _run(programs, pid, [["0", str(own_id), "1", *rest] for own_id, rest in zip(own, further, strict=True)])
+
+
+def write_identity_maps(ids: SubordinateIds, pid: int, own: tuple[int, int]) -> None:
+    """All ids that the user has are themselves in ``pid``'s user namespace. Raises OSError as :func:`write_maps`."""
+    firsts, count = (ids.first_uid, ids.first_gid), str(ids.count)
+    maps = [[str(own_id), str(own_id), "1", str(first), str(first), count] for own_id, first in zip(own, firsts, strict=True)]
+    _run((ids.newuidmap, ids.newgidmap), pid, maps)
+
+
+def _run(programs: tuple[str, str], pid: int, maps: list[list[str]]) -> None:
     children: list[int] = []
     statuses: list[int] = []
     try:
         # Both at once: most of their time is Linux's loader's.
-        for program, own_id, first in zip(programs, own, (first_uid, first_gid), strict=True):
-            words = [program, str(pid), "0", str(own_id), "1", "1", str(first), str(count)]
-            children.append(os.posix_spawn(program, words, {}))
+        for program, words in zip(programs, maps, strict=True):
+            children.append(os.posix_spawn(program, [program, str(pid), *words], {}))
     finally:
         statuses += [os.waitpid(child, 0)[1] for child in children]
     refused = [program for program, status in zip(programs, statuses, strict=True) if status]

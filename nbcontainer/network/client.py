@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from nbcontainer import errors
-from nbcontainer.errors import HostError, InternalError
+from nbcontainer.errors import HostError, InternalError, SetupError
+from nbcontainer.linux.subordinate import SubordinateIds, write_identity_maps
 from nbcontainer.runtime.protocol import FrameReader, encode
+from nbcontainer.runtime.steps import write_file
 
 ANSWER_SECONDS = 60.0
 READ_BYTES = 1 << 18
@@ -25,10 +27,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class RouterClient:
     """One router. Methods may be called from any thread; requests are made one after the other."""
 
-    def __init__(self, name: str, rootless: bool) -> None:
-        """``name``: of this kernel's place. Raises HostError, SetupError, InternalError."""
-        if rootless:
-            raise HostError("--net: networks of containers need root here", "leave --net and -p out, or run Jupyter as root")
+    def __init__(self, name: str, rootless: bool, ids: SubordinateIds | None = None) -> None:
+        """``name``: of this kernel's place; ``ids``: that an ordinary user has besides. Raises HostError, SetupError, InternalError."""
         if importlib.util.find_spec("pyroute2") is None:
             raise HostError("--net: networks need the Python package pyroute2", f"{sys.executable} -m pip install pyroute2")
         self._lock = threading.Lock()
@@ -48,7 +48,11 @@ class RouterClient:
                 start_new_session=True,
             )
         self._socket.settimeout(ANSWER_SECONDS)
+        self.userns_fd = -1
+        """Of an ordinary user's router: the user namespace that its containers have to be below."""
         try:
+            if rootless:
+                self._map_ids(ids)
             self._answer()
         except BaseException:
             self.close()
@@ -94,14 +98,37 @@ class RouterClient:
         words = self._log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
         return InternalError("the router of this kernel's networks ended, and its networks with it" + (f": {words[-1]}" if words else ""))
 
+    def _map_ids(self, ids: SubordinateIds | None) -> None:
+        """All ids of the user are themselves in the router's user namespace, so that containers' can be made of them below it."""
+        self._answer()
+        pid = self._process.pid
+        try:
+            if ids is not None:
+                write_identity_maps(ids, pid, (os.geteuid(), os.getegid()))
+            else:
+                write_file(f"/proc/{pid}/setgroups", b"deny")
+                for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
+                    write_file(f"/proc/{pid}/{kind}_map", b"%d %d 1\n" % (own, own))
+            self.userns_fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            self._socket.sendall(b"m")
+        except OSError as error:
+            raise SetupError("router's ids", error.errno or 0, str(error.filename or "")) from None
+
     def leave_to_parent(self) -> None:
         """In a forked process: let go, without ending anything."""
         self._socket.close()
         self._log.close()
+        self._close_userns()
+
+    def _close_userns(self) -> None:
+        if self.userns_fd >= 0:
+            os.close(self.userns_fd)
+            self.userns_fd = -1
 
     def close(self) -> None:
         """End it, and all networks; returns when it is gone."""
         self._socket.close()
+        self._close_userns()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

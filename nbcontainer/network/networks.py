@@ -48,6 +48,8 @@ class Router(Names):
         self.ipv6 = uplink.has_ipv6()
         self.way_out = ""
         self.why_no_way_out = ""
+        self._out_index: int | None = None
+        self._out_name = ""
         self._rules: RouterRules | None = None
 
     async def start(self) -> None:
@@ -92,7 +94,7 @@ class Router(Names):
             self.why_no_way_out = f"no link to the host could be made ({error.strerror})"
             return
         if self._in_host(lambda: uplink.forwards("ipv4")):
-            self.way_out = "host"
+            self.way_out, self._out_index = "host", self.uplink.router_index
         else:
             self.why_no_way_out = "this host does not forward packets (net.ipv4.ip_forward is 0)"
 
@@ -103,6 +105,17 @@ class Router(Names):
         if self.uplink is not None:
             with contextlib.suppress(OSError):
                 self._host.ask(links.delete(self.uplink.host_index))
+
+    async def set_way_out(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The kernel has found one, a link that is here now, or says why there is none."""
+        if self._rules is None:
+            return {}  # without rules nothing is forwarded
+        self.why_no_way_out = str(request["why_not"])
+        if not self.why_no_way_out:
+            self._out_index = uplink.index_of(self.netlink, str(request["link"]))
+            self._out_name = str(request["link"])
+            self.way_out = str(request["name"])
+        return {}
 
     # ---- networks
 
@@ -137,9 +150,8 @@ class Router(Names):
         if self._rules is None:
             return
         up = self.uplink
-        out = up.router_index if up is not None and self.way_out == "host" else None
         bridges = [network.bridge.index for network in self.networks.values() if not network.internal]
-        self._rules.renew(out, None if up is None else up.router_index, up.host_addresses if up else [], bridges)
+        self._rules.renew(self._out_index, None if up is None else up.router_index, up.host_addresses if up else [], bridges)
 
     async def remove(self, request: dict[str, Any]) -> dict[str, Any]:
         network = self._network(request["name"], "network rm")
@@ -187,7 +199,7 @@ class Router(Names):
         network = self._network(request["name"], "network inspect")
         router = look(self.netlink, self.own_fd, f"router (process {os.getpid()})")
         ports = {link.name for link in router.links if link.master == network.bridge.index}
-        others = {uplink.NAME} if self.uplink is not None else set()
+        others = {uplink.NAME if self.uplink is not None else self._out_name}
         host_fd = self._in_host(links.own_namespace)
         try:
             host = look(self._host, host_fd, "host")
@@ -364,7 +376,7 @@ class Router(Names):
             return {"t": "failed", "kind": "SetupError", "arguments": [f"network {message['t']}", error.errno or 0, str(error.filename or ""), ""]}
 
     def _requests(self) -> dict[str, Any]:
-        return {"create": self.create, "remove": self.remove, "list": self.list_networks, "inspect": self.inspect, "begin": self.begin, "limit": self.limit, "detach": self.detach}
+        return {"create": self.create, "remove": self.remove, "list": self.list_networks, "inspect": self.inspect, "begin": self.begin, "limit": self.limit, "way_out": self.set_way_out, "detach": self.detach}
 
 
 def _refused_port(port: Port, error: OSError) -> NbcontainerError:

@@ -202,7 +202,8 @@ class Resolver:
         known = answer_from(self._names, asker, question)
         if known is not None:
             return known
-        if not self._names.has_way_out(asker):
+        # A name without a dot is nobody's out there (RFC 7085), and it may be one of a container that has ended.
+        if "." not in question.name or not self._names.has_way_out(asker):
             return answer(question, _NO_NAME, [], authoritative=False)
         for upstream in upstreams():
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):

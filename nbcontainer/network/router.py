@@ -83,6 +83,11 @@ def main(name: str, rootless: bool, kernel_pid: int) -> None:
     kernel_pidfd = os.pidfd_open(kernel_pid)
     if os.getppid() != kernel_pid:
         raise SystemExit("the kernel ended before its router began")
+    if rootless:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        control.sendall(encode({"t": "unshared"}))
+        if control.recv(1) != b"m":
+            raise SystemExit("the kernel ended before its router began")
     host = Netlink()
     host_thread = ThreadPoolExecutor(1, "host")
     host_thread.submit(int).result()  # it has to be there before this thread leaves the host's namespace

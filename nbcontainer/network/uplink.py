@@ -67,9 +67,9 @@ def make_uplink(name: str, host: Netlink, router: Netlink, router_fd: int, subne
         ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [peer]})]}),
     ]
     host.ask(request(ifinfmsg, links.NEW_LINK, links.NEW, attrs=attrs))
-    host_index = _index(host, name)
+    host_index = index_of(host, name)
     try:
-        router_index = _index(router, NAME)
+        router_index = index_of(router, NAME)
         rules: HostRules = in_host(lambda: HostRules(name, host_index, _addresses(subnet, 2, ipv6)))
         try:
             up = Uplink(name, host_index, router_index, subnet, ipv6, rules)
@@ -89,7 +89,7 @@ def _configure(netlink: Netlink, index: int, addresses: list[str]) -> None:
     netlink.ask(*(links.add_address(index, text, 126 if ":" in text else 30) for text in addresses), links.set_up(index))
 
 
-def _index(netlink: Netlink, name: str) -> int:
+def index_of(netlink: Netlink, name: str) -> int:
     for link in netlink.dump(ifinfmsg, links.GET_LINK):
         if link.get_attr("IFLA_IFNAME") == name:
             return int(link["index"])

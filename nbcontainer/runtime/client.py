@@ -99,6 +99,8 @@ class Launch:
     id_map: IdMap | None
     within: int = 0
     """Process id of the container to join, where the plan does that."""
+    userns_fd: int = -1
+    """The user namespace that its own is to be below; -1: this process's."""
 
 
 class _SentPlans:
@@ -208,7 +210,8 @@ class ZygoteClient:
         result = Cloned(-1, -1, control, channel, stdout_fd, stderr_fd, line_fd)
         cgroup_fd = cgroup.clone_fd()
         fds = [their_control.fileno(), their_channel.fileno(), their_stdout, their_stderr]
-        fds += ([line_fd] if line_fd >= 0 else []) + ([cgroup_fd] if cgroup_fd >= 0 else []) + cgroup.task_fds()
+        fds += ([line_fd] if line_fd >= 0 else []) + ([cgroup_fd] if cgroup_fd >= 0 else [])
+        fds += ([launch.userns_fd] if launch.userns_fd >= 0 else []) + cgroup.task_fds()
         ids = launch.id_map
         id_map, further = (None, None) if ids is None else ((ids.base, ids.count), ids.subordinate)
         directories = tuple(directory for _, directory in cgroup.views())
@@ -216,7 +219,7 @@ class ZygoteClient:
             with self._lock:
                 self._wait_until_serving()
                 plan_number, plan = self._plans.number(launch.plan)
-                request = LaunchRequest(launch.hostname, id_map, further, directories, cgroup_fd >= 0, plan_number, plan, launch.within)
+                request = LaunchRequest(launch.hostname, id_map, further, directories, cgroup_fd >= 0, plan_number, plan, launch.within, launch.userns_fd >= 0)
                 socket.send_fds(self._launch, [pickle.dumps(tuple(request))], fds)
         except (BrokenPipeError, ConnectionResetError):
             result.close()

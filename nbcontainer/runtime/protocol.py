@@ -57,7 +57,7 @@ class ProtocolError(Exception):
 
 class LaunchRequest(NamedTuple):
     """Message 1, sent as a plain tuple. Descriptors that travel with it, in order: control, channel, stdout, stderr,
-    line (of a Python cell), cgroup (if any), tasks…"""
+    line (of a Python cell), cgroup (if any), user namespace (with ``below``), tasks…"""
 
     hostname: str
     id_map: tuple[int, int] | None
@@ -71,6 +71,8 @@ class LaunchRequest(NamedTuple):
     """Pickled; empty where the zygote knows this number from an earlier launch."""
     within: int = 0
     """Process id of the container that the new process is to join; 0: it is a container of its own."""
+    below: bool = False
+    """Its user namespace is to be a child of the one whose descriptor travels with this."""
 
 
 class Go(NamedTuple):

@@ -27,6 +27,7 @@ from typing import Any
 from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.linux.subordinate import SubordinateIds
 from nbcontainer.runtime import join, skeleton
+from nbcontainer.runtime.below import clone_below
 from nbcontainer.runtime.idmaps import IdMaps
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
 from nbcontainer.runtime.inside import OOM_SCORE
@@ -168,6 +169,7 @@ class Zygote:
         if laid_out.plan.python:
             slots["line"] = others.pop(0)
         cgroup_fd = others.pop(0) if request.has_cgroup_fd else -1
+        userns_fd = others.pop(0) if request.below else -1
         slots.update((f"task-{index}", fd) for index, fd in enumerate(others))
         if laid_out.plan.joins:
             return (*self._join(laid_out, request.within, slots, cgroup_fd), [])
@@ -181,7 +183,7 @@ class Zygote:
                     context.id_base = request.id_map[0]
                 walk(laid_out.plan.host, context, self._reap_ended)
                 slots.update(context.fds)
-            pid, pidfd = self._clone(laid_out, context, request, slots, cgroup_fd)
+            pid, pidfd = self._clone(laid_out, context, request, slots, (cgroup_fd, userns_fd))
             return pid, pidfd, [context.fds.pop(SCRATCH)] if SCRATCH in context.fds else []
         finally:
             for fd in context.fds.values():
@@ -191,9 +193,11 @@ class Zygote:
                 syscalls.umount2(f"{self.config.stage}/scratch", syscalls.MNT_DETACH)
 
     def _clone(
-        self, laid_out: LaidOutPlan, context: Context, request: LaunchRequest, slots: dict[str, int], cgroup_fd: int
+        self, laid_out: LaidOutPlan, context: Context, request: LaunchRequest, slots: dict[str, int], fds: tuple[int, int]
     ) -> tuple[int, int]:
+        """``fds``: of the v2 cgroup to be in, and of the user namespace to be below; -1 for none."""
         flags = 0
+        cgroup_fd, userns_fd = fds
         host_mounts = laid_out.plan.host_mounts and not context.rootless
         for name in laid_out.plan.namespaces:
             # The cgroup namespace is made by the process itself, once it is in its cgroup: that becomes its root.
@@ -209,7 +213,10 @@ class Zygote:
         try:
             if host_mounts:
                 syscalls.setns(self.kernel_mounts_fd, syscalls.CLONE_NEWNS)
-            pid, pidfd = self.image.clone(flags, cgroup_fd)
+            if userns_fd >= 0 and request.id_map is not None:
+                pid, pidfd = clone_below(self.image, userns_fd, flags, cgroup_fd, request.id_map[0], request.subordinate)
+            else:
+                pid, pidfd = self.image.clone(flags, cgroup_fd)
             if pid == 0:
                 os.close(write_end)
                 become_container(laid_out, context, slots, self._run_python, self._warm)
@@ -221,7 +228,7 @@ class Zygote:
             if host_mounts:
                 syscalls.setns(self.own_mounts_fd, syscalls.CLONE_NEWNS)
         try:
-            if request.id_map is not None:
+            if request.id_map is not None and userns_fd < 0:
                 self.id_maps.write(pid, request.id_map, request.subordinate)
             if self.pins_oom_score:
                 write_file(f"/proc/{pid}/oom_score_adj", b"%d" % OOM_SCORE)

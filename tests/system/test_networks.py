@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,7 +45,6 @@ server.serve_forever()
 @pytest.fixture(autouse=True, scope="module")
 def networks_of_our_own() -> Iterator[None]:
     """A fresh engine, whose router sees the tests' host; at the end the host is as it was."""
-    only_as_root("networks of containers")
     require(_has_pyroute2(), "pyroute2 is missing: pip install pyroute2")
     local.shutdown()
     before = hostnet.state()
@@ -466,6 +466,21 @@ def test_the_way_out_and_what_it_does_not_lead_to() -> None:
     assert _settled(before) == before
 
 
+def test_an_ordinary_user_gets_out_by_pasta() -> None:
+    """tests/own_network.py has made the machine beyond the host."""
+    outside = os.environ.get("NBCONTAINER_TEST_OUTSIDE")
+    if not rootless() or outside is None:
+        pytest.skip("for the rootless lane of tests/run, which is on a host of its own")
+    require(shutil.which("pasta"), "pasta is missing: apt install passt")
+    result = nbc.run(_ASK.format(address=outside, port=9100), net="bridge")
+    assert result.ok and result.stdout.strip() == "203.0.113.1", (result.error, "it sees the host")
+    with socket.create_server(("0.0.0.0", 9102)), network("inner", internal=True):
+        for address, net in (("203.0.113.1", "bridge"), (outside, "inner")):
+            port = 9102 if address == "203.0.113.1" else 9100
+            assert not nbc.run(_ASK.format(address=address, port=port), net=net).ok, (address, net)
+    assert nbc.networks.ls()[0].way_out == "pasta"
+
+
 _ASK = """
 import socket
 with socket.create_connection(({address!r}, {port}), timeout=2) as sock:
@@ -613,3 +628,41 @@ def test_the_python_functions_for_networks() -> None:
             nbc.networks.create(wrong)
     with pytest.raises(SpecError, match="always there"):
         nbc.networks.rm("bridge")
+
+
+def test_a_real_nginx_serves_one_network_and_no_other() -> None:
+    """Debian's package, as it is on this host, in the system root: twice on one host, on the same port."""
+    require(os.path.exists("/usr/sbin/nginx"), "nginx is missing: apt install nginx-light")
+    settings = """
+    mkdir -p /tmp/www /tmp/nginx
+    echo "page of $NAME" >/tmp/www/index.html
+    cat >/tmp/nginx.conf <<END
+    daemon off; pid /tmp/nginx/pid; error_log stderr; user root;
+    events { worker_connections 64; }
+    http {
+        access_log off; root /tmp/www;
+        client_body_temp_path /tmp/nginx/a; proxy_temp_path /tmp/nginx/b; fastcgi_temp_path /tmp/nginx/c; uwsgi_temp_path /tmp/nginx/d; scgi_temp_path /tmp/nginx/e;
+        server { listen 80; }
+    }
+    END
+    echo serving
+    exec /usr/sbin/nginx -c /tmp/nginx.conf
+    """
+    body = textwrap.dedent(settings)
+    page = "bash -c 'exec 3<>/dev/tcp/one/80; printf \"GET / HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3'"
+    with (
+        network("apart"),
+        running(body, program="sh", net="bridge", name="one", env=["NAME=one"], publish="18100:80"),
+        running(body, program="sh", net="bridge", name="two", env=["NAME=two"], publish="18101:80"),
+    ):
+        for port, name in ((18100, b"one"), (18101, b"two")):
+            deadline = time.monotonic() + SECONDS
+            answer = b""
+            while b"page of" not in answer and time.monotonic() < deadline:
+                with contextlib.suppress(OSError):
+                    answer = ask("127.0.0.1", port)
+            assert b"page of " + name in answer and b"Server: nginx" in answer, answer
+        neighbour = nbc.run(page, program="sh", net="bridge")
+        assert "page of one" in neighbour.stdout, neighbour.stderr
+        stranger = nbc.run(page, program="sh", net="apart")
+        assert stranger.exit_code and "page of" not in stranger.stdout
