@@ -5,12 +5,12 @@ One in use is locked (shared) by each kernel for as long as one of its container
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 import re
 import secrets
-import shutil
+import subprocess
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,12 +44,10 @@ class Volume:
 
     def size_bytes(self) -> int:
         """Of all files, each as long as it says it is."""
-        size = 0
-        for _, _, files, parent_fd in os.fwalk(self.path):
-            for file in files:
-                with contextlib.suppress(OSError):
-                    size += os.stat(file, dir_fd=parent_fd, follow_symlinks=False).st_size
-        return size
+        # Not by Python's own walk, which recurses: a hostile cell can make directories a hundred thousand levels deep.
+        command = ["find", str(self.path), "!", "-type", "d", "-printf", "%s\n"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return sum(map(int, done.stdout.split()))
 
     def in_use(self) -> bool:
         fd = os.open(self.place / _LOCK, os.O_RDWR | os.O_CLOEXEC)
@@ -111,13 +109,21 @@ def remove(name: str) -> None:
     fd = os.open(volume.place / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(volume.place)
+        _remove_tree(volume.place)
     except BlockingIOError:
         raise SpecError(f"volume: {name} is in use by a container; end it first") from None
     except OSError as error:
         raise SetupError("remove the volume", error.errno or 0, str(error.filename or volume.place)) from None
     finally:
         os.close(fd)
+
+
+def _remove_tree(path: Path) -> None:
+    """However deep it is. Raises OSError."""
+    done = subprocess.run(["rm", "-rf", "--", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if os.path.lexists(path):
+        words = done.stderr.strip().splitlines()
+        raise OSError(errno.EBUSY, words[0] if words else "rm did not remove it", str(path))
 
 
 class VolumesInUse:

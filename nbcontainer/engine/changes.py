@@ -18,6 +18,8 @@ from nbcontainer.runtime.targets import ContainerTree, find_targets, is_below
 from nbcontainer.spec import ContainerSpec
 
 MOST_CHANGES = 1_000_000
+MOST_LEVELS = 250
+"""Each takes some stack, and a descriptor."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MADE_BY_US = ("/proc", "/sys", "/dev", "/run", "/workspace", "/tmp", "/var/tmp")
 """Mount points and empty directories that a root gets where it has none."""
@@ -90,6 +92,8 @@ class _Walk:
             yield from inner
 
     def _inner(self, fd: int, name: str, path: str) -> Iterator[Change]:
+        if path.count("/") > MOST_LEVELS:
+            raise SpecError(f"diff: there are directories more than {MOST_LEVELS} levels deep")
         try:
             inner_fd = os.open(name, _DIRECTORY, dir_fd=fd)
         except PermissionError:

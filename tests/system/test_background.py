@@ -137,6 +137,22 @@ def test_a_hostile_tree_ends_the_search_and_not_the_kernel() -> None:
             assert not any(change.path.startswith(("/tmp/root/", "/tmp/a/passwd")) for change in container.diff())
 
 
+DEEP = "import os\nos.chdir({place!r})\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nopen('end', 'w').write('12345')\nprint('ready', flush=True)\n"
+
+
+def test_directories_thousands_of_levels_deep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(volumes, "directory", lambda: tmp_path / "volumes")
+    code = DEEP.format(place="/tmp") + "import time; time.sleep(600)"
+    with nbc.start(code, mem="256M", workspace="none") as container:
+        next(container.follow()) if not container.logs() else None
+        with pytest.raises(SpecError, match="levels deep"):
+            container.diff()
+    assert nbc.run(DEEP.format(place="/box"), mem="256M", workspace="none", volumes=["box:/box"]).stdout == "ready\n"
+    assert volumes.find("box").size_bytes() == 5
+    volumes.remove("box")
+    assert volumes.find_all() == []
+
+
 def test_there_is_nothing_to_compare() -> None:
     with nbc.start(program=["sleep", "600"], mem="64M", root="none") as container, pytest.raises(SpecError, match="host's own tree"):
         container.diff()
