@@ -32,6 +32,7 @@ class Transfer:
         self.filled = False
         self._output_fd = -1
         self._output_bytes = -1
+        self._received_bytes = 0
 
     def put(self, blob: Blob) -> None:
         """Have ``blob`` go in. Raises OSError where there is no room."""
@@ -70,6 +71,20 @@ class Transfer:
         except OSError as error:
             return -1, f"the kernel got no memory for it: {error.strerror}"
         return memory.lend(self._output_fd), ""
+
+    def receive(self, size_bytes: int, offset: int, data: bytes) -> None:
+        """Where the cell is in another machine: its output in pieces, in order; what does not fit together is left out."""
+        if self._output_bytes < 0:
+            fd, _ = self.allow(size_bytes)
+            if fd >= 0:
+                os.close(fd)
+        if self._output_fd < 0 or (size_bytes, offset) != (self._output_bytes, self._received_bytes):
+            return
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._output_fd, view, self._received_bytes)
+            view, self._received_bytes = view[written:], self._received_bytes + written
+        self.filled = self._received_bytes == self._output_bytes
 
     def take(self) -> memoryview | None:
         """What the cell has written, as memory that nobody else can change; None where it announced nothing or did not get to the end of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -27,8 +28,11 @@ from nbcontainer.data.blob import MAGIC, PREFIX, Blob, DataError, read_blob
 from nbcontainer.data.outward import read_values
 from nbcontainer.data.tree import MARK, CannotTravel, Decoder, Encoder
 from nbcontainer.engine import memory
+from nbcontainer.engine.transfer import Transfer
+from nbcontainer.engine.vm import wire
 from nbcontainer.errors import SpecError
 from nbcontainer.runtime import variables
+from nbcontainer.runtime.protocol import ProtocolError
 
 
 def written(blob: Blob) -> memoryview:
@@ -426,3 +430,39 @@ def test_what_goes_in_cannot_be_written_to_any_more() -> None:
             os.pwrite(given, b"y", 0)
         assert mmap.mmap(given, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)[:1] == b"x"
         os.close(given)
+
+
+# ---- from a virtual machine
+
+
+@given(st.lists(st.tuples(st.integers(-1, 300), st.integers(-1, 300), st.binary(max_size=100)), max_size=6))
+def test_pieces_in_any_order_are_bounded(pieces: list[tuple[int, int, bytes]]) -> None:
+    transfer = Transfer(("x",))
+    transfer.limit_bytes = 200
+    try:
+        for size, offset, data in pieces:
+            try:
+                transfer.receive(*wire.piece_from_json({"size": size, "offset": offset, "data": base64.b64encode(data).decode()}))
+            except ProtocolError:
+                continue
+        taken = transfer.take()
+        assert taken is None or taken.nbytes <= 200
+    finally:
+        transfer.close()
+
+
+def test_a_blob_in_pieces_comes_whole() -> None:
+    blob, _, _ = variables.gather(["x"], {"x": os.urandom(3 << 20)})
+    sent = written(blob)
+    transfer = Transfer(("x",))
+    for piece in wire.pieces_to_json("values", 1, sent.nbytes, lambda size, offset: sent[offset : offset + size]):
+        transfer.receive(*wire.piece_from_json(piece))
+    taken = transfer.take()
+    assert taken is not None and bytes(taken) == bytes(sent)
+    transfer.close()
+
+
+@pytest.mark.parametrize("data", ["???", 3, None, "\ud800", "A"])
+def test_a_piece_that_is_none(data: Any) -> None:
+    with pytest.raises(ProtocolError):
+        wire.piece_from_json({"size": 3, "offset": 0, "data": data})

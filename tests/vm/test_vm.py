@@ -220,3 +220,15 @@ def test_pause_resume_update_and_readings() -> None:
     assert isinstance(seen[-1], Finished) and seen[-1].outcome == "killed"
     with pytest.raises(nbc.SpecError, match="has ended"):
         current.pause()
+
+
+def test_variables_and_questions() -> None:
+    result = run("print(x, input('name? ')); y = x * 2; z = (1, b'raw')", input={"x": 21}, output=["y", "z"], on_input=lambda request: "typed")
+    assert result.stdout == "21 typed\n", result.describe()
+    assert result.values == {"y": 42, "z": (1, b"raw")}
+    data = os.urandom(3 << 20)
+    assert run("back = data[::-1]", input={"data": data}, output=["back"]).values["back"] == data[::-1]
+    missing = run("big = bytes(80 << 20)", output=["big"], mem="128M")
+    assert missing.values == {} and "big" in missing.missing
+    with pytest.raises(nbc.HostError, match=r"-i: .* of variables are more than .* the virtual machine can take"):
+        run("1", input={"data": bytes(300 << 20)})

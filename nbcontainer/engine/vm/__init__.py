@@ -133,17 +133,27 @@ class VmEngine:
         raise HostError("network: containers in the virtual machine are on no network yet", "use --engine local, as root")
 
     def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> VmRun:
-        if transfer is not None:
-            raise HostError("-i, -o: variables do not travel into the virtual machine yet", "use --engine local, or files and -v")
         spec = self.fit(spec)
+        if transfer is not None:
+            self._fit_variables(transfer)
         guest, shares = self._guest_for(spec)
-        run = guest.start(spec, layout.translate(spec, shares), code, self._ended)
+        run = guest.start(spec, layout.translate(spec, shares), code, self._ended, 0, transfer)
         record = ContainerRecord(
             os.getpid(), run.container_id, spec.name or run.container_id, guest.process.pid, "running", time.time(),
             " ".join(spec.program) or "python", spec.limits.memory_bytes, cpus=spec.limits.cpus,
         )  # fmt: skip
         run.publisher = Publisher(self.state, record)
         return run
+
+    def _fit_variables(self, transfer: Transfer) -> None:
+        """They take the guest's memory besides the container's. Raises HostError."""
+        room = (self.template.machine.memory_mib - RESERVED_MIB) * MIB // 2
+        if transfer.input_bytes > room:
+            wanted = 2 * -(-transfer.input_bytes // MIB) + RESERVED_MIB
+            raise HostError(
+                f"-i: {format_size(transfer.input_bytes)} of variables are more than the {format_size(room)} that the virtual machine can take",
+                f"export {MEMORY_VARIABLE}={wanted}M before the notebook starts, or a file and -v",
+            )
 
     def _ended(self, run: VmRun) -> None:
         if run.publisher is not None:

@@ -22,13 +22,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nbcontainer.engine import Run
+from nbcontainer.engine import Run, memory
 from nbcontainer.engine.changes import Change
 from nbcontainer.engine.local import LocalEngine
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import Display, Event, Readings
+from nbcontainer.events import Display, Event, Finished, Readings
 from nbcontainer.linux import syscalls
 from nbcontainer.runtime import rootfs
 from nbcontainer.runtime.plan import IdMap
@@ -98,6 +99,7 @@ class Agent:
         self._port, self._engine = port, engine
         self._runs: dict[int, Run] = {}
         self._early: dict[int, list[str]] = {}
+        self._inputs: dict[int, tuple[int, int]] = {}
         self._stamp = ""
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._idle = 0
@@ -112,7 +114,9 @@ class Agent:
         kind = message["t"]
         if kind == "start":
             self._refresh(message["stamp"])
-            self._begin(message["run"], wire.spec_from_json(message["spec"]), message["code"], message["within"])
+            self._begin(message, wire.spec_from_json(message["spec"]))
+        elif kind == "input":
+            self._take_input(message)
         elif kind in ("interrupt", "kill", "forget"):
             self._tell_run(message["run"], kind)
         elif kind == "line":
@@ -158,10 +162,26 @@ class Agent:
 
     # ---- runs
 
-    def _begin(self, number: int, spec: ContainerSpec, code: str, within: int) -> None:
+    def _begin(self, message: dict[str, Any], spec: ContainerSpec) -> None:
+        number = message["run"]
         with self._lock:
             self._early[number] = []
-        self._do(partial(self._run, number, spec, code, within))
+        transfer = None
+        variables = message.get("transfer")
+        if variables is not None:
+            transfer = Transfer(tuple(variables["outputs"]), lenient=variables["lenient"])
+            transfer.input_fd, transfer.input_bytes = self._inputs.pop(number, (-1, 0))
+        self._do(partial(self._run, number, spec, message["code"], message["within"], transfer))
+
+    def _take_input(self, message: dict[str, Any]) -> None:
+        size, offset, data = wire.piece_from_json(message)
+        if message["run"] not in self._inputs:
+            self._inputs[message["run"]] = memory.allocate(size, reserve=False), size
+        fd, _ = self._inputs[message["run"]]
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(fd, view, offset)
+            view, offset = view[written:], offset + written
 
     def _do(self, job: Callable[[], None]) -> None:
         """In a thread that waits already, where there is one: starting one takes milliseconds here."""
@@ -201,18 +221,18 @@ class Agent:
             answer = InternalError(f"in the guest: {error}")
         self._port.send(wire.answer_to_json(number, message["ask"], answer))
 
-    def _start(self, spec: ContainerSpec, code: str, within: int) -> Run:
+    def _start(self, spec: ContainerSpec, code: str, within: int, transfer: Transfer | None) -> Run:
         if not within:
-            return self._engine.start(spec, code)
+            return self._engine.start(spec, code, transfer)
         with self._lock:
             container = self._runs.get(within)
         if container is None:
             raise SpecError("exec: the container has ended")
-        return container.within(spec, code)
+        return container.within(spec, code, transfer)
 
-    def _run(self, number: int, spec: ContainerSpec, code: str, within: int) -> None:
+    def _run(self, number: int, spec: ContainerSpec, code: str, within: int, transfer: Transfer | None) -> None:
         try:
-            run = self._start(spec, code, within)
+            run = self._start(spec, code, within, transfer)
             with self._lock:
                 self._runs[number] = run
                 early = self._early.pop(number, [])
@@ -220,6 +240,8 @@ class Agent:
                 _apply(run, what)
             with contextlib.closing(run.events()) as events:
                 for event in events:
+                    if isinstance(event, Finished) and transfer is not None:
+                        self._send_values(number, transfer)
                     self._send_event(number, event)
         except NbcontainerError as error:
             self._port.send(wire.error_to_json(number, error))
@@ -229,6 +251,14 @@ class Agent:
             with self._lock:
                 self._runs.pop(number, None)
                 self._early.pop(number, None)
+            if transfer is not None:
+                transfer.close()
+
+    def _send_values(self, number: int, transfer: Transfer) -> None:
+        values = transfer.take()
+        if values is not None:
+            for piece in wire.pieces_to_json("values", number, values.nbytes, lambda size, offset: values[offset : offset + size]):
+                self._port.send(piece)
 
     def _send_event(self, number: int, event: Event) -> None:
         try:

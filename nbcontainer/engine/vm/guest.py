@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.layout import Share, stamp
 from nbcontainer.engine.vm.qemu import Process
@@ -82,6 +84,11 @@ class Guest:
             said: Said = wire.event_from_json(message, self._offset_seconds) if kind == "event" else wire.error_from_json(message)
             if run is not None:
                 run.put(said)
+        elif kind == "values":
+            number = message.get("run")
+            run = self._runs.get(number) if isinstance(number, int) else None
+            if run is not None:
+                run.take_values(message)
         elif kind == "answer":
             number = message.get("run")
             run = self._runs.get(number) if isinstance(number, int) else None
@@ -189,14 +196,26 @@ class Guest:
         if message["t"] != "settled":
             raise InternalError(self._failure)
 
-    def start(self, spec: ContainerSpec, inside: ContainerSpec, code: str, ended: Callable[[VmRun], None], within: int = 0) -> VmRun:
+    def start(
+        self,
+        spec: ContainerSpec,
+        inside: ContainerSpec,
+        code: str,
+        ended: Callable[[VmRun], None],
+        within: int = 0,
+        transfer: Transfer | None = None,
+    ) -> VmRun:
         """Returns when the container runs; ``inside`` is ``spec`` with the guest's paths, ``within`` the container to run it in.
 
         Raises what the guest's engine raised, or InternalError.
         """
         number = next(self._numbers)
+        message = {"t": "start", "run": number, "spec": wire.spec_to_json(inside), "code": code, "stamp": stamp(), "within": within}
+        if transfer is not None:
+            transfer.limit_bytes = inside.limits.memory_bytes
+            message["transfer"] = {"outputs": list(transfer.outputs), "lenient": transfer.lenient}
         try:
-            data = encode({"t": "start", "run": number, "spec": wire.spec_to_json(inside), "code": code, "stamp": stamp(), "within": within})
+            data = encode(message)
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"
@@ -207,6 +226,10 @@ class Guest:
                 raise InternalError(self._failure)
             self._runs[number] = run
             self._heard = time.monotonic()
+        if transfer is not None:
+            run.transfer = transfer
+            for piece in wire.pieces_to_json("input", number, transfer.input_bytes, partial(os.pread, transfer.input_fd)):
+                self._outgoing.put(encode(piece))
         self._outgoing.put(data)
         try:
             run.await_start()

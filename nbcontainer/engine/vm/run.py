@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine.changes import Change
+from nbcontainer.engine.vm import wire
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.events import Event, Finished, Readings, Started
 from nbcontainer.spec import ContainerSpec, Limits
@@ -47,6 +48,7 @@ class VmRun:
         self.spec = spec
         self.started: Started | None = None
         self.publisher: Publisher | None = None
+        self.transfer: Transfer | None = None
         self._guest, self._on_end = guest, ended
         self._said: deque[Said] = deque()
         self._room = threading.Condition()
@@ -72,6 +74,12 @@ class VmRun:
             if not self._ended:
                 self._said.append(said)
                 os.eventfd_write(self._wake_fd, 1)
+
+    def take_values(self, message: dict[str, Any]) -> None:
+        """A piece of the variables that come out. Raises ProtocolError."""
+        piece = wire.piece_from_json(message)
+        if self.transfer is not None and not self._ended:
+            self.transfer.receive(*piece)
 
     def answer(self, ask: object, answer: Answer) -> None:
         waiting = self._answers.get(ask) if isinstance(ask, int) else None
@@ -195,11 +203,9 @@ class VmRun:
             self._control("signal", {"number": number})
 
     def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
-        if transfer is not None:
-            raise HostError("-i, -o: variables do not travel into the virtual machine yet", "use --engine local, or files and -v")
         there = self._inside
         inside = spec.replace(workspace=there.workspace, root=there.root, mounts=there.mounts, limits=there.limits)
-        return self._guest.start(spec, inside, code, lambda run: None, self.number)
+        return self._guest.start(spec, inside, code, lambda run: None, self.number, transfer)
 
     def processes(self) -> list[int]:
         raise HostError("the processes of a container in the virtual machine are the guest's own", "use %container exec NAME ps aux")

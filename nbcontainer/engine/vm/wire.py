@@ -4,7 +4,9 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 
 1. A → K  ``{"t": "hello", ...}``: the agent serves (after a cold boot), or has been resumed (after 2)
 2. K → A  ``{"t": "resume", unix_seconds, seed, shares}``: the real time, fresh entropy, and which shares to mount where
-3. K → A  ``{"t": "start", run, spec, code, stamp, within}``; ``within``: the run of the container that this is to run in, or 0
+3. K → A  ``{"t": "start", run, spec, code, stamp, within, transfer}``; ``within``: the run of the container that this is to run in, or 0.
+          Before it, for variables that go in, ``{"t": "input", run, size, offset, data}`` (base64), and before ``Finished``, for those
+          that come out, A → K ``{"t": "values", run, size, offset, data}``
 4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
           ``{"t": "refused", run, kind, arguments}`` where the container could not be started or a run broke
 5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, ``{"t": "forget", run}``
@@ -19,8 +21,9 @@ K believes nothing of what comes from the guest but its shape: whatever is not o
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -88,6 +91,29 @@ def event_to_json(run: int, event: Event) -> dict[str, Any]:
     elif isinstance(event, Display):
         plain["data"], plain["metadata"] = dict(event.data), dict(event.metadata)
     return {"t": "event", "run": run, "kind": type(event).__name__, "fields": plain}
+
+
+PIECE_BYTES = 1 << 20
+
+
+def pieces_to_json(kind: str, run: int, size_bytes: int, read: Callable[[int, int], bytes | memoryview]) -> Iterator[dict[str, Any]]:
+    """Memory as messages; ``read(length, offset)`` gives a piece of it."""
+    for offset in range(0, size_bytes, PIECE_BYTES):
+        data = base64.b64encode(read(PIECE_BYTES, offset)).decode("ascii")
+        yield {"t": kind, "run": run, "size": size_bytes, "offset": offset, "data": data}
+
+
+def piece_from_json(message: Mapping[str, Any]) -> tuple[int, int, bytes]:
+    """(size of all, offset, data). Raises ProtocolError for what is no piece."""
+    read = _Reader(dict(message))
+    size, offset = read.get("size", int), read.get("offset", int)
+    try:
+        data = base64.b64decode(read.get("data", str), validate=True)
+    except ValueError:
+        raise ProtocolError("a piece of variables that is not base64") from None
+    if not 0 <= offset <= size - len(data):
+        raise ProtocolError("a piece of variables that lies outside of them")
+    return size, offset, data
 
 
 def error_to_json(run: int, error: NbcontainerError) -> dict[str, Any]:
