@@ -20,6 +20,7 @@ from nbcontainer.units import format_size
 
 EVERYTHING = "*"
 _WORD = re.compile(r"[^\W\d]\w*")
+_OF_IPYTHON = ("In", "Out", "exit", "quit", "open", "get_ipython")
 _PLAIN = (type(None), bool, int, float, complex, str)
 MAX_ENVIRONMENT_BYTES = 100_000
 """Linux takes 128 KiB for one variable of the environment."""
@@ -119,14 +120,15 @@ def choose(names: Iterable[str], namespace: Mapping[str, Any], hidden: Mapping[s
             everything = True
             mentioned = set(_WORD.findall(code))
             for key, value in namespace.items():
-                own = hidden.get(key, chosen) is value or key in ("In", "Out", "exit", "quit", "open", "get_ipython")
+                own = hidden.get(key, chosen) is value or key in _OF_IPYTHON
                 # Importing a module takes its time: only those that the cell speaks of.
                 if not key.startswith("_") and not own and (key in mentioned or not isinstance(value, ModuleType)):
                     chosen[key] = value
         elif name in namespace:
             chosen[name] = namespace[name]
         else:
-            close = difflib.get_close_matches(name, [key for key in namespace if not key.startswith("_")], 1, 0.6)
+            known = [key for key in namespace if not key.startswith("_") and key not in hidden and key not in _OF_IPYTHON]
+            close = difflib.get_close_matches(name, known, 1, 0.6)
             raise SpecError(f"-i: there is no variable {name!r}" + (f"; did you mean {close[0]}?" if close else " in this notebook"))
     return chosen, everything
 

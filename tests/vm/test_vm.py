@@ -228,7 +228,7 @@ def test_variables_and_questions() -> None:
     assert result.values == {"y": 42, "z": (1, b"raw")}
     data = os.urandom(3 << 20)
     assert run("back = data[::-1]", input={"data": data}, output=["back"]).values["back"] == data[::-1]
-    missing = run("big = bytes(80 << 20)", output=["big"], mem="128M")
+    missing = run("big = bytes(200 << 20)", output=["big"], mem="128M")
     assert missing.values == {} and "big" in missing.missing
     with pytest.raises(nbc.HostError, match=r"-i: .* of variables are more than .* the virtual machine can take"):
         run("1", input={"data": bytes(300 << 20)})
