@@ -6,8 +6,6 @@ import os
 import threading
 import time
 
-import numpy as np
-import pandas as pd
 import pytest
 
 import nbcontainer as nbc
@@ -24,6 +22,8 @@ def test_in_and_out() -> None:
 
 @pytest.mark.parametrize("size", [100, 3_000_000], ids=["small", "large"])
 def test_arrays_are_copies_that_the_cell_may_change(size: int) -> None:
+    import numpy as np
+
     array = np.arange(size, dtype=np.float64)
     result = nbc.run("a[0] = -1; b = a * 2; mean = a.mean()", mem="512M", input={"a": array}, output="a,b,mean")
     assert result.ok, result.describe()
@@ -34,6 +34,8 @@ def test_arrays_are_copies_that_the_cell_may_change(size: int) -> None:
 
 
 def test_what_goes_in_is_not_charged_to_the_container_until_it_is_changed() -> None:
+    import numpy as np
+
     array = np.ones(25_000_000)
     result = nbc.run("print(a[::512].sum())", mem="128M", input={"a": array})
     assert result.ok, result.describe()
@@ -48,6 +50,8 @@ def test_what_comes_out_is_not_charged_to_the_container() -> None:
 
 
 def test_tables() -> None:
+    import pandas as pd
+
     frame = pd.DataFrame({"n": [1, 2, 3], "text": ["a", "b", None]})
     result = nbc.run("big = df[df.n > 1]; s = df.n * 2", mem="512M", input={"df": frame}, output=["big", "s"])
     assert result.ok, result.describe()
@@ -190,6 +194,8 @@ def test_questions_of_threads_do_not_mix_with_displays() -> None:
 
 
 def test_a_session_s_cells_have_variables_too() -> None:
+    import numpy as np
+
     with nbc.start(mem="512M") as container:
         first = container.run("y = x + 1; big = np.ones(n)", input={"x": 1, "np": np, "n": 1_000_000}, output=["y", "big"])
         assert first.ok and first.values["y"] == 2 and first.values["big"].sum() == 1_000_000
