@@ -72,6 +72,30 @@ def run_cell() -> float:
 _hosts: list[str] = []
 
 
+def session_cells(count: int) -> dict[str, list[float]]:
+    """Wall seconds of ``pass`` through the magic, in turns: a fresh container's, a session's cell, and a program started in the session."""
+    shell = _notebook()
+    lines = {"a fresh container": LINE, "a session's next cell": "--exec bench", "`true` in the session": "--exec bench true"}
+    walls: dict[str, list[float]] = {name: [] for name in lines}
+    with capture_output():
+        shell.run_line_magic("container", "start bench --mem 128M")
+    try:
+        for number in range(count + 1):
+            for name, line in lines.items():
+                with capture_output() as captured:
+                    begin = time.perf_counter()
+                    shell.run_cell_magic("container", line, "\n" if line.endswith("true") else "pass")
+                    wall = time.perf_counter() - begin
+                if captured.stdout or captured.stderr:
+                    raise RuntimeError(f"{name} printed {captured.stdout!r} and {captured.stderr!r}")
+                if number:  # the first of each warms up
+                    walls[name].append(wall)
+    finally:
+        with capture_output():
+            shell.run_line_magic("container", "rm -f bench")
+    return walls
+
+
 def assert_all_gone() -> None:
     """The cgroups of all cells are gone (a container's hostname is its id). Called after the last measure too."""
     for container_id in _hosts:

@@ -87,6 +87,16 @@ def report_crowd(count: int) -> None:
     )
 
 
+def report_sessions(count: int) -> None:
+    walls = measures.session_cells(count)
+    fresh = statistics.median(walls["a fresh container"])
+    print(f"### `pass` in a session ({count} runs each, in turns; the aim for a cell is half of a fresh container)\n")
+    table(
+        ["", "median ms", "/ a fresh container"],
+        [[name, _ms(statistics.median(times)), f"{statistics.median(times) / fresh:.2f}"] for name, times in walls.items()],
+    )
+
+
 def report_overhead(smoke: bool) -> None:
     load, pyplot = measures.load_times(3 if smoke else 15)
     ratio = statistics.median(load) / statistics.median(pyplot)
@@ -153,6 +163,7 @@ def main() -> int:
     finally:
         peers.close()
     report_crowd(3 if arguments.smoke else 100)
+    report_sessions(count)
     report_overhead(arguments.smoke)
     report_panel(arguments.smoke)
     report_data(arguments.smoke)
