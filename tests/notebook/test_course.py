@@ -19,7 +19,7 @@ from course_expectations import EXPECTED
 from facilities import full_run, require
 from nbclient.exceptions import CellExecutionError
 
-ENGINE = os.environ.get("NBCONTAINER_ENGINE", "local")
+ENGINES = (os.environ["NBCONTAINER_ENGINE"],) if os.environ.get("NBCONTAINER_ENGINE") else ("local", "vm")
 LARGEST_BYTES = 400 << 10
 ON_THE_VM = ("01-what-is-a-container", "04-memory", "05-cpu")
 """The essential ones: tests/run has them on the virtual machine, too. All others with --full."""
@@ -137,29 +137,34 @@ def _unsolved(notebook: Any) -> list[str]:
     ]
 
 
-def _chosen(language: str, name: str) -> bool:
+def _chosen(engine: str, language: str, name: str) -> bool:
     if full_run():
         return True
     if language != "en":
         return False
-    if ENGINE == "vm":
+    if engine == "vm":
         return name in ON_THE_VM
     return os.geteuid() == 0 or name in AS_ORDINARY_USER
 
 
-@pytest.mark.parametrize(
-    ("language", "name"), [(language, name) for language in course.LANGUAGES for name in course.NAMES if _chosen(language, name)]
-)
-def test_each_experiment_shows_what_the_text_says(language: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+RUNS = [
+    (engine, language, name) for engine in ENGINES for language in course.LANGUAGES for name in course.NAMES if _chosen(engine, language, name)
+]
+
+
+@pytest.mark.parametrize(("engine", "language", "name"), RUNS)
+def test_each_experiment_shows_what_the_text_says(
+    engine: str, language: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All cells run; each check fails before, and passes after the solution; the expectations hold."""
     require(Path("/bin/busybox").exists(), "the course needs a static shell: apt install busybox-static")
-    monkeypatch.setenv("NBCONTAINER_ENGINE", ENGINE)
+    monkeypatch.setenv("NBCONTAINER_ENGINE", engine)
     tmp_path.chmod(0o755)
     expected = EXPECTED[name]
     notebook = course.read(language, name)
     unknown = set(expected) - {cell.id for cell in notebook.cells}
     assert not unknown
-    first = f"nbc_engine = {ENGINE!r}"
+    first = f"nbc_engine = {engine!r}"
     notebook = course.with_solutions(notebook, {**expected, "load": f"{expected.get('load', '')}\n{first}"})
     try:
         course.execute(notebook, tmp_path)
