@@ -84,11 +84,14 @@ def with_step(plan: Plan, index: int, step: inside.InsideStep, *, before_host_st
 @pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
 def test_each_call_of_the_new_process(number: int, planned: tuple[Any, Plan]) -> None:
     engine, plan = planned
-    tried = 0
+    tried = turn = 0
     for index, step in enumerate(plan.inside):
         if plan.inside[index + 1 :] == ():
             break  # the container's own filter, which refuses to be told by another
         for name, call in {call.name: call for call in reversed(step.calls())}.items():
+            turn += 1
+            if not full_run() and turn % len(ERRNOS) != ERRNOS.index(number):
+                continue  # in a short run each call fails with one of the answers
             # The failure itself is told by a write: only one like the step's own may fail.
             size = call.arguments[2] if name == "write" else None
             failure = run_by(engine, with_step(plan, index, failing(name, number, size if isinstance(size, int) else None)))
@@ -96,7 +99,7 @@ def test_each_call_of_the_new_process(number: int, planned: tuple[Any, Plan]) ->
             assert (failure.step, failure.errno) == (step.name, number), f"{step.name}: {name}: {failure}"
             assert "\n" not in str(failure)
             tried += 1
-    assert tried > 30
+    assert tried > (30 if full_run() else 8)
 
 
 @pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
@@ -154,7 +157,7 @@ def test_each_call_of_the_zygote(tmp_path: Path) -> None:
     assert made["open_tree"] > 3
     places = [(name, nth, number) for name, count in made.items() for nth in range(1, count + 1) for number in ERRNOS]
     refused = 0
-    for name, nth, number in places if full_run() else places[::13]:
+    for name, nth, number in places if full_run() else places[::29]:
         with engine._lock:
             engine.drop_spares()
             if not engine._client.alive:
@@ -167,4 +170,4 @@ def test_each_call_of_the_zygote(tmp_path: Path) -> None:
                     assert "\n" not in str(error), f"{name} {nth} {errno.errorcode[number]}"
             engine.drop_spares()
         assert nbc.run("print('next')", **OPTIONS).stdout == "next\n", f"after {name} {nth} {errno.errorcode[number]}"
-    assert refused > 10
+    assert refused > 5
