@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import data
 import measures
@@ -146,6 +150,25 @@ def report_data(smoke: bool) -> None:
     )
 
 
+def report_network(smoke: bool) -> None:
+    if os.geteuid():
+        print("### Networks\n\nonly as root\n")
+        return
+    program = str(Path(__file__).with_name("network.py"))
+    done = subprocess.run([sys.executable, program, *(["--smoke"] if smoke else [])], stdout=subprocess.PIPE, check=True, timeout=600)
+    found = json.loads(done.stdout)
+    print("### Networks\n")
+    table(
+        ["", "", "aim"],
+        [
+            ["a cell with `--net bridge`, over one without a network", f"{found['bridge'] / found['none']:.2f}", "1.6"],
+            ["the two of them", f"{_ms(found['bridge'])} ms, {_ms(found['none'])} ms", ""],
+            ["throughput over a bridge, over that of a veth pair", f"{found['over_a_bridge'] / found['over_a_pair']:.2f}", "0.9"],
+            ["over the bridge", f"{found['over_a_bridge'] / 1e9:.2f} GB/s", ""],
+        ],
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="three runs of everything: does it work?")
@@ -167,6 +190,7 @@ def main() -> int:
     report_overhead(arguments.smoke)
     report_panel(arguments.smoke)
     report_data(arguments.smoke)
+    report_network(arguments.smoke)
     print(f"All of it worked; {time.monotonic() - begin:.0f} s.")
     return 0
 
