@@ -95,6 +95,7 @@ class Box:
     ready: bool = False
     attached: bool = False
     """To its networks, if it has any."""
+    why_no_way_out: str = ""
     network_limits: tuple[int | None, float | None] = (None, None)
     """Rate in bytes per second, delay in seconds: in force."""
 

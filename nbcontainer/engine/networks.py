@@ -74,8 +74,8 @@ class LocalNetworks:
         """Nothing where it is on no network, or attached already. To be called before any code of its user's runs."""
         if box.attached or not box.shape.networks:
             return
-        self._open().ask("attach", [box.process.pidfd], container=box.container_id, networks=list(box.shape.networks))
-        box.attached = True
+        answer = self._open().ask("attach", [box.process.pidfd], container=box.container_id, networks=list(box.shape.networks))
+        box.attached, box.why_no_way_out = True, answer["why_no_way_out"]
 
     def begin(self, box: Box, spec: ContainerSpec) -> ContainerSpec:
         """Its names and published ports, from now on; returns the spec with the ports that were chosen, and notes."""
@@ -83,16 +83,16 @@ class LocalNetworks:
             return spec
         names = [name for name in (spec.name, spec.hostname) if name]
         ports = [[port.host_address, port.host_port, port.container_port, port.protocol] for port in spec.ports]
-        router = self._open()
         self.limit(box, spec, spec.limits)
-        answer = router.ask("begin", container=box.container_id, names=names, ports=ports)
-        published = tuple(Port(*port) for port in answer["ports"])
-        notes = spec.notes
+        notes, published = spec.notes, spec.ports
+        if names or ports:
+            answer = self._open().ask("begin", container=box.container_id, names=names, ports=ports)
+            published = tuple(Port(*port) for port in answer["ports"])
         if chosen := [str(port) for port, asked in zip(published, spec.ports, strict=True) if not asked.host_port]:
             notes = (*notes, f"Published: {', '.join(chosen)}")
-        if not self._told and answer["why_no_way_out"]:
+        if not self._told and box.why_no_way_out:
             self._told = True
-            notes = (*notes, f"No way out of these networks: {answer['why_no_way_out']}.")
+            notes = (*notes, f"No way out of these networks: {box.why_no_way_out}.")
         return spec.replace(ports=published, notes=notes)
 
     def limit(self, box: Box, spec: ContainerSpec, limits: Limits) -> None:

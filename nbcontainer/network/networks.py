@@ -254,7 +254,8 @@ class Router(Names):
         member = self.members[container] = Member(container, namespace_fd, tuple(endpoints))
         for endpoint in endpoints:
             self._askers[endpoint.v4] = member
-        return {"addresses": [endpoint.v4 for endpoint in endpoints]}
+        outside = not all(network.internal for network in networks)
+        return {"why_no_way_out": self.why_no_way_out if outside and not self.way_out else ""}
 
     def _take_index(self) -> int:
         self._index += 1
@@ -274,9 +275,7 @@ class Router(Names):
         except OSError as error:
             self._unpublish(member)
             raise _refused_port(port, error) from None
-        outside = any(not network.internal for network in self.networks.values() if member.container_id in network.endpoints)
-        why_not = "" if self.way_out or not outside else self.why_no_way_out
-        return {"ports": [_port_to_json(published.port) for published in member.published], "why_no_way_out": why_not}
+        return {"ports": [_port_to_json(published.port) for published in member.published]}
 
     async def limit(self, request: dict[str, Any]) -> dict[str, Any]:
         """Rate and delay, at both ends of each of its links."""
