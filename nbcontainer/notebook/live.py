@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine import Run
 from nbcontainer.errors import SpecError
-from nbcontainer.events import Display, Event, Output
+from nbcontainer.events import Display, Event, InputRequest, Output
 from nbcontainer.notebook.surroundings import SURROUNDINGS
 from nbcontainer.notebook.view import View
 from nbcontainer.spec import Limits
@@ -56,7 +56,7 @@ class Live:
 
     def make_room(self, event: Event) -> None:
         """Before an event is shown: it may go to where the view is."""
-        if self._front is not None and isinstance(event, Output | Display):
+        if self._front is not None and isinstance(event, Output | Display | InputRequest):
             self._front.make_room()
 
     def fold(self, event: Event) -> None:

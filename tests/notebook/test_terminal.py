@@ -35,3 +35,33 @@ def test_a_line_of_progress_that_goes_away(tmp_path: Path) -> None:
     assert re.search(r"\rmemory [\d.]+ [KM]iB of 64 MiB · CPU ", text)
     assert re.search(r"\r +\r42\r\n", text), "the line is wiped before the cell prints"
     assert re.search(r"\r +\r[^·]*$", text), "and at the end"
+
+
+def test_a_question_is_asked_and_answered_on_a_line_of_its_own(tmp_path: Path) -> None:
+    require(os.geteuid() == 0, "the local engine needs root: sudo tests/run --lane notebook")
+    cell = "import time, getpass; time.sleep(0.4); n = input('name? '); print('hello', n); y = len(getpass.getpass('word? '))"
+    code = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell\n"
+        "shell = TerminalInteractiveShell.instance()\nshell.run_line_magic('load_ext', 'nbcontainer')\n"
+        f"shell.run_cell_magic('container', '--live --mem 64M -o y', {cell!r})\nprint('y is', shell.user_ns['y'])\n"
+    )
+    master, terminal = pty.openpty()
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True)
+    os.close(terminal)
+    written = b""
+    answers = [(b"name? ", b"Ada\n"), (b"word? ", b"secret\n")]
+    try:
+        while piece := os.read(master, 65536):
+            written += piece
+            if answers and answers[0][0] in written:
+                os.write(master, answers.pop(0)[1])
+    except OSError:
+        pass  # EIO: the last writer has gone
+    os.close(master)
+    assert process.wait(60) == 0, written
+    text = written.decode()
+    assert re.search(r"\r +\rname\? ", text), "the line of progress is wiped before the question"
+    assert "hello Ada\r\n" in text and "y is 6" in text
+    assert "secret" not in text
