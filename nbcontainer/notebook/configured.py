@@ -6,7 +6,6 @@ from typing import Any
 
 import traitlets
 from IPython.core.magic import Magics
-from traitlets.config.loader import LazyConfigValue
 
 from nbcontainer.options import NOTEBOOK_ONLY, OPTIONS, ParsedLine
 
@@ -16,19 +15,27 @@ CONFIGURABLE = tuple(option for option in OPTIONS if not option.later and option
 _traits: dict[str, Any] = {
     option.key: traitlets.Any(None, allow_none=True, help=f"Default of {option.names[0]}: {option.help}.").tag(config=True) for option in CONFIGURABLE
 }
+
+
+def _note(magics: Any, change: Any) -> None:
+    """What is set is kept beside: reading fifty traits for every cell takes longer than parsing its line."""
+    magics.__dict__.setdefault("configured", {})[change["name"]] = change["new"]
+
+
+_traits["_note"] = traitlets.observe(*(option.key for option in CONFIGURABLE))(_note)
 ConfiguredMagics: Any = type("ConfiguredMagics", (Magics,), _traits)
 
 
 def with_configuration(parsed: ParsedLine, magics: Any) -> ParsedLine:
     """The line with what is configured for options that it leaves out."""
+    configured: dict[str, Any] = magics.__dict__.get("configured", {})
+    if not configured:
+        return parsed
     container, front = dict(parsed.container), dict(parsed.front)
-    for option in CONFIGURABLE:
-        value = getattr(magics, option.key)
-        if isinstance(value, LazyConfigValue):
-            value = value.get_value([])
-        if value is None or value is False or option.key in container or option.key in front:
+    for key, value in configured.items():
+        if value is None or value is False or key in container or key in front:
             continue
-        if (option.key, "no_live" in front) == ("live", True) or (option.key, "live" in front) == ("no_live", True):
+        if (key, "no_live" in front) == ("live", True) or (key, "live" in front) == ("no_live", True):
             continue
-        (front if option.key in NOTEBOOK_ONLY else container)[option.key] = value
+        (front if key in NOTEBOOK_ONLY else container)[key] = value
     return ParsedLine(container, front, parsed.program)
