@@ -91,8 +91,7 @@ def say(iopub: Iopub, cells: list[dict[str, Any]], name: str, text: str) -> None
 
     Raises zmq.ZMQError and OSError where the socket cannot be made.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(iopub.path)
+    _remove(iopub.path)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = context.socket(zmq.XPUB)
@@ -106,6 +105,12 @@ def say(iopub: Iopub, cells: list[dict[str, Any]], name: str, text: str) -> None
             session.send(socket, "error", content, parent=cell, ident=b"error")
     finally:
         context.destroy(linger=LINGER_MILLISECONDS)
+        _remove(iopub.path)  # ZeroMQ leaves it
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _wait_for_listeners(socket: zmq.Socket[bytes]) -> None:
