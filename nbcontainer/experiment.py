@@ -139,7 +139,7 @@ def _room(in_guest: bool) -> tuple[int, float]:
     """(bytes of memory, cores) that runs can have together."""
     if not in_guest:
         return host_memory_bytes()[1], float(os.cpu_count() or 1)
-    from nbcontainer.engine.vm import RESERVED_MIB, guest_cpus, guest_memory_mib
+    from nbcontainer.engine.vm.engine import RESERVED_MIB, guest_cpus, guest_memory_mib
 
     return (guest_memory_mib() - RESERVED_MIB) << 20, float(guest_cpus())
 

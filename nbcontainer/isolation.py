@@ -112,7 +112,7 @@ def _in_engine(name: str) -> tuple[str, int]:
     if not result.ok:
         raise SpecError(result.describe())
     if name == "vm":
-        from nbcontainer.engine.vm import open_vm
+        from nbcontainer.engine.vm.engine import open_vm
 
         return result.stdout, open_vm().memory_bytes()
     return result.stdout, result.usage.memory_peak_bytes

@@ -107,6 +107,7 @@ class SamplerToken:
     due_seconds: float
     busy: bool = False
     error: Exception | None = field(default=None)
+    early_interval_seconds: float = FIRST_SECOND_INTERVAL_SECONDS
 
     def take(self) -> bool:
         """One sample; False when the cgroup is gone."""
@@ -127,7 +128,7 @@ class SamplerToken:
         interval = self.interval_seconds
         if interval is None:
             early = now_seconds - self.started_seconds < 1.0
-            interval = FIRST_SECOND_INTERVAL_SECONDS if early else INTERVAL_SECONDS
+            interval = self.early_interval_seconds if early else INTERVAL_SECONDS
         self.due_seconds += interval
         if self.due_seconds <= now_seconds:
             self.due_seconds = now_seconds + interval
@@ -140,6 +141,7 @@ class Sampler:
         self._changed = threading.Condition()
         self._tokens: set[SamplerToken] = set()
         self._thread: threading.Thread | None = None
+        self.early_interval_seconds = FIRST_SECOND_INTERVAL_SECONDS
 
     def add(
         self,
@@ -148,13 +150,13 @@ class Sampler:
         interval_seconds: float | None = None,
         on_sample: Callable[[Sample], None] | None = None,
     ) -> SamplerToken:
-        """Sample from now on: every ``interval_seconds``; None: every 5 ms in the first second, then every 0.1 s.
+        """Sample from now on: every ``interval_seconds``; None: every ``early_interval_seconds`` (5 ms) in the first second, then every 0.1 s.
 
         ``on_sample`` is called in the sampler's thread and must be quick; an exception of its own ends the sampling of
         this cgroup and is raised by :meth:`remove`.
         """
         now = time.monotonic()
-        token = SamplerToken(cgroup, series, interval_seconds, on_sample, now, now)
+        token = SamplerToken(cgroup, series, interval_seconds, on_sample, now, now, early_interval_seconds=self.early_interval_seconds)
         with self._changed:
             if self._thread is None:
                 # It waits for the lock before it looks for what there is to do.

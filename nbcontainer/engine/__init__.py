@@ -126,7 +126,7 @@ def open_engine(name: str | None = None) -> Engine:
         raise SpecError(f"--engine: {name!r} is not an engine; there are auto, local and vm")
     opener: Callable[[], Engine]
     if name == "vm":
-        from nbcontainer.engine.vm import open_vm as opener
+        from nbcontainer.engine.vm.engine import open_vm as opener
     elif name == "local":
         from nbcontainer.engine.local import open_local as opener
     else:
@@ -137,7 +137,7 @@ def open_engine(name: str | None = None) -> Engine:
 
 def shutdown() -> None:
     """End all containers of this process, wherever they run, and whatever serves them."""
-    for name in ("local", "vm"):
+    for name in ("local", "vm.engine"):
         module = sys.modules.get(f"nbcontainer.engine.{name}")
         if module is not None:
             module.shutdown()

@@ -71,7 +71,7 @@ def _open_local() -> Engine:
 
 def _open_vm_after(error: HostError | SetupError) -> Engine:
     """The vm engine; where there is none, an error that says why neither can run. Raises HostError, SetupError."""
-    from nbcontainer.engine.vm import open_vm
+    from nbcontainer.engine.vm.engine import open_vm
 
     try:
         return open_vm()

@@ -17,7 +17,7 @@ from nbcontainer.engine.processes import session_of
 from nbcontainer.engine.streams import SPOOL_LIMIT_BYTES, CellDone, Said
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import Reason, judge, usage_between, usage_since
-from nbcontainer.engine.watch import GRACE_SECONDS, SAMPLE_AFTER_SECONDS
+from nbcontainer.engine.watch import GRACE_SECONDS
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Readings, Sample, Started
 from nbcontainer.runtime.protocol import LINE, NEXT_CELL, NO, encode_answer
@@ -178,7 +178,7 @@ class CellRun:
         self._session, self._first = session, first
         self._began = time.monotonic()
         self._samples: deque[Sample] = deque([first], maxlen=4096)
-        self._sample_at: float | None = self._began + SAMPLE_AFTER_SECONDS
+        self._sample_at: float | None = self._began + LocalRun.sample_after_seconds
         self._token: Any = None
         self._interrupts = self._interrupts_seen = 0
         self._reason: Reason = ""

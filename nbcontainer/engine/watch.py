@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 1.0
 HELD_SECONDS = 1.0
-SAMPLE_AFTER_SECONDS = 0.01
 IDLE_SECONDS = 0.3  # samples wait this long to be passed on, where nobody watches them live
 TICK_SECONDS = 0.1
 
 
 class ProcessRun:
     """Watches one process of a container; what kinds of runs differ in, they override. See :class:`nbcontainer.engine.Run`."""
+
+    sample_after_seconds = 0.01
+    """What ends sooner is not sampled while it runs."""
 
     def __init__(self, container_id: str, spec: ContainerSpec, process: Cloned, cgroup: Cgroup, first: Sample) -> None:
         self.container_id = container_id
@@ -54,7 +56,7 @@ class ProcessRun:
         self._kill_at: float | None = None
         self._deadline = None if spec.timeout_seconds is None else self._started + spec.timeout_seconds
         self._token: Any = None
-        self._sample_at: float | None = self._started + SAMPLE_AFTER_SECONDS
+        self._sample_at: float | None = self._started + self.sample_after_seconds
         self._ended = False
 
     # ---- what differs

@@ -169,9 +169,13 @@ class ZygoteClient:
 
     def has_subordinate_ids(self) -> bool:
         """Whether newuidmap and newgidmap did what the zygote asked of them; waits until it serves."""
+        self.wait()
+        return self._has_subordinate_ids
+
+    def wait(self) -> None:
+        """Until it serves. Raises HostError, SetupError, InternalError."""
         with self._lock:
             self._wait_until_serving()
-        return self._has_subordinate_ids
 
     def _wait_until_serving(self) -> None:
         if self._serving:

@@ -6,11 +6,21 @@ cannot be made there, so the host's own are mounted over empty files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from nbcontainer.runtime import inside, steps
 from nbcontainer.runtime.inside import InsideStep
-from nbcontainer.runtime.skeleton import DEVICE_LINKS, DEVICES, OWN_FILES, REVEALED, Branch, TopLevel, is_shown
+from nbcontainer.runtime.skeleton import (
+    DEVICE_LINKS,
+    DEVICES,
+    OWN_FILES,
+    REVEALED,
+    Branch,
+    TopLevel,
+    is_shown,
+    python_links,
+)
 from nbcontainer.runtime.steps import Step
 from nbcontainer.spec import ContainerSpec
 
@@ -40,6 +50,10 @@ def make_root(
     links = [(path, target) for path, target in top.links if not system or path.count("/") == 1 or _in(path, branches)]
     if system:
         links.append(("/var/run", "/run"))
+        for link, real in python_links():
+            if not any(link.startswith(branch.path + "/") for branch in branches):
+                directories.setdefault(os.path.dirname(link), 0o755)
+                links.append((link, real))
     host: list[Step] = [*prepared("root"), _plain_root(spec, directories, links, files)]
     after: list[InsideStep] = []
     for index, branch in enumerate(branches):

@@ -65,6 +65,20 @@ def python_directories() -> tuple[str, ...]:
     return tuple(outermost)
 
 
+def python_links() -> tuple[tuple[str, str], ...]:
+    """(link, real directory) of every link on the way to this Python's prefix: sys.path has names that lead over them."""
+    links: list[tuple[str, str]] = []
+    path, current = os.path.abspath(sys.prefix), ""
+    while path != current and len(links) < 40:  # as many as Linux follows
+        for part in path.strip("/").split("/"):
+            current = f"{current}/{part}"
+            if os.path.islink(current):
+                links.append((current, os.path.realpath(current)))
+                path, current = links[-1][1] + path[len(current) :], ""
+                break
+    return tuple((link, real) for link, real in links if not is_shown(link))
+
+
 def _is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory + "/")
 
@@ -79,6 +93,8 @@ class Branch:
     why: str
     in_system: bool
     """It is part of the ``system`` root too, not only of ``host``."""
+    searched: bool = True
+    """The zygote looks for what "other" may not read in it; where it is another machine's, that machine does."""
 
 
 def find_branches() -> tuple[Branch, ...]:
@@ -329,6 +345,8 @@ def build_system(base: str, hidden: Hidden, python: Iterable[str]) -> None:
     hide_in_etc(builder, "etc/")
     builder.hide(hidden)
     builder.reveal(python)
+    for link, real in python_links():
+        builder.link(link.lstrip("/"), real)
 
 
 def hide_in_etc(builder: SkeletonBuilder, prefix: str) -> None:

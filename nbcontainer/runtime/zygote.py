@@ -292,7 +292,7 @@ class Zygote:
 
     def _search(self) -> skeleton.Search:
         if os.path.isdir(f"{self.config.stage}/base/host"):
-            return skeleton.Search(["/", *(branch.path for branch in self.config.branches)])
+            return _search_host(self.config)
         return _search_system(self.config)
 
     def _skeletons(self, plan: Plan) -> None:
@@ -303,7 +303,7 @@ class Zygote:
         if os.path.isdir(base):
             return
         try:
-            hidden = skeleton.Search(["/", *(branch.path for branch in self.config.branches)]).result()
+            hidden = _search_host(self.config).result()
             _build_branches(self.config, hidden, in_system=False)
             if self.config.rootless:
                 os.mkdir(base)  # its branches are all of it; this is the mark that they are made
@@ -337,8 +337,13 @@ def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system:
 
 def _search_system(config: ZygoteConfig) -> skeleton.Search:
     """Below everything that a ``system`` root shows."""
-    shown = [branch.path for branch in config.branches if branch.in_system]
-    return skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN), *shown])
+    shown = [branch.path for branch in config.branches if branch.in_system and branch.searched]
+    others = {branch.path for branch in config.branches if not branch.searched}
+    return skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN if f"/{name}" not in others), *shown])
+
+
+def _search_host(config: ZygoteConfig) -> skeleton.Search:
+    return skeleton.Search(["/", *(branch.path for branch in config.branches if branch.searched)])
 
 
 def _start(launch: socket.socket) -> Zygote:

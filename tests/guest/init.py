@@ -37,13 +37,7 @@ def enter_root(source: str) -> None:
     await_path("/dev/vda")
     guestinit.mount("/dev/vda", "/newroot", "ext4")
     shutil.copytree(SOURCE, f"/newroot{source}", dirs_exist_ok=True)
-    for name in ("proc", "sys", "dev"):
-        os.makedirs(f"/newroot/{name}", exist_ok=True)
-        syscalls.mount(f"/{name}", f"/newroot/{name}", None, syscalls.MS_MOVE)
-    os.chdir("/newroot")
-    syscalls.mount(".", "/", None, syscalls.MS_MOVE)
-    os.chroot(".")
-    os.chdir("/")
+    guestinit.enter("/newroot")
 
 
 def delegate() -> str:
@@ -90,8 +84,7 @@ def _die(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 def main() -> None:
     sys.excepthook = _die
-    for source, target, fstype in (("proc", "/proc", "proc"), ("sys", "/sys", "sysfs"), ("dev", "/dev", "devtmpfs")):
-        guestinit.mount(source, target, fstype)
+    guestinit.mount_first()
     guestinit.load_packed_modules()
     with open(f"{SOURCE}.json", encoding="utf-8") as file:
         job = json.load(file)

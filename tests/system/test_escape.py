@@ -108,11 +108,13 @@ def complaints(variant: str, names: list[str], verdicts: dict[str, str]) -> list
     return found
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("name", [name for name, probe in PROBES.items() if belongs("default", probe)])
 def test_probe_is_refused(name: str, verdicts: Verdicts) -> None:
     assert complaints("default", [name], verdicts("default")) == []
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "default"])
 def test_probes_are_refused_also_with(variant: str, verdicts: Verdicts) -> None:
     names = [name for name, probe in PROBES.items() if belongs(variant, probe)]
@@ -120,6 +122,7 @@ def test_probes_are_refused_also_with(variant: str, verdicts: Verdicts) -> None:
         assert complaints(variant, names, verdicts(variant)) == []
 
 
+@pytest.mark.essential
 def test_the_probes_notice_an_open_door(verdicts: Verdicts) -> None:
     """Else they would prove nothing."""
     found = verdicts("open doors")

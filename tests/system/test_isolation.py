@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from facilities import one_id, only_as_root, require, rootless
 
@@ -453,6 +454,15 @@ def test_what_becomes_unreadable_later_is_hidden_too(monkeypatch: pytest.MonkeyP
         local.shutdown()
         monkeypatch.undo()
         nbc.run("pass")
+
+
+def test_a_virtual_environment_behind_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "venv"
+    link.symlink_to(sys.prefix)
+    cell = "import sys, psutil; print(sys.prefix, psutil.__file__)"
+    code = f"import nbcontainer as nbc; print(nbc.run({cell!r}, mem='128M').stdout)"
+    done = subprocess.run([link / "bin" / "python", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(link), psutil.__file__.replace(sys.prefix, str(link))], done.stderr
 
 
 def test_a_python_of_the_user_s_own_cannot_be_changed_through_proc(tmp_path: Path) -> None:

@@ -42,10 +42,10 @@ def opened(monkeypatch: pytest.MonkeyPatch, local: Engine | Exception, vm: Engin
 
         return open_it
 
-    import nbcontainer.engine.vm
+    import nbcontainer.engine.vm.engine
 
     monkeypatch.setattr(auto, "_open_local", opener(local))
-    monkeypatch.setattr(nbcontainer.engine.vm, "open_vm", opener(vm))
+    monkeypatch.setattr(nbcontainer.engine.vm.engine, "open_vm", opener(vm))
     return auto.AutoEngine()
 
 

@@ -141,6 +141,7 @@ def _imports_top(module: str, top: str) -> bool:
 
 FORKS = {
     "runtime/": "the zygote and the containers' processes have one thread",
+    "engine/vm/guestinit.py": "process 1 of the guest, which has one thread",
     "linux/probe.py": "a program of its own that has one thread; nothing imports it",
 }
 

@@ -16,7 +16,7 @@ import pytest
 from facilities import full_run, require
 
 import nbcontainer as nbc
-from nbcontainer.engine import vm
+from nbcontainer.engine.vm import engine as vm
 from nbcontainer.engine.vm import guest as guest_module
 
 
@@ -105,6 +105,36 @@ def test_no_qemu_and_no_kernel(tmp_path: Path) -> None:
     assert done.stdout.startswith("SpecError") and "No such file" in done.stdout
 
 
+@pytest.mark.essential
+def test_a_qemu_that_is_too_old(tmp_path: Path) -> None:
+    old = tmp_path / "qemu-system-x86_64"
+    old.write_text("#!/bin/sh\necho QEMU emulator version 5.2.0\n")
+    old.chmod(0o755)
+    done = _command(RUN, NBCONTAINER_VM_QEMU=str(old))
+    assert done.stdout.startswith("HostError") and "version 5.2 is too old; 6.0 is needed" in done.stdout and "Remedy:" in done.stdout
+
+
+@pytest.mark.essential
+def test_a_qemu_that_cannot_be_started(tmp_path: Path) -> None:
+    broken = tmp_path / "qemu-system-x86_64"
+    broken.write_bytes(b"\x7fELF and no more")
+    broken.chmod(0o755)
+    done = _command(RUN, NBCONTAINER_VM_QEMU=str(broken))
+    assert done.stdout.startswith("HostError no QEMU that works") and "Remedy:" in done.stdout
+
+
+@pytest.mark.essential
+def test_a_kernel_image_that_is_none(tmp_path: Path) -> None:
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(os.urandom(4096))
+    done = _command(RUN, NBCONTAINER_VM_KERNEL=str(image))
+    assert done.stdout.startswith("SpecError") and "is not a Linux boot image" in done.stdout
+    if os.geteuid() != 0:
+        image.chmod(0)
+        done = _command(RUN, NBCONTAINER_VM_KERNEL=str(image))
+        assert done.stdout.startswith("SpecError") and "Permission denied" in done.stdout
+
+
 def test_auto_without_both_says_what_to_install() -> None:
     code = RUN.replace("engine='vm', mem='64M'", "engine='auto', mem='128M', memory_high='64M'")
     done = _command(code, NBCONTAINER_VM_QEMU="/no/such/qemu")
@@ -153,7 +183,7 @@ def test_two_kernels_at_once_build_one_template_and_share_it(tmp_path: Path) -> 
 
 def test_a_kernel_that_is_killed_leaves_no_qemu() -> None:
     code = (
-        "import nbcontainer as nbc, sys\nfrom nbcontainer.engine import vm\n"
+        "import nbcontainer as nbc, sys\nfrom nbcontainer.engine.vm import engine as vm\n"
         "def told(event):\n    if type(event).__name__ == 'Started':\n"
         "        print(next(iter(vm.open_vm()._guests.values())).process.pid, flush=True)\n"
         "nbc.run('import time; time.sleep(60)', engine='vm', mem='64M', on_event=told)"
@@ -178,6 +208,33 @@ def test_a_shared_directory_that_disappears(tmp_path: Path) -> None:
     with pytest.raises(nbc.SpecError, match="does not exist"):
         run("print(1)", volumes=[f"{directory}:/data"])
     assert run().stdout == "fine\n"
+
+
+def test_a_shared_directory_that_disappears_under_a_cell(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    code = "import os, time\nopen('/data/ready', 'w').close()\nwhile os.path.exists('/data/ready'): time.sleep(0.05)\nopen('/data/more', 'w')"
+
+    def take_away() -> None:
+        while not (directory / "ready").exists():
+            time.sleep(0.05)
+        shutil.rmtree(directory)
+
+    thread = threading.Thread(target=take_away)
+    thread.start()
+    result = run(code, volumes=[f"{directory}:/data"], timeout=30)
+    thread.join()
+    assert result.error is not None and result.error.ename in ("FileNotFoundError", "OSError"), result.describe()
+    assert run().stdout == "fine\n"
+
+
+@pytest.mark.skipif(not full_run(), reason="only with NBCONTAINER_FULL=1: it makes another snapshot")
+def test_a_virtual_environment_behind_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "venv"
+    link.symlink_to(sys.prefix)
+    code = RUN.replace("print(1)", "import psutil, sys; print(sys.prefix)")
+    done = subprocess.run([link / "bin/python", "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout == f"{link}\n\n", done.stdout + done.stderr
 
 
 def test_more_sets_of_directories_than_guests_are_kept(tmp_path: Path) -> None:

@@ -5,26 +5,64 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from facilities import require
+from facilities import only_as_root, require
 
 import nbcontainer as nbc
-from nbcontainer.engine import vm
+from nbcontainer.engine.vm import engine as vm
 from nbcontainer.events import Event, Finished, Output, Started
 from nbcontainer.spec import make_spec
 
 IDLE_BYTES = 150 << 20
+SECCOMP_FILTER = 2
 
 
 def run(code: str = "", **options: object) -> nbc.Result:
     return nbc.run(code, **{"engine": "vm", "mem": "64M", **options})  # type: ignore[arg-type]
 
 
+def _status(process: int | str) -> dict[str, str]:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.essential
+def test_qemu_has_no_more_rights_than_the_kernel_and_a_sandbox() -> None:
+    """tests/run has this as root, and as an ordinary user without any capability and with no_new_privs."""
+    assert run("print(1)").stdout == "1\n"
+    pid = next(reversed(vm.open_vm()._guests.values())).process.pid
+    of_qemu, ours = _status(pid), _status("self")
+    assert int(of_qemu["Seccomp"]) == SECCOMP_FILTER
+    assert [of_qemu[field] for field in ("Uid", "CapEff", "CapBnd")] == [ours[field] for field in ("Uid", "CapEff", "CapBnd")]
+    if os.geteuid() != 0:
+        assert (ours["CapEff"], ours["CapBnd"], ours["NoNewPrivs"]) == ("0" * 16, "0" * 16, "1"), "tests/run --lane rootless starts this"
+
+
+@pytest.mark.essential
+def test_what_other_may_not_read_of_the_kernel_s_packages_is_not_there() -> None:
+    """As on the host itself, though QEMU may be root's."""
+    only_as_root("the environment that tests run from belongs to root")
+
+    secret = Path(sys.prefix, "nbcontainer-test-secret")
+    secret.write_text("secret")
+    vm.shutdown()
+    try:
+        code = f"import os; print(os.path.exists({str(secret)!r}), {secret.name!r} in os.listdir({sys.prefix!r}), 'bin' in os.listdir({sys.prefix!r}))"
+        assert run(code).stdout == "True True True\n"
+        secret.chmod(0o600)
+        vm.shutdown()
+        assert run(code).stdout == "False False True\n"
+    finally:
+        secret.unlink()
+
+
+@pytest.mark.essential
 def test_a_cell_runs_in_another_linux_as_pid_1() -> None:
     result = run("import os; print(os.getpid(), os.uname().release); 40 + 2")
     pid, release = result.stdout.split()
@@ -40,8 +78,6 @@ def test_a_program_gets_the_cell_and_ends_with_its_code() -> None:
 
 def test_the_kernel_s_own_packages_are_there() -> None:
     code = "import sys, psutil, matplotlib; print(sys.prefix, psutil.__file__, matplotlib.__version__)"
-    import sys
-
     import matplotlib
 
     result = run(code, mem="256M")
@@ -54,6 +90,7 @@ def test_an_exception_looks_the_same() -> None:
     assert "nbcontainer" not in "".join(result.error.traceback)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     ("code", "options", "outcome"),
     [
@@ -70,6 +107,7 @@ def test_outcomes(code: str, options: dict[str, object], outcome: str) -> None:
         assert result.usage.oom_kills >= 1 and result.usage.memory_peak_bytes <= 64 << 20
 
 
+@pytest.mark.essential
 def test_limits_of_control_groups_version_2() -> None:
     high = run("x = bytearray(40 << 20); print('slow')", memory_high="32M")
     assert high.stdout == "slow\n"
@@ -105,6 +143,7 @@ def test_samples_make_a_chart() -> None:
     assert len(memory) > 3 and max(memory) > 20 << 20
 
 
+@pytest.mark.essential
 def test_volumes_write_through_and_the_workspace_does_not(tmp_path: Path) -> None:
     (tmp_path / "nb").mkdir()
     (tmp_path / "nb" / "data.txt").write_text("old")

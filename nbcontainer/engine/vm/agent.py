@@ -14,7 +14,6 @@ import queue
 import random
 import select
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,16 +21,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine import Run, memory
+from nbcontainer.engine.box import Box
 from nbcontainer.engine.changes import Change
 from nbcontainer.engine.local import LocalEngine
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
+from nbcontainer.engine.watch import ProcessRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import Display, Event, Finished, Readings
 from nbcontainer.linux import syscalls
-from nbcontainer.runtime import rootfs
+from nbcontainer.runtime import rootfs, skeleton
 from nbcontainer.runtime.plan import IdMap
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
 from nbcontainer.runtime.skeleton import Branch
@@ -41,6 +43,9 @@ READ_BYTES = 1 << 18
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
 NO_HOST_SECONDS = 0.002
+SAMPLE_AFTER_SECONDS = 0.15
+EARLY_SAMPLES_SECONDS = 0.025
+"""The whole of a short cell takes as long here as ten on a host; so that charts show as much of it, and not more."""
 ALL_IDS = IdMap(0, 0xFFFFFFFF)
 """9p has no idmapped mounts, so container ids are the guest's: it is the guest that keeps them from the host's files."""
 
@@ -57,11 +62,29 @@ class GuestEngine(LocalEngine):
 
     def _look_around(self) -> rootfs.Surroundings:
         """Shared directories are part of every root; they are mounted after the snapshot, and empty until then."""
-        found = tuple(Branch(path, f"share-{index}", "shared by the host", True) for index, path in enumerate(sorted(self._shared)))
+        found = tuple(Branch(path, f"share-{index}", "shared by the host", True, searched=False) for index, path in enumerate(sorted(self._shared)))
         return replace(super()._look_around(), branches=found)
 
     def _take_ids(self) -> IdMap:
         return ALL_IDS
+
+    def _make_box(self, shape: ContainerSpec) -> Box:
+        if not self._client.alive:
+            # A new one would not know what to hide; the host starts a new guest.
+            os.write(2, b"the zygote ended\n")
+            os._exit(1)
+        return super()._make_box(shape)
+
+    def wait(self) -> None:
+        """Until the zygote has read all that it needs from the initramfs. Raises NbcontainerError."""
+        self._client.wait()
+
+    def hide(self, hidden: skeleton.Hidden) -> None:
+        """In all containers to come: what "other" may not read in the shares, which are mounted by now. Raises OSError."""
+        base = f"/proc/{self._client.pid}/root{self._config.stage}/base"
+        for branch in self._config.branches:
+            if not branch.searched:
+                skeleton.SkeletonBuilder(f"{base}/{branch.key}", branch.path, exists=True).hide(hidden)
 
     def _give_back_ids(self, id_map: IdMap | None) -> None:
         pass
@@ -95,7 +118,7 @@ class Port:
 class Agent:
     """Serves one stream."""
 
-    def __init__(self, port: Port, engine: LocalEngine) -> None:
+    def __init__(self, port: Port, engine: GuestEngine) -> None:
         self._port, self._engine = port, engine
         self._runs: dict[int, Run] = {}
         self._early: dict[int, list[str]] = {}
@@ -128,7 +151,7 @@ class Agent:
         elif kind == "resume":
             self._resume(message)
         elif kind == "settle":
-            self._engine.drop_spares()
+            self._settle()
             self._port.send({"t": "settled"})
 
     def _resume(self, message: dict[str, Any]) -> None:
@@ -143,12 +166,25 @@ class Agent:
             os.close(fd)
         random.seed()
         try:
+            self._engine.wait()
             for plain in message["shares"]:
                 _mount_share(Share(**plain))
+            self._engine.hide(skeleton.Hidden(tuple(message["hidden"]["files"]), tuple(message["hidden"]["directories"])))
         except OSError as error:
             self._port.send({"t": "broken", "why": f"{error.filename}: {error.strerror}"})
             return
+        except NbcontainerError as error:
+            self._port.send({"t": "broken", "why": str(error)})
+            return
         self._port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
+
+    def _settle(self) -> None:
+        """Code that has run once before the snapshot is in memory afterwards; boxes that wait would be the same in all guests."""
+        for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):
+            with contextlib.closing(self._engine.start(make_spec(options, workspace="none"), "print(1)").events()) as events:
+                for _ in events:
+                    pass
+        self._engine.drop_spares()
 
     def _refresh(self, stamp: str) -> None:
         """The host changed its packages: forget what was cached of the shares."""
@@ -314,16 +350,11 @@ def main() -> None:
     os.makedirs(SHARES_DIRECTORY, exist_ok=True)
     for path in config["branches"]:
         os.makedirs(path, exist_ok=True)
+    ProcessRun.sample_after_seconds = SAMPLE_AFTER_SECONDS
+    SAMPLER.early_interval_seconds = EARLY_SAMPLES_SECONDS
     port = Port(_open_port())
     engine = GuestEngine(config["branches"])
     agent = Agent(port, engine)
-    # Code that has run once before the snapshot is in memory afterwards.
-    for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):
-        with contextlib.closing(engine.start(make_spec(options, workspace="none"), "print(1)").events()) as events:
-            for _ in events:
-                pass
-    engine.drop_spares()
-    sys.stdout.flush()
     port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
     agent.serve()
 

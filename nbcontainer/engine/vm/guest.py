@@ -20,6 +20,7 @@ from nbcontainer.engine.vm.qemu import Process
 from nbcontainer.engine.vm.run import Said, VmRun
 from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
+from nbcontainer.runtime.skeleton import Hidden
 from nbcontainer.spec import ContainerSpec
 
 READ_BYTES = 1 << 18
@@ -179,15 +180,15 @@ class Guest:
             raise InternalError("the virtual machine said hello in an unknown way")
         self._offset_seconds, self.release = now - there, release
 
-    def resume(self, shares: Iterable[Share], timeout_seconds: float) -> None:
+    def resume(self, shares: Iterable[Share], hidden: Hidden, timeout_seconds: float) -> None:
         """Give it the time, entropy and shares; every guest needs this before its first container."""
         seed = base64.b64encode(os.urandom(SEED_BYTES)).decode()
         plain = [asdict(share) for share in shares]
-        self.send({"t": "resume", "unix_seconds": time.time(), "seed": seed, "shares": plain})
+        self.send({"t": "resume", "unix_seconds": time.time(), "seed": seed, "shares": plain, "hidden": asdict(hidden)})
         self.await_hello(timeout_seconds)
 
     def settle(self, timeout_seconds: float) -> None:
-        """Have it drop what it made in advance."""
+        """Have it run what every cell runs, and drop what it made in advance."""
         self.send({"t": "settle"})
         try:
             message = self._signs["settled"].get(timeout=timeout_seconds)

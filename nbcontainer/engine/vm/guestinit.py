@@ -7,16 +7,17 @@ packed into the initramfs.
 from __future__ import annotations
 
 import fcntl
-import gzip
 import os
+import site
 import socket
 import struct
 import sys
 import time
-import traceback
+import zlib
 from types import TracebackType
+from typing import NoReturn
 
-from nbcontainer.engine.vm.layout import HOME, MODULES_DIRECTORY
+from nbcontainer.engine.vm.layout import MODULES_DIRECTORY
 from nbcontainer.linux import syscalls
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -36,6 +37,13 @@ ENVIRONMENT = {
 def mount(source: str, target: str, fstype: str, options: str = "", flags: int = 0) -> None:
     os.makedirs(target, exist_ok=True)
     syscalls.mount(source, target, fstype, flags, options or None)
+
+
+def mount_first() -> None:
+    """What everything else needs."""
+    mount("proc", "/proc", "proc")
+    mount("sys", "/sys", "sysfs")
+    mount("dev", "/dev", "devtmpfs")
 
 
 def load_packed_modules() -> None:
@@ -72,9 +80,20 @@ def load_modules_from_disk() -> None:
             for path in [*reversed(needs[paths[name]]), paths[name]] if name in paths else ():
                 with open(f"{base}/{path}", "rb") as file:
                     data = file.read()
-                _load(gzip.decompress(data) if path.endswith(".gz") else data, path)
+                _load(zlib.decompress(data, 31) if path.endswith(".gz") else data, path)
     finally:
         syscalls.umount2("/disk", syscalls.MNT_DETACH)
+
+
+def enter(root: str) -> None:
+    """Make ``root`` the root, with /proc, /sys and /dev."""
+    for name in ("proc", "sys", "dev"):
+        os.makedirs(f"{root}/{name}", exist_ok=True)
+        syscalls.mount(f"/{name}", f"{root}/{name}", None, syscalls.MS_MOVE)
+    os.chdir(root)
+    syscalls.mount(".", "/", None, syscalls.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
 
 
 def make_root() -> None:
@@ -83,13 +102,7 @@ def make_root() -> None:
     for name in ("upper", "work"):
         os.mkdir(f"/overlay/{name}")
     mount("root", "/newroot", "overlay", "lowerdir=/,upperdir=/overlay/upper,workdir=/overlay/work")
-    for name in ("proc", "sys", "dev"):
-        os.makedirs(f"/newroot/{name}", exist_ok=True)
-        syscalls.mount(f"/{name}", f"/newroot/{name}", None, syscalls.MS_MOVE)
-    os.chdir("/newroot")
-    syscalls.mount(".", "/", None, syscalls.MS_MOVE)
-    os.chroot(".")
-    os.chdir("/")
+    enter("/newroot")
 
 
 def mount_the_rest() -> None:
@@ -112,9 +125,7 @@ def loopback_up() -> None:
 
 def boot() -> None:
     """Everything up to the agent, and then its end."""
-    mount("proc", "/proc", "proc")
-    mount("sys", "/sys", "sysfs")
-    mount("dev", "/dev", "devtmpfs")
+    mount_first()
     load_packed_modules()
     with open("/proc/cmdline", encoding="ascii") as file:
         words = file.read().split()
@@ -123,14 +134,28 @@ def boot() -> None:
     make_root()
     mount_the_rest()
     loopback_up()
-    code = f"import sys; sys.path.append({HOME!r}); from nbcontainer.engine.vm.agent import main; main()"
-    agent = os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", code], ENVIRONMENT)
+    agent = os.fork()
+    if agent == 0:
+        become_agent()
     while os.wait()[0] != agent:
         pass  # orphans of containers
 
 
+def become_agent() -> NoReturn:
+    """Never process 1; forked, because another Python would take seconds to start."""
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    site.main()  # process 1 runs with -S; sys.prefix is the virtual environment's only after this
+    from nbcontainer.engine.vm import agent
+
+    agent.main()
+    os._exit(1)
+
+
 def _die(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """To the console, whose last lines the host shows; then the guest ends."""
+    import traceback
+
     traceback.print_exception(kind, error, trace)
     sys.stderr.flush()
     syscalls.restart_machine()

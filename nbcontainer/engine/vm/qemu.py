@@ -32,7 +32,7 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 COMMAND_LINE = (
     "console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check nokaslr mitigations=off init_on_alloc=0 "
     "random.trust_cpu=on cryptomgr.notests apparmor=0 selinux=0 audit=0 rcupdate.rcu_expedited=1 raid=noautodetect "
-    "i8042.noaux i8042.nokbd i8042.nopnp psi=1"
+    "i8042.noaux i8042.nokbd i8042.nopnp psi=1 pci=noacpi"
 )
 LOG_BYTES = 1 << 16
 _VERSION = re.compile(r"version (\d+)\.(\d+)\.?(\d*)")
@@ -46,6 +46,11 @@ class Qemu:
     version: str
     data: str = ""
     """Its directory of firmware, where it is not at its usual place."""
+
+    @property
+    def starts_elf(self) -> bool:
+        """It has the firmware that starts an uncompressed kernel (PVH); the PyPI package leaves it out."""
+        return not self.data or os.path.exists(f"{self.data}/pvh.bin")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbcontainer.engine import vm
 from nbcontainer.engine.vm import kernelimage, qemu
+from nbcontainer.engine.vm.engine import guest_cpus, guest_memory_mib
 from nbcontainer.engine.vm.template import Template, cache_directory
 from nbcontainer.errors import HostError, NbcontainerError
 
@@ -37,7 +37,7 @@ def set_up(kernel: str | None, force: bool, tell: Tell) -> None:
     image = _kernel(kernel, tell)
     tell(f"Linux {image.release}: {image.origin}")
     downloaded = time.monotonic()
-    template = Template(cache_directory(), program, image, vm.guest_memory_mib(), vm.guest_cpus())
+    template = Template(cache_directory(), program, image, guest_memory_mib(), guest_cpus())
     with template.locked():
         if force or not template.bootable:
             template.build_boot_files(tell, force=True)
@@ -82,7 +82,7 @@ def findings() -> list[Finding]:
     try:
         cache = cache_directory()
         image = kernelimage.find(None, cache)
-        template = Template(cache, program, image, vm.guest_memory_mib(), vm.guest_cpus())
+        template = Template(cache, program, image, guest_memory_mib(), guest_cpus())
     except HostError as error:
         return [*found, Finding(NAME, False, error.message, error.remedy)]
     except NbcontainerError as error:

@@ -32,6 +32,7 @@ from nbcontainer.engine.vm.layout import SLOTS, Share, base_directories
 from nbcontainer.engine.vm.qmp import Qmp
 from nbcontainer.engine.vm.unpack import BzImage, stand_in_kernel
 from nbcontainer.errors import HostError, InternalError
+from nbcontainer.runtime.skeleton import Hidden
 
 CACHE_VARIABLE = "NBCONTAINER_VM_CACHE"
 BOOT_SECONDS = 120.0
@@ -77,7 +78,7 @@ class Template:
         self.directory = cache / key
         self._lock_path = cache / "lock"
         disk = kernel.disk
-        self.machine = qemu.Machine(program, self.directory / "vmlinux", self.directory / "initramfs", disk, memory_mib, cpus)
+        self.machine = qemu.Machine(program, self.directory / "linux", self.directory / "initramfs", disk, memory_mib, cpus)
 
     # ---- the state of the cache
 
@@ -120,8 +121,10 @@ class Template:
             work.mkdir(mode=0o700)
             (work / "empty").mkdir(mode=0o755)
             tell(f"unpacking Linux {self._kernel.release}")
-            (work / "vmlinux").write_bytes(BzImage.read(self._kernel.image).vmlinux())
-            (work / "stand-in").write_bytes(stand_in_kernel())
+            image = BzImage.read(self._kernel.image)
+            starts_elf = self.machine.qemu.starts_elf
+            (work / "linux").write_bytes(image.vmlinux() if starts_elf else self._kernel.image.read_bytes())
+            (work / "stand-in").write_bytes(stand_in_kernel() if starts_elf else image.head)
             (work / "no-initramfs").write_bytes(bytes(4))
             tell("packing the initramfs: this Python, and what a container needs of it")
             with open(work / "initramfs", "xb") as file:
@@ -148,7 +151,7 @@ class Template:
             backend = f"memory-backend-file,id=ram,size={size},mem-path={qemu.quoted(str(memory))},share=on"
             guest = self._boot(backend, ())
             try:
-                guest.settle(RESTORE_SECONDS)
+                guest.settle(BOOT_SECONDS)
                 tell("writing the snapshot")
                 with open(device, "xb") as file:
                     qmp = Qmp(guest.process.control)
@@ -204,12 +207,12 @@ class Template:
     def _share_arguments(self, shares: tuple[Share, ...]) -> list[str]:
         return qemu.share_arguments(shares, str(self.directory / "empty"))
 
-    def boot(self, shares: tuple[Share, ...]) -> Guest:
+    def boot(self, shares: tuple[Share, ...], hidden: Callable[[], Hidden]) -> Guest:
         """The slow way, in memory of its own. Raises InternalError."""
         guest = self._boot(f"memory-backend-ram,id=ram,size={self.machine.memory_mib}M", shares)
-        return _resumed(guest, shares)
+        return _resumed(guest, shares, hidden, BOOT_SECONDS)
 
-    def restore(self, snapshot: Snapshot, shares: tuple[Share, ...]) -> Guest:
+    def restore(self, snapshot: Snapshot, shares: tuple[Share, ...], hidden: Callable[[], Hidden]) -> Guest:
         """A new guest from the snapshot. Raises InternalError."""
         backend = f"memory-backend-file,id=ram,size={self.machine.memory_mib}M,mem-path={qemu.quoted(str(self.directory / snapshot.memory))},share=off"
         try:
@@ -226,12 +229,12 @@ class Template:
                 os.utime(self.directory)  # it is in use
         except OSError as error:
             raise InternalError(f"the snapshot cannot be read: {error.strerror}") from None
-        return _resumed(guest, shares)
+        return _resumed(guest, shares, hidden, RESTORE_SECONDS)
 
 
-def _resumed(guest: Guest, shares: tuple[Share, ...]) -> Guest:
+def _resumed(guest: Guest, shares: tuple[Share, ...], hidden: Callable[[], Hidden], timeout_seconds: float) -> Guest:
     try:
-        guest.resume(shares, RESTORE_SECONDS)
+        guest.resume(shares, hidden(), timeout_seconds)
     except BaseException:
         guest.close()
         raise
@@ -239,7 +242,7 @@ def _resumed(guest: Guest, shares: tuple[Share, ...]) -> Guest:
 
 
 def _key(program: qemu.Qemu, kernel: KernelImage, memory_mib: int, cpus: int) -> str:
-    parts = [program.version, qemu.COMMAND_LINE, str(SLOTS), str(memory_mib), str(cpus), sys.version, sys.executable]
+    parts = [program.version, str(program.starts_elf), qemu.COMMAND_LINE, str(SLOTS), str(memory_mib), str(cpus), sys.version, sys.executable]
     parts += [*kernel.identity(), *base_directories()]
     parts += [f"{name} {importlib.metadata.version(name)}" for name in ("ipython", "traitlets")]
     for path, relative in ramdisk.sources():

@@ -73,6 +73,8 @@ class BzImage:
     release: str
     """As ``uname -r`` will say, such as ``6.1.0-50-amd64``."""
     payload: bytes
+    head: bytes
+    """The part that a boot loader reads, and next to nothing of the rest: for guests that go on from a snapshot."""
 
     @classmethod
     def read(cls, path: Path) -> BzImage:
@@ -85,7 +87,7 @@ class BzImage:
         version = data[version_at + 0x200 : version_at + 0x200 + 256].partition(b"\0")[0].decode("ascii", "replace")
         offset, length = struct.unpack_from("<II", data, 0x248)
         begin = (sectors + 1) * 512 + offset
-        return cls(version.split(" ")[0], data[begin : begin + length])
+        return cls(version.split(" ")[0], data[begin : begin + length], data[: (sectors + 2) * 512])
 
     def vmlinux(self) -> bytes:
         """The uncompressed kernel, which QEMU can start without a BIOS (PVH)."""

@@ -3,7 +3,8 @@
 K the kernel's side, A the agent; ``run`` is a number that K chose.
 
 1. A → K  ``{"t": "hello", ...}``: the agent serves (after a cold boot), or has been resumed (after 2)
-2. K → A  ``{"t": "resume", unix_seconds, seed, shares}``: the real time, fresh entropy, and which shares to mount where
+2. K → A  ``{"t": "resume", unix_seconds, seed, shares, hidden}``: the real time, fresh entropy, which shares to mount where,
+          and what containers must not see of them
 3. K → A  ``{"t": "start", run, spec, code, stamp, within, transfer}``; ``within``: the run of the container that this is to run in, or 0.
           Before it, for variables that go in, ``{"t": "input", run, size, offset, data}`` (base64), and before ``Finished``, for those
           that come out, A → K ``{"t": "values", run, size, offset, data}``
@@ -14,7 +15,7 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
           ``{"t": "answer", run, ask, limits | readings | diff | kind, arguments}``
    K → A  ``{"t": "line", run, line, why}``: what the cell asked for by an InputRequest; without a line, why there is none
 6. K → A  ``{"t": "ping", ask}``, answered by ``{"t": "pong", ask}``
-7. K → A  ``{"t": "settle"}``: everything that was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
+7. K → A  ``{"t": "settle"}``: what every cell runs is run once, what was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
 
 K believes nothing of what comes from the guest but its shape: whatever is not one of these raises ProtocolError.
 """
