@@ -51,6 +51,8 @@ class Container:
         self.result: Result | None = None
         """What came of it, once it has ended."""
         self.paused = False
+        self._paused_seconds = 0.0
+        """When :meth:`pause` or :meth:`resume` was done last, monotonic: events of before come later."""
         self._limits = run.spec.limits
         self.log = Log()
         self._collector = Collector(run.spec, on_event, self.log.texts())
@@ -86,8 +88,8 @@ class Container:
             self._run.answer_input(None, "nobody can type here: the container runs in the background")
         elif isinstance(event, Running):
             self._ready.set()
-        elif isinstance(event, Paused | Resumed):
-            self.paused = isinstance(event, Paused)
+        elif isinstance(event, Paused | Resumed) and event.monotonic_seconds > self._paused_seconds:
+            self.paused = isinstance(event, Paused)  # by somebody else, such as the panel of a cell
         elif isinstance(event, Changed):
             self._limits = event.limits
         self._collector.take(event)
@@ -181,7 +183,7 @@ class Container:
         given: Mapping[str, Any] | Inward | None,
         output: str | Sequence[str],
     ) -> Result:
-        spec = parse_process(self.spec, program, options)
+        spec = parse_process(self.spec, program, options).replace(limits=self._limits)
         self._refuse_after_the_end("exec")
         if self.paused:
             raise SpecError(f"exec: {self.name} is paused; first: %container resume {self.name}")
@@ -199,10 +201,12 @@ class Container:
         """Freeze all its processes."""
         self._refuse_after_the_end("pause")
         self._run.pause()
+        self.paused, self._paused_seconds = True, time.monotonic()
 
     def resume(self) -> None:
         self._refuse_after_the_end("resume")
         self._run.resume()
+        self.paused, self._paused_seconds = False, time.monotonic()
 
     def update(self, **changes: Any) -> Limits:
         """Change limits by their option names; returns what Linux says then."""
