@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-_CELL = 'style="text-align:left;white-space:pre;font-family:var(--jp-code-font-family,monospace)"'
+_CELL = 'style="text-align:left;white-space:pre;padding:2px 12px 2px 0;font-family:var(--jp-code-font-family,monospace)"'
 _OPEN_LEVELS = 2
 
 
