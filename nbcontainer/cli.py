@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in _COMMANDS:
             raise SpecError(f"{command}: there is no such command; there are {', '.join(_COMMANDS)}")
-        if command not in ("run", "kernel") and rest in (["--help"], ["-h"]):
+        if command not in ("run", "kernel", "ps", "stats", "volume") and rest in (["--help"], ["-h"]):
             print(USAGE)
             return 0
         return _COMMANDS[command](rest)
@@ -178,7 +178,7 @@ def _verb(name: str, words: list[str]) -> int:
     from nbcontainer import verbs
 
     answer = verbs.find(name).answer(words)
-    text = answer if isinstance(answer, str) else answer.as_text() if not isinstance(answer, Iterator) else ""
+    text = answer if isinstance(answer, str) else "" if isinstance(answer, Iterator) else answer.as_text()
     if text:
         print(text.replace("usage: %container", "usage: nbcontainer", 1) if "--help" in words else text)
     return 0
