@@ -156,7 +156,7 @@ def test_samples_cover_the_run() -> None:
         ({"hostname": "a b"}, "--hostname"),
         ({"hostname": "x", "share": "uts"}, "--hostname"),
         ({"net": "none", "share": "net"}, "--net"),
-        ({"net": "bridge"}, "--net"),
+        ({"net": "none", "publish": ["8080:80"]}, "--publish"),
         ({"program": ["no-such-program"]}, "PROGRAM"),
         ({"workdir": "/no/such"}, "--workdir"),
         ({"unknown_option": 1}, "unknown_option"),

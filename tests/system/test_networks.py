@@ -231,8 +231,8 @@ def test_a_free_port_is_chosen_and_said() -> None:
 def test_datagrams_and_large_streams_pass_published_ports() -> None:
     code = """
     import socket, threading
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.bind(("", 53))
     def datagrams():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.bind(("", 53))
         while True:
             data, peer = sock.recvfrom(65535); sock.sendto(data[::-1], peer)
     threading.Thread(target=datagrams, daemon=True).start()
