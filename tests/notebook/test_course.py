@@ -112,6 +112,16 @@ def test_both_languages_have_the_same_cells(name: str) -> None:
             assert text == translation or CHINESE.search(translation) or (text, translation) == LANGUAGE_OF_CHECKS, f"{ours.id}: {translation!r}"
 
 
+@pytest.mark.parametrize("name", course.NAMES)
+def test_bold_text_in_chinese_is_bold(name: str) -> None:
+    """Markdown does not end bold text where ** stands between punctuation and a letter, and Chinese has no space there."""
+    for cell in course.read("zh", name).cells:
+        for line in cell.source.splitlines() if cell.cell_type == "markdown" else []:
+            parts = line.split("**")
+            for bold, after in zip(parts[1:-1:2], parts[2::2], strict=True):
+                assert bold[-1] not in "：。；！？，）" or not after or after[0].isspace(), f"{cell.id}: {line}"
+
+
 def test_both_languages_have_the_same_notebooks() -> None:
     assert sorted(path.stem for path in (course.COURSE / "zh").glob("*.ipynb")) == course.NAMES
     assert set(EXPECTED) == set(course.NAMES)
