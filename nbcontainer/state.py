@@ -43,6 +43,8 @@ class ContainerRecord:
     cpus: float | None = None
     sample: dict[str, float] | None = None
     """Of a container that has no cgroup on this host: its last reading, as a :class:`~nbcontainer.events.Sample` has it."""
+    ports: str = ""
+    """Published ones, as Docker lists them."""
 
 
 def state_directory() -> Path:

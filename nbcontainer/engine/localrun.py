@@ -162,6 +162,7 @@ class LocalRun(ProcessRun):
                 " ".join(spec.program) or "python",
                 self._controls.limits.memory_bytes,
                 str(spec.root),
+                ports=", ".join(map(str, spec.ports)),
             )
         )
 

@@ -51,7 +51,7 @@ def _running(record: ContainerRecord, whole: bool) -> tuple[str, ...]:
     since = ago(record.created_unix_seconds)
     status = f"Up {since}" + (" (Paused)" if record.status == "paused" else "")
     return (
-        record.id, record.root or "-", _cut(record.command, whole), f"{since} ago", status, "", record.name, str(record.pid),
+        record.id, record.root or "-", _cut(record.command, whole), f"{since} ago", status, record.ports, record.name, str(record.pid),
         format_size(record.memory_limit_bytes) if record.memory_limit_bytes else "-",
     )  # fmt: skip
 

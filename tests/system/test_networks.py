@@ -26,7 +26,7 @@ import nbcontainer as nbc
 from nbcontainer.engine import local
 from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.events import Event, Output
-from nbcontainer.state import prune
+from nbcontainer.state import list_containers, prune
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 20.0
@@ -224,6 +224,10 @@ def test_a_free_port_is_chosen_and_said() -> None:
     with running(serve("free "), publish=["80"]) as run:
         (port,) = run.spec.ports
         assert port.host_port > 1023 and any(str(port) in note for note in run.spec.notes)
+        deadline = time.monotonic() + SECONDS
+        while not (listed := [record.ports for record in list_containers() if record.id == run.container_id]) and time.monotonic() < deadline:
+            time.sleep(0.02)  # it is listed when it has lived for a moment
+        assert listed == [str(port)]
         assert b"free " in ask("127.0.0.1", port.host_port)
 
 
