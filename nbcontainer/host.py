@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import glob
 import html
+import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -252,11 +254,25 @@ def _other_checks() -> list[Check]:
     total, available = host_memory_bytes()
     return [
         Check("seccomp", REQUIRED_GROUP, bool(actions and library), seccomp, mend),
+        *_network_checks(),
         _kvm_check(),
         *_vm_checks(),
         Check("machine", "info", True, f"{os.cpu_count()} CPUs, {format_size(total)} of memory, {format_size(available)} available"),
         Check("Python", "info", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer"),
     ]
+
+
+def _network_checks() -> list[Check]:
+    """Nothing is made: what Linux has not got shows when the first network is."""
+    name, out = "networks (--net bridge)", "way out of networks"
+    if importlib.util.find_spec("pyroute2") is None:
+        return [Check(name, "optional", False, "the Python package pyroute2 is missing", f"{sys.executable} -m pip install pyroute2")]
+    works = Check(name, "optional", True, "pyroute2 found")
+    if _rootless():
+        pasta = shutil.which("pasta")
+        return [works, Check(out, "optional", pasta is not None, pasta or "pasta is not installed", "sudo apt-get install passt")]
+    forwards = _sysctl("net/ipv4/ip_forward") == "1"
+    return [works, Check(out, "optional", forwards, f"net.ipv4.ip_forward is {int(forwards)}", "sudo sysctl -w net.ipv4.ip_forward=1")]
 
 
 def _kvm_check() -> Check:
