@@ -97,7 +97,7 @@ def _without_spares() -> Iterator[None]:
 def processes() -> list[str]:
     """This process's descendants, without the zygote itself and the router of its networks."""
     engine = _local_engine()
-    helpers = (getattr(engine, "_client", None), getattr(getattr(engine, "networks", None), "_router", None))
+    helpers = (getattr(engine, "_client", None), *(getattr(getattr(engine, "networks", None), name, None) for name in ("_router", "_pasta")))
     staying = {helper.pid for helper in helpers if helper is not None}
     found = []
     for child in psutil.Process().children(recursive=True):

@@ -44,6 +44,10 @@ class Pasta:
         started.wait()
         self._wait(Path(f"/proc/{router_pid}/net/route"))
 
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
     def _run(self, words: list[str], started: threading.Event) -> None:
         try:
             self._process = subprocess.Popen(
