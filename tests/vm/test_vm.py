@@ -109,7 +109,7 @@ def test_outcomes(code: str, options: dict[str, object], outcome: str) -> None:
 
 @pytest.mark.essential
 def test_limits_of_control_groups_version_2() -> None:
-    high = run("x = bytearray(40 << 20); print('slow')", memory_high="32M")
+    high = run("x = bytearray(28 << 20); print('slow')", memory_high="32M")
     assert high.stdout == "slow\n"
     quota = run("import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass", cpus=0.2)
     assert quota.usage.throttled_seconds > 0.2
