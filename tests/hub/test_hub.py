@@ -38,6 +38,7 @@ from .hubs import (
 )
 
 STUDENTS = 10
+ROUNDS = 5
 HOME = Path(os.environ.get("NBCONTAINER_HUB_HOME", "/nowhere"))
 FIGURES = os.environ.get("NBCONTAINER_SCREENSHOTS")
 LIVE = "%%container --live --mem 64M --cpus 0.5\nimport os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(1.5)\nprint('done')"
@@ -155,7 +156,7 @@ def test_what_three_of_them_do_is_no_matter_of_the_others(hub: Hub) -> None:
     asking = threading.Thread(target=ask_the_hub)
     asking.start()
     try:
-        before, during = each_runs(hub, {name: [SHORT] * 3 for name in others}, attack | {name: [SHORT] * 5 for name in others})
+        before, during = each_runs(hub, {name: [SHORT] * 3 for name in others}, attack | {name: [SHORT] * ROUNDS for name in others})
     finally:
         stop.set()
         asking.join()
@@ -167,7 +168,7 @@ def test_what_three_of_them_do_is_no_matter_of_the_others(hub: Hub) -> None:
     assert uncontained_hog.status == "dead", "Linux killed the kernel, within its user's limit"
     assert "No space left on device" in during[filler][0].errors[0]
     for name in others:
-        assert [(reply.status, reply.text) for reply in during[name]] == [("ok", "42\n")] * 8, name
+        assert [(reply.status, reply.text) for reply in during[name]] == [("ok", "42\n")] * ROUNDS, name
     assert all(hub.server(name)["ready"] for name in hub.users)
     assert len(hub_seconds) >= 2
     _keep(before, {name: during[name] for name in others}, hub_seconds)
