@@ -35,8 +35,6 @@ CPUS = 1
 IMAGE_BYTES = 1536 << 20
 SECONDS = 1500.0
 SILENT_SECONDS = 240.0
-SYSCTL = "sysctl.vm.overcommit_memory=1"
-"""Some tests allocate more than such a small machine has, without using it."""
 SESSION_TESTS = "tests/ordinary"
 OLDEST_RELEASE = (6, 3)
 """Idmapped mounts of a tmpfs, which the local engine needs."""
@@ -163,7 +161,7 @@ def source_files() -> list[tuple[str, bytes]]:
 def command(machine: qemu.Machine, image: Path, stream: socket.socket) -> list[str]:
     arguments = [machine.qemu.program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "pc", "-accel", "tcg,thread=multi"]
     arguments += ["-cpu", "max", "-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M", "-sandbox", qemu.SANDBOX]
-    arguments += ["-kernel", str(machine.kernel), "-initrd", str(machine.initramfs), "-append", f"{qemu.COMMAND_LINE} {SYSCTL}", "-serial", "stdio"]
+    arguments += ["-kernel", str(machine.kernel), "-initrd", str(machine.initramfs), "-append", qemu.COMMAND_LINE, "-serial", "stdio"]
     arguments += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=out,fd={stream.fileno()}", "-device", "virtserialport,chardev=out,name=out"]
     disk = f"file={qemu.quoted(str(image))},format=raw,if=none,id=root,snapshot=on"
     return [*arguments, "-drive", disk, "-device", "virtio-blk-pci,drive=root"]

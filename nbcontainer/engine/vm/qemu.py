@@ -32,8 +32,9 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 COMMAND_LINE = (
     "console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check nokaslr mitigations=off init_on_alloc=0 "
     "random.trust_cpu=on cryptomgr.notests apparmor=0 selinux=0 audit=0 rcupdate.rcu_expedited=1 raid=noautodetect "
-    "i8042.noaux i8042.nokbd i8042.nopnp psi=1 pci=noacpi"
+    "i8042.noaux i8042.nokbd i8042.nopnp psi=1 pci=noacpi sysctl.vm.overcommit_memory=1"
 )
+"""Without overcommit, a guest this small refuses what any host grants: to reserve a gigabyte and to touch a little of it."""
 LOG_BYTES = 1 << 16
 _VERSION = re.compile(r"version (\d+)\.(\d+)\.?(\d*)")
 
