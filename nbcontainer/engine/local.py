@@ -286,7 +286,7 @@ class LocalEngine:
     def _encoded(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> bytes:
         go = self._go(spec, code)
         try:
-            return encode_go(go if transfer is None else transfer.mentioned_in(go))
+            return encode_go(go if transfer is None else transfer.mentioned_in(go, spec))
         except ProtocolError:
             raise SpecError(
                 f"code: {len(code)} characters are more than a message to a container can hold (64 MiB); bring it in with -v"

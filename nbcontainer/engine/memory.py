@@ -4,7 +4,9 @@ Small: a sealed memfd. Large, as root: an unnamed file on a detached tmpfs with 
 memfd has huge pages only where the whole machine is set up for it). Such a file cannot be sealed. So what a container has written to
 is mapped only where it is certain that nobody else has it any more: Linux grants a lease for writing, which it does only where no other
 open file leads there, be it mapped, passed on or under way (the container gets an open file of its own for that reason); or, of a
-memfd, the seal against writing. Else it is read with preadv, which a container that cuts the file off can only make shorter.
+memfd, the seal against writing. Else it is read with preadv, which a container that cuts the file off can only make shorter. A lease does not see who has the file by
+O_PATH, and could open it anew: that takes the file's owner, who is nobody in a user namespace. Where a container has none of its own, a
+memfd it is.
 
 The kernel fills or reserves every page itself, so that they are charged to the kernel and not to the container's limit.
 """
@@ -23,9 +25,12 @@ HUGE_FROM_BYTES = 4 << 20
 READ_BYTES = 16 << 20
 
 
-def allocate(size_bytes: int, *, reserve: bool) -> int:
-    """A file of this size for one container; ``reserve``: its pages are there already. Raises OSError where there is no room."""
-    fd = _on_huge_pages(size_bytes) if size_bytes >= HUGE_FROM_BYTES else -1
+def allocate(size_bytes: int, *, reserve: bool, sealable: bool = False) -> int:
+    """A file of this size for one container; ``reserve``: its pages are there already. Raises OSError where there is no room.
+
+    ``sealable``: the container's root is this process's user.
+    """
+    fd = _on_huge_pages(size_bytes) if size_bytes >= HUGE_FROM_BYTES and not sealable else -1
     if fd < 0:
         fd = os.memfd_create("variables", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:

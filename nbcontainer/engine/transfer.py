@@ -14,7 +14,7 @@ from collections.abc import Callable
 from nbcontainer.data.blob import Blob
 from nbcontainer.engine import memory
 from nbcontainer.runtime.protocol import MEMORY, Go
-from nbcontainer.spec import host_memory_bytes
+from nbcontainer.spec import ContainerSpec, host_memory_bytes
 from nbcontainer.units import format_size
 
 
@@ -27,6 +27,8 @@ class Transfer:
         """What cannot be rebuilt in the container is left out, with a note (``-i '*'``)."""
         self.limit_bytes: int | None = None
         """The container's memory limit: more cannot come out of it."""
+        self.same_users = False
+        """The container has no user namespace of its own."""
         self.input_fd = -1
         self.input_bytes = 0
         self.filled = False
@@ -47,8 +49,9 @@ class Transfer:
             raise
         self.input_fd, self.input_bytes = memory.finish(fd), size_bytes
 
-    def mentioned_in(self, go: Go) -> Go:
+    def mentioned_in(self, go: Go, spec: ContainerSpec) -> Go:
         """The message to go, saying that there are these variables."""
+        self.same_users = "user" not in spec.namespaces
         return go._replace(has_input=self.input_fd >= 0, lenient=self.lenient, outputs=self.outputs)
 
     def start(self, channel: socket.socket, limit_bytes: int | None) -> None:
@@ -67,7 +70,7 @@ class Transfer:
         if size_bytes > host_memory_bytes()[1]:
             return -1, f"this host has only {format_size(host_memory_bytes()[1])} of memory left"
         try:
-            self._output_fd = memory.allocate(size_bytes, reserve=True)
+            self._output_fd = memory.allocate(size_bytes, reserve=True, sealable=self.same_users)
         except OSError as error:
             return -1, f"the kernel got no memory for it: {error.strerror}"
         return memory.lend(self._output_fd), ""

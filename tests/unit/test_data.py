@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import io
 import json
 import mmap
@@ -32,7 +33,8 @@ from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
 from nbcontainer.errors import SpecError
 from nbcontainer.runtime import variables
-from nbcontainer.runtime.protocol import ProtocolError
+from nbcontainer.runtime.protocol import Go, ProtocolError
+from nbcontainer.spec import ContainerSpec
 
 
 def written(blob: Blob) -> memoryview:
@@ -466,3 +468,15 @@ def test_a_blob_in_pieces_comes_whole() -> None:
 def test_a_piece_that_is_none(data: Any) -> None:
     with pytest.raises(ProtocolError):
         wire.piece_from_json({"size": 3, "offset": 0, "data": data})
+
+
+def test_where_the_container_s_root_could_open_it_anew_it_can_be_sealed() -> None:
+    for namespaces in (frozenset({"pid"}), frozenset({"pid", "user"})):
+        transfer = Transfer(("x",))
+        transfer.mentioned_in(Go("", (), {}, (), "root", 0, False), ContainerSpec(namespaces=namespaces))
+        fd, why = transfer.allow(LARGE)
+        assert not why
+        if "user" not in namespaces:
+            assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+        os.close(fd)
+        transfer.close()
