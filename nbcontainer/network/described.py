@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "str | None": (str, type(None)),
+    "int | None": (int, type(None)),
+    "dict[str, str]": (dict,),
+}
+Described = TypeVar("Described")
+
+
+def checked(described: Described) -> Described:
+    """Itself, if its fields are of their types: a description may come from a virtual machine. Raises TypeError."""
+    for field in fields(described):  # type: ignore[arg-type]
+        value, kind = getattr(described, field.name), str(field.type)
+        texts = value if kind == "tuple[str, ...]" else [*value, *value.values()] if kind.startswith("dict") and isinstance(value, dict) else ()
+        if (kind in _TYPES and type(value) not in _TYPES[kind]) or any(type(text) is not str for text in texts):
+            raise TypeError(f"{field.name} is no {kind}")
+    return described
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +45,7 @@ class NetworkDescription:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> NetworkDescription:
-        return cls(**{field.name: plain[field.name] for field in fields(cls)})
+        return checked(cls(**{field.name: plain[field.name] for field in fields(cls)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +95,9 @@ class NamespaceDescription:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> NamespaceDescription:
-        links = tuple(Link(**{**link, "addresses": tuple(link["addresses"]), "queues": tuple(link["queues"])}) for link in plain["links"])
-        routes = tuple(Route(**route) for route in plain["routes"])
-        return cls(plain["title"], plain["inode"], links, routes, tuple(plain["published"]))
+        links = tuple(checked(Link(**{**link, "addresses": tuple(link["addresses"]), "queues": tuple(link["queues"])})) for link in plain["links"])
+        routes = tuple(checked(Route(**route)) for route in plain["routes"])
+        return checked(cls(plain["title"], plain["inode"], links, routes, tuple(plain["published"])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -146,6 +146,8 @@ class Agent:
             self._answer_input(message)
         elif kind == "control":
             self._do(partial(self._control, message))
+        elif kind == "network":
+            self._do(partial(self._network, message))
         elif kind == "ping":
             self._port.send({"t": "pong", "ask": message["ask"]})
         elif kind == "resume":
@@ -265,6 +267,17 @@ class Agent:
         if container is None:
             raise SpecError("exec: the container has ended")
         return container.within(spec, code, transfer)
+
+    def _network(self, message: dict[str, Any]) -> None:
+        networks = self._engine.networks
+        verbs: dict[str, Callable[..., Any]] = {"create": networks.create, "list": networks.list, "inspect": networks.inspect, "remove": networks.remove}
+        answer: dict[str, Any] = {"t": "networked", "ask": message["ask"]}
+        try:
+            result = verbs[message["what"]](**message["arguments"])
+            answer["result"] = [asdict(item) for item in result] if isinstance(result, tuple) else asdict(result) if result is not None else None
+        except NbcontainerError as error:
+            answer |= wire.error_to_json(0, error) | {"t": "networked"}
+        self._port.send(answer)
 
     def _run(self, number: int, spec: ContainerSpec, code: str, within: int, transfer: Transfer | None) -> None:
         try:

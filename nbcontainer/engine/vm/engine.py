@@ -17,13 +17,14 @@ from nbcontainer.engine import Networks
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import layout, qemu
 from nbcontainer.engine.vm.guest import Guest
+from nbcontainer.engine.vm.guestnetworks import GuestNetworks
 from nbcontainer.engine.vm.hidden import HiddenFiles
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
 from nbcontainer.engine.vm.publish import Publisher
 from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
-from nbcontainer.spec import ContainerSpec
+from nbcontainer.spec import ContainerSpec, make_spec
 from nbcontainer.state import ContainerRecord, KernelState
 from nbcontainer.units import MIB, format_size, parse_number, parse_size
 
@@ -133,7 +134,7 @@ class VmEngine:
 
     @property
     def networks(self) -> Networks:
-        raise HostError("network: containers in the virtual machine are on no network yet", "use --engine local, as root")
+        return GuestNetworks(lambda: self._guest_for(self.fit(make_spec()))[0])
 
     def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> VmRun:
         spec = self.fit(spec)
@@ -164,8 +165,8 @@ class VmEngine:
 
     def fit(self, spec: ContainerSpec) -> ContainerSpec:
         """Limits that the guest can hold. Raises HostError for a limit that it could not keep, or has no device for."""
-        if spec.networks:
-            raise HostError("--net, -p: containers in the virtual machine are on no network yet", "leave --net and -p out, or --engine local as root")
+        if spec.ports:
+            raise HostError("--publish: ports of the virtual machine are not published on this host yet", "leave -p out, or use --engine local")
         limits = spec.limits
         room = (self.template.machine.memory_mib - RESERVED_MIB) * MIB
         if limits.io_read_bytes_per_second or limits.io_write_bytes_per_second:

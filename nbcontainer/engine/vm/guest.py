@@ -25,6 +25,7 @@ from nbcontainer.spec import ContainerSpec
 
 READ_BYTES = 1 << 18
 SEED_BYTES = 64
+NETWORK_SECONDS = 120.0
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
 """A guest that says nothing for this long, though it was asked, hangs."""
@@ -40,6 +41,7 @@ class Guest:
         self._offset_seconds = 0.0
         self._runs: dict[int, VmRun] = {}
         self._numbers = itertools.count(1)
+        self._questions: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._pings: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
         self._failure = ""
@@ -96,6 +98,10 @@ class Guest:
             answer = wire.answer_from_json(message, self._offset_seconds)
             if run is not None:
                 run.answer(message.get("ask"), answer)
+        elif kind == "networked":
+            question = self._questions.get(message["ask"]) if isinstance(message.get("ask"), int) else None
+            if question is not None:
+                question.put(message)
         elif kind in ("hello", "broken"):
             self._signs["hello"].put(message)
         elif kind == "settled":
@@ -119,6 +125,8 @@ class Guest:
             run.put(InternalError(f"{self._failure}; the next cell starts a new one"))
         for sign in self._signs.values():
             sign.put({"t": "failed"})
+        for question in list(self._questions.values()):
+            question.put({"t": "failed"})
         for waiting in list(self._pings.values()):
             waiting.set()
         self._outgoing.put(None)
@@ -196,6 +204,23 @@ class Guest:
             raise InternalError("the virtual machine did not settle") from None
         if message["t"] != "settled":
             raise InternalError(self._failure)
+
+    def ask_networks(self, what: str, arguments: dict[str, Any]) -> Any:
+        """The result of a verb about networks, as JSON that nobody has checked. Raises what the guest's engine raised, or InternalError."""
+        ask, question = next(self._numbers), queue.SimpleQueue[dict[str, Any]]()
+        self._questions[ask] = question
+        try:
+            self.send({"t": "network", "ask": ask, "what": what, "arguments": arguments})
+            message = question.get(timeout=NETWORK_SECONDS)
+        except queue.Empty:
+            raise InternalError(f"the virtual machine did not answer within {NETWORK_SECONDS:.0f} s") from None
+        finally:
+            del self._questions[ask]
+        if message["t"] == "failed":
+            raise InternalError(self._failure)
+        if "kind" in message:
+            raise wire.error_from_json(message)
+        return message.get("result")
 
     def start(
         self,

@@ -23,7 +23,7 @@ from nbcontainer.linux import syscalls
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DISK = "/dev/vda"
 DISK_SECONDS = 10.0
-DISK_MODULES = ("9p", "9pnet_virtio", "veth", "bridge", "nf_tables")
+DISK_MODULES = ("9p", "9pnet_virtio", "ipv6", "veth", "bridge", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "sch_tbf", "sch_netem")
 """Those that only the disk of a kernel image has."""
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

