@@ -88,6 +88,8 @@ def main() -> None:
     guestinit.load_packed_modules()
     with open(f"{SOURCE}.json", encoding="utf-8") as file:
         job = json.load(file)
+    if job["modules"]:
+        guestinit.load_modules_from_disk(job["modules"])
     enter_root(job["source"])
     guestinit.mount_the_rest()
     guestinit.loopback_up()

@@ -164,7 +164,11 @@ def command(machine: qemu.Machine, image: Path, stream: socket.socket) -> list[s
     arguments += ["-kernel", str(machine.kernel), "-initrd", str(machine.initramfs), "-append", qemu.COMMAND_LINE, "-serial", "stdio"]
     arguments += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=out,fd={stream.fileno()}", "-device", "virtserialport,chardev=out,name=out"]
     disk = f"file={qemu.quoted(str(image))},format=raw,if=none,id=root,snapshot=on"
-    return [*arguments, "-drive", disk, "-device", "virtio-blk-pci,drive=root"]
+    arguments += ["-drive", disk, "-device", "virtio-blk-pci,drive=root"]
+    if machine.disk is not None:
+        modules = f"file={qemu.quoted(str(machine.disk))},format=qcow2,if=none,id=modules,readonly=on"
+        arguments += ["-drive", modules, "-device", "virtio-blk-pci,drive=modules"]
+    return arguments
 
 
 def follow(stream: socket.socket, process: subprocess.Popen[bytes]) -> int:
@@ -225,13 +229,14 @@ def main() -> int:
 def _boot(kernel: kernelimage.KernelImage, program: qemu.Qemu, image: Path, cache: Path, job: dict[str, Any]) -> int:
     import json
 
+    job["modules"] = "/dev/vdb" if kernel.disk is not None else ""
     start = f"import sys\nsys.path[:0] = [{layout.HOME!r}, '/source/tests']\nfrom guest.init import main\nmain()\n"
     with tempfile.TemporaryDirectory(dir=cache) as directory:
         linux, initramfs = Path(directory, "vmlinux"), Path(directory, "initramfs")
         linux.write_bytes(BzImage.read(kernel.image).vmlinux())
         with open(initramfs, "wb") as file:
             ramdisk.build(file, kernel, start, [("source.json", json.dumps(job).encode()), *source_files()])
-        machine = qemu.Machine(program, linux, initramfs, None, MEMORY_MIB, CPUS)
+        machine = qemu.Machine(program, linux, initramfs, kernel.disk, MEMORY_MIB, CPUS)
         ours, theirs = socket.socketpair()
         with ours:
             process = subprocess.Popen(command(machine, image, theirs), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])

@@ -62,14 +62,14 @@ def _load(module: bytes, name: str) -> None:
         raise OSError(error.errno, error.strerror, f"module {name}") from None
 
 
-def load_modules_from_disk() -> None:
+def load_modules_from_disk(disk: str = DISK) -> None:
     """The rest, from the root file system of the image that the kernel came with."""
     deadline = time.monotonic() + DISK_SECONDS
-    while not os.path.exists(DISK):
+    while not os.path.exists(disk):
         if time.monotonic() > deadline:
-            raise OSError(19, "the disk with modules did not appear", DISK)
+            raise OSError(19, "the disk with modules did not appear", disk)
         time.sleep(0.002)  # no udev here
-    mount(DISK, "/disk", "ext4", "noload", syscalls.MS_RDONLY)
+    mount(disk, "/disk", "ext4", "noload", syscalls.MS_RDONLY)
     try:
         base = f"/disk/lib/modules/{os.uname().release}"
         with open(f"{base}/modules.dep", encoding="ascii") as file:
