@@ -1,8 +1,7 @@
 """The zygote: a warm, single-threaded process, one per kernel, from which every container is cloned.
 
-It makes what needs the kernel's privileges (layers, overlays), in a mount namespace of its own, so that whatever ends
-it, no mount is left on the host. It alone can wait for containers, and sends each status. It ends with the kernel, by
-the end of file on its socket, and all containers end with it, by the parent-death signal.
+It makes what needs the kernel's privileges (layers, overlays), in a mount namespace of its own, so that whatever ends it, no mount is left
+on the host. It alone can wait for containers, and sends each status. It ends with the kernel (end of file), and containers with it.
 """
 
 from __future__ import annotations
@@ -232,13 +231,14 @@ class Zygote:
                 self.id_maps.write(pid, request.id_map, request.subordinate)
             if self.pins_oom_score:
                 write_file(f"/proc/{pid}/oom_score_adj", b"%d" % OOM_SCORE)
-            with contextlib.suppress(BrokenPipeError):  # it has ended already, and has said why on its channel
+            with contextlib.suppress(BrokenPipeError):
                 os.write(write_end, b"m")
         except OSError as error:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.close(pidfd)
-            raise StepFailed("id maps", error) from None
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # else it has said why on its channel
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                os.close(pidfd)
+                raise StepFailed("id maps", error) from None
         finally:
             os.close(write_end)
         return pid, pidfd

@@ -24,7 +24,7 @@ UNIT = "/etc/systemd/system"
 WAIT_SECONDS = 90.0
 # Of what a machine has and the guest has not; each takes a second or more to start there.
 MASKED = (
-    "systemd-udevd.service systemd-udev-trigger.service systemd-journal-flush.service systemd-hwdb-update.service systemd-random-seed.service "
+    "tmp.mount systemd-udevd.service systemd-udev-trigger.service systemd-journal-flush.service systemd-hwdb-update.service systemd-random-seed.service "
     "systemd-timesyncd.service systemd-sysctl.service systemd-modules-load.service systemd-sysusers.service ldconfig.service "
     "systemd-firstboot.service systemd-pstore.service systemd-binfmt.service systemd-update-utmp.service systemd-journal-catalog-update.service "
     "kmod-static-nodes.service systemd-tmpfiles-setup-dev.service systemd-tmpfiles-setup-dev-early.service systemd-remount-fs.service "
@@ -92,7 +92,7 @@ def start_systemd(job: dict[str, Any]) -> NoReturn:
     with open(JOB, "w", encoding="utf-8") as file:
         json.dump(job, file)
     code = f"import sys; sys.path[:0] = [{job['source']!r}, {job['source'] + '/tests'!r}]; from guest.session import main; main()"
-    service = f'[Unit]\nAfter=dbus.service systemd-logind.service\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart={job["python"]} -c "{code}"\n'
+    service = f'[Unit]\nAfter=dbus.service systemd-logind.service\nFailureAction=reboot-immediate\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart={job["python"]} -c "{code}"\n'
     wanted = "Requires=dbus.service systemd-logind.service nbcontainer-test.service\nAfter=dbus.service\n"
     Path(f"{UNIT}/nbcontainer-test.service").write_text(service)
     Path(f"{UNIT}/nbcontainer-test.target").write_text(f"[Unit]\n{wanted}")

@@ -48,7 +48,7 @@ def _listing(directory: Path) -> list[str]:
 def test_a_volume_leaves_the_root_around_it_as_it_was(notebook: Path, root: str, target: str) -> None:
     # An ordinary user can give a copy of root's directory to nobody else.
     format_ = "%a 0 %n" if rootless() else "%a %u %n"
-    code = "stat -c '%a %u %n' / /bin/. /usr/bin /usr /tmp /workspace; for d in /var/tmp /root /var; do stat -c '%a %u %n' $d 2>/dev/null; done; ls -ld /bin".replace("%a %u %n", format_)
+    code = "stat -c '%a %u %n' / /bin/. /usr/bin /usr /tmp /workspace; for d in /var/tmp /root /var; do stat -c '%a %u %n' $d 2>/dev/null; done; stat -c '%A %N' /bin".replace("%a %u %n", format_)
     plain, with_volume = _run(notebook, root, code), _run(notebook, root, f"{code}; cat {target}/here", f"../d:{target}")
     assert with_volume.stdout.splitlines()[-1] == "d", with_volume.stderr
     seen, expected = with_volume.stdout.splitlines()[:-1], plain.stdout.splitlines()

@@ -177,7 +177,6 @@ def test_one_container_cannot_keep_all_others_from_asking_for_names() -> None:
         assert (0 < int(alive) <= 32, answered) == (True, "True"), result.stderr
 
 
-@pytest.mark.essential
 def test_both_families_work_and_a_container_knows_its_own_name() -> None:
     with running(serve("six ").replace('HTTPServer((""', 'HTTPServer(("::"').replace("server =", "http.server.ThreadingHTTPServer.address_family = 10\nserver ="), net="bridge", name="six", hostname="box"):
         code = """
@@ -195,7 +194,6 @@ def test_both_families_work_and_a_container_knows_its_own_name() -> None:
         assert result.ok, result.error
 
 
-@pytest.mark.essential
 def test_several_networks_of_one_container() -> None:
     with network("left"), network("right"), running(serve("both "), net="left,right", name="middle"):
         for name in ("left", "right"):
@@ -232,7 +230,6 @@ def test_a_free_port_is_chosen_and_said() -> None:
         assert b"free " in ask("127.0.0.1", port.host_port)
 
 
-@pytest.mark.essential
 def test_datagrams_and_large_streams_pass_published_ports() -> None:
     code = """
     import socket, threading
@@ -448,7 +445,6 @@ def test_the_address_pool_used_up_and_a_subnet_that_the_host_has() -> None:
     assert len(lines) == (4 if rootless() else 3), "four /22 are in a /20; root's link to the host has one of them"
 
 
-@pytest.mark.essential
 def test_the_way_out_and_what_it_does_not_lead_to() -> None:
     """The host forwards, and beyond it is another machine: both are namespaces of this test."""
     only_as_root("it makes a machine beyond the host")
@@ -555,7 +551,6 @@ def _tell(listener: socket.socket) -> None:
                 client.sendall(peer[0].encode())
 
 
-@pytest.mark.essential
 def test_net_rate_holds_in_both_directions() -> None:
     """A bucket lets its burst through at once, and from then on no more than the rate: that nothing is faster is certain on any machine."""
     rate, payload = 1 << 20, 2 << 20
@@ -604,7 +599,6 @@ def test_net_delay_is_in_force_or_the_cell_does_not_run() -> None:
         assert "netem" in error.message and "modprobe sch_netem" in error.remedy
 
 
-@pytest.mark.essential
 def test_inspect_shows_what_is_there() -> None:
     with running(serve("x"), net="bridge", name="web", publish=["18097:80"]), running(serve("y"), net="bridge", name="client", net_rate="1M"):
         picture = nbc.networks.inspect()
