@@ -80,7 +80,7 @@ async def measure(hub: Hub, names: list[str]) -> list[tuple[str, float, float]]:
     rows.append(("while a cell at --cpus 0.25 runs, live", await asyncio.to_thread(memory_mib, busy), await asyncio.to_thread(cores, busy)))
     await asyncio.gather(*running)
     for student in students:
-        student.close()
+        await student.close()
     return rows
 
 

@@ -28,6 +28,7 @@ NO_ACCOUNT = "nbcnoaccount"
 """Known to the hub, and not to Linux."""
 START_SECONDS = 90
 ANSWER_SECONDS = 120
+CLOSE_SECONDS = 10.0
 CONFIGURATION = """
 c = get_config()
 c.JupyterHub.spawner_class = "nbcontainer.jupyter.hub.DelegatingSpawner"
@@ -283,9 +284,14 @@ class Student:
 
     async def end(self) -> None:
         """The kernel, too."""
-        self.close()
+        await self.close()
         await asyncio.to_thread(self.hub.of_server, self.name, "DELETE", f"api/kernels/{self.kernel_id}")
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Until the other end has closed it too."""
         if self._socket is not None:
             self._socket.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    while await self._socket.read_message() is not None:
+                        pass

@@ -239,7 +239,7 @@ def test_a_user_s_whole_kernel_in_a_container(hub: Hub) -> None:
         await student.open()
         who = await student.run("import os\nprint(os.getpid(), os.getuid())")
         hog = await student.run(MEMORY_HOG)
-        student.close()
+        await student.close()
         return who, hog
 
     try:
@@ -262,7 +262,7 @@ def test_stopping_a_server_leaves_nothing(hub: Hub) -> None:
             await asyncio.sleep(0.05)
         await asyncio.to_thread(hub.stop_server, name)
         running.cancel()
-        student.close()
+        await student.close()
 
     hub.ensure_server(name)
     assert cgroups_of(name)
