@@ -82,6 +82,10 @@ def _configure(base: Path) -> None:
     system = base / UNIT.lstrip("/")
     (system / "user@.service.d").mkdir(parents=True, exist_ok=True)
     (system / "user@.service.d/test.conf").write_text("[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n")
+    # Debian's rule for /tmp empties it at boot; this tree may lie in it.
+    (etc / "tmpfiles.d").mkdir(exist_ok=True)
+    (etc / "tmpfiles.d/tmp.conf").unlink(missing_ok=True)
+    os.symlink("/dev/null", etc / "tmpfiles.d/tmp.conf")
     for name in MASKED:
         if not (system / name).exists():
             os.symlink("/dev/null", system / name)
