@@ -52,7 +52,7 @@ class Footprint:
 
 def _local_engine() -> object | None:
     module = sys.modules.get("nbcontainer.engine.local")
-    return getattr(module, "_engine", None)
+    return module.ENGINE.current if module is not None else None
 
 
 def places() -> set[str]:

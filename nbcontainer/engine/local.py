@@ -7,7 +7,6 @@ makes the next box of the same shape, so that the next run need not wait for it.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import os
@@ -27,6 +26,7 @@ from nbcontainer.engine.exec import start_within
 from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.networks import LocalNetworks
 from nbcontainer.engine.session import SessionRun
+from nbcontainer.engine.single import Single
 from nbcontainer.engine.site import Site
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
@@ -359,32 +359,13 @@ class LocalEngine:
         self._ids.close()
 
 
-_engine: LocalEngine | None = None
-_engine_lock = threading.Lock()
+ENGINE = Single(LocalEngine)
+open_local, shutdown = ENGINE.open, ENGINE.shutdown
 
 
 def _after_fork() -> None:
-    if _engine is not None:
-        _engine._leave_to_parent()
+    if ENGINE.current is not None:
+        ENGINE.current._leave_to_parent()
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def open_local() -> LocalEngine:
-    """The engine of this process, made at first use and closed at its end."""
-    global _engine
-    with _engine_lock:
-        if _engine is None or _engine._owner_pid != os.getpid():
-            _engine = LocalEngine()
-            atexit.register(shutdown)
-        return _engine
-
-
-def shutdown() -> None:
-    """End all containers of this process and whatever serves them; the next run starts afresh."""
-    global _engine
-    with _engine_lock:
-        engine, _engine = _engine, None
-    if engine is not None:
-        engine.close()

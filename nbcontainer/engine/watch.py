@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ IDLE_SECONDS = 0.3  # samples wait this long to be passed on, where nobody watch
 TICK_SECONDS = 0.1
 
 
-class ProcessRun:
+class ProcessRun(ABC):
     """Watches one process of a container; what kinds of runs differ in, they override. See :class:`nbcontainer.engine.Run`."""
 
     sample_after_seconds = 0.01
@@ -61,9 +62,9 @@ class ProcessRun:
 
     # ---- what differs
 
+    @abstractmethod
     def _signal(self, number: int) -> None:
         """To all that this run stands for."""
-        raise NotImplementedError
 
     def _begin_sampling(self) -> None:
         """Only for what takes longer than the blink of an eye: a thread and a file would slow the others down."""
@@ -77,12 +78,12 @@ class ProcessRun:
         if not isinstance(said, CellDone):
             yield said
 
-    def _look(self) -> None:
+    def _look(self) -> None:  # noqa: B027 (who has nothing to look at need not say so)
         """Called in each turn of the loop."""
 
+    @abstractmethod
     def _let_go(self) -> None:
         """End whoever traces the process, which has ended."""
-        raise NotImplementedError
 
     # ---- from anywhere
 

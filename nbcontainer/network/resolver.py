@@ -15,7 +15,7 @@ import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nbcontainer.runtime import steps
 
@@ -46,18 +46,15 @@ class Question:
     """As it was asked, for the answer."""
 
 
-class Names:
+class Names(Protocol):
     """What the resolver has to know; the router is the one who does."""
 
     def addresses(self, asker: str, name: str) -> list[str] | None:
         """All addresses of containers with this name in networks of ``asker``; None where there is no such container."""
-        raise NotImplementedError
 
-    def name(self, asker: str, address: str) -> str | None:
-        raise NotImplementedError
+    def name(self, asker: str, address: str) -> str | None: ...
 
-    def has_way_out(self, asker: str) -> bool:
-        raise NotImplementedError
+    def has_way_out(self, asker: str) -> bool: ...
 
 
 def parse(query: bytes) -> Question | int:

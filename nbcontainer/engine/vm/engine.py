@@ -6,7 +6,6 @@ them is another guest.
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from nbcontainer.engine import Networks
+from nbcontainer.engine.single import Single
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import layout, qemu
 from nbcontainer.engine.vm.guest import Guest
@@ -216,24 +216,5 @@ def _silent(text: str) -> None:
     """Building says what it does only where somebody watches."""
 
 
-_engine: VmEngine | None = None
-_engine_lock = threading.Lock()
-
-
-def open_vm() -> VmEngine:
-    """The engine of this process, made at first use and closed at its end."""
-    global _engine
-    with _engine_lock:
-        if _engine is None or _engine._owner_pid != os.getpid():
-            _engine = VmEngine()
-            atexit.register(shutdown)
-        return _engine
-
-
-def shutdown() -> None:
-    """End all guests of this process; the next run starts afresh."""
-    global _engine
-    with _engine_lock:
-        engine, _engine = _engine, None
-    if engine is not None:
-        engine.close()
+ENGINE = Single(VmEngine)
+open_vm, shutdown = ENGINE.open, ENGINE.shutdown
