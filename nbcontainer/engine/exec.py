@@ -8,26 +8,26 @@ import select
 import signal
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.processes import is_exiting, session_of
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_between
 from nbcontainer.engine.watch import GRACE_SECONDS, ProcessRun
-from nbcontainer.events import Event, Finished, Readings, Sample, Started
+from nbcontainer.engine.within import Within
+from nbcontainer.events import Event, Finished, Sample, Started
 from nbcontainer.runtime.client import Cloned, Launch, ZygoteClient
 from nbcontainer.runtime.rootfs import Surroundings, make_join_plan
-from nbcontainer.spec import ContainerSpec, Limits
+from nbcontainer.spec import ContainerSpec
 
 if TYPE_CHECKING:
-    from nbcontainer.engine import Run
-    from nbcontainer.engine.changes import Change
+    pass
 
 ENDED_TOO = "the container has ended, and this with it"
 
 
-class ExecRun(ProcessRun):
+class ExecRun(Within, ProcessRun):
     """Signals go to what this process has started, as far as it stayed in its session; the controls are the container's."""
 
     def __init__(self, container: LocalRun, spec: ContainerSpec, process: Cloned, go: bytes, transfer: Transfer | None) -> None:
@@ -43,30 +43,6 @@ class ExecRun(ProcessRun):
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._process.pidfd, number)
-
-    def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
-        return self._container.within(spec, code, transfer)
-
-    def processes(self) -> list[int]:
-        return self._container.processes()
-
-    def changes(self) -> list[Change]:
-        return self._container.changes()
-
-    def forget(self) -> None:
-        """It keeps nothing of its own."""
-
-    def pause(self) -> None:
-        self._container.pause()
-
-    def resume(self) -> None:
-        self._container.resume()
-
-    def update(self, **changes: Any) -> Limits:
-        return self._container.update(**changes)
-
-    def readings(self) -> Readings:
-        return self._container.readings()
 
     # ---- the loop
 

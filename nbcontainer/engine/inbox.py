@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from nbcontainer.engine.attendants import TICK_SECONDS, Attendants
 from nbcontainer.events import Display, Output
 
-TICK_SECONDS = 0.1
 MOST_EVENTS = 4096
 MOST_BYTES = 16 << 20
 Said = TypeVar("Said")
@@ -27,10 +25,9 @@ class Inbox(Generic[Said]):
         # Reentrant: a signal handler wakes the very thread that may hold it.
         self._room = threading.Condition(threading.RLock())
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._attendants: list[tuple[Callable[[], None], int]] = []
-        self._attend_at = 0.0
         self._poller = select.poll()
         self._poller.register(self._wake_fd, select.POLLIN)
+        self.attendants = Attendants(self._poller)
         self.closed = False
 
     # ---- from other threads
@@ -58,11 +55,11 @@ class Inbox(Generic[Said]):
     def next(self, seconds: float) -> Said | None:
         """What was said next; None after ``seconds``, or when woken. Whoever attends is called meanwhile."""
         if not self._said:
-            wait = min(seconds, TICK_SECONDS) if self._attendants else seconds
+            wait = min(seconds, TICK_SECONDS) if self.attendants else seconds
             ready = dict(self._poller.poll(max(0.0, wait) * 1000 + 0.5))
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
-            self.call_attendants(ready)
+            self.attendants.call(ready)
         with self._room:
             if not self._said:
                 return None
@@ -70,24 +67,6 @@ class Inbox(Generic[Said]):
             self._bytes -= _size(said)
             self._room.notify()
         return said
-
-    def call_attendants(self, ready: dict[int, int] | None = None) -> None:
-        now = time.monotonic()
-        all_of_them = now >= self._attend_at
-        if all_of_them:
-            self._attend_at = now + TICK_SECONDS
-        for callback, fd in self._attendants:
-            if all_of_them or (ready and fd in ready):
-                callback()
-
-    def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
-        self._attendants.append((callback, fd))
-        if fd >= 0:
-            self._poller.register(fd, select.POLLIN)
-
-    def dismiss(self) -> None:
-        """Nobody attends any more."""
-        self._attendants.clear()
 
     def close(self) -> None:
         """Nothing is read any more. Safe to call twice."""

@@ -18,15 +18,14 @@ from nbcontainer.engine.streams import SPOOL_LIMIT_BYTES, CellDone, Said
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import Reason, judge, usage_between, usage_since
 from nbcontainer.engine.watch import GRACE_SECONDS
+from nbcontainer.engine.within import Within
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
-from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Readings, Sample, Started
+from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Sample, Started
 from nbcontainer.runtime.protocol import LINE, NEXT_CELL, NO, encode_answer
-from nbcontainer.spec import ContainerSpec, Limits
+from nbcontainer.spec import ContainerSpec
 
 if TYPE_CHECKING:
-    from nbcontainer.engine import Run
     from nbcontainer.engine.box import Box
-    from nbcontainer.engine.changes import Change
     from nbcontainer.engine.local import LocalEngine
 
 KEPT_BYTES = 1 << 16
@@ -169,13 +168,14 @@ class SessionRun(LocalRun):
             cell.inbox.put(self._over)
 
 
-class CellRun:
+class CellRun(Within):
     """One cell of a session. See :class:`nbcontainer.engine.Run`; to kill it is to end the session."""
 
     def __init__(self, session: SessionRun, spec: ContainerSpec, first: Sample) -> None:
         self.container_id, self.spec = session.container_id, spec
         self.inbox: Inbox[Event | CellDone | _Ended] = Inbox()
-        self._session, self._first = session, first
+        self._session = self._container = session
+        self._first = first
         self._began = time.monotonic()
         self._samples: deque[Sample] = deque([first], maxlen=4096)
         self._sample_at: float | None = self._began + LocalRun.sample_after_seconds
@@ -207,30 +207,6 @@ class CellRun:
     def signal(self, number: int) -> None:
         self._session.signal(number)
 
-    def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
-        return self._session.within(spec, code, transfer)
-
-    def processes(self) -> list[int]:
-        return self._session.processes()
-
-    def changes(self) -> list[Change]:
-        return self._session.changes()
-
-    def forget(self) -> None:
-        """It keeps nothing of its own."""
-
-    def pause(self) -> None:
-        self._session.pause()
-
-    def resume(self) -> None:
-        self._session.resume()
-
-    def update(self, **changes: Any) -> Limits:
-        return self._session.update(**changes)
-
-    def readings(self) -> Readings:
-        return self._session.readings()
-
     def answer_input(self, line: str | None, why: str = "") -> None:
         self._session.answer_input(line, why)
 
@@ -239,7 +215,7 @@ class CellRun:
         return late or bool(self._reason) or self._session.is_over()
 
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
-        self.inbox.attend(callback, fd)
+        self.inbox.attendants.add(callback, fd)
 
     # ---- the loop
 
@@ -255,7 +231,7 @@ class CellRun:
                 elif said is not None:
                     self._note(said)
                     yield said
-                    self.inbox.call_attendants()
+                    self.inbox.attendants.call()
                 yield from self._enforce(time.monotonic())
                 yield from self._new_samples()
             self._done = True
@@ -315,7 +291,7 @@ class CellRun:
     def _abandon(self) -> None:
         self._session.interrupt_cell()
         deadline = time.monotonic() + GRACE_SECONDS
-        self.inbox.dismiss()
+        self.inbox.attendants.clear()
         while (left := deadline - time.monotonic()) > 0:
             if isinstance(self.inbox.next(left), CellDone | _Ended):
                 return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups import Cgroup
 from nbcontainer.cgroups.sampler import SAMPLER
+from nbcontainer.engine.attendants import TICK_SECONDS, Attendants
 from nbcontainer.engine.streams import CellDone, Said, Streams
 from nbcontainer.engine.verdict import Reason
 from nbcontainer.errors import InternalError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 1.0
 HELD_SECONDS = 1.0
 IDLE_SECONDS = 0.3  # samples wait this long to be passed on, where nobody watches them live
-TICK_SECONDS = 0.1
 
 
 class ProcessRun(ABC):
@@ -45,9 +45,7 @@ class ProcessRun(ABC):
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
         self._said: deque[Running | Paused | Resumed | Changed] = deque()
-        self._attendants: list[tuple[Callable[[], None], int]] = []
-        self._attend_at = 0.0
-        self._poller: select.poll | None = None
+        self._attendants = Attendants()
         self._streams = Streams(process, init=spec.init, session=spec.session, endless=spec.background)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Reentrant: a signal handler may interrupt the very thread that holds it.
@@ -123,9 +121,7 @@ class ProcessRun(ABC):
         return bool(poller.poll(0))
 
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
-        self._attendants.append((callback, fd))
-        if fd >= 0 and self._poller is not None:
-            self._poller.register(fd, select.POLLIN)
+        self._attendants.add(callback, fd)
 
     def _wake(self) -> None:
         with self._wake_lock:
@@ -136,14 +132,12 @@ class ProcessRun(ABC):
 
     def _watch(self) -> Iterator[Event]:
         """Until the process has ended (its pidfd says so, not end of file: children may keep the pipes)."""
-        poller = self._poller = select.poll()
+        poller = select.poll()
         process, streams = self._process, self._streams
         streams.register(poller)
         poller.register(process.pidfd, select.POLLIN)
         poller.register(self._wake_fd, select.POLLIN)
-        for _, fd in self._attendants:
-            if fd >= 0:
-                poller.register(fd, select.POLLIN)
+        self._attendants.wait_with(poller)
         interrupts_seen = 0
         while True:
             ready = dict(poller.poll(self._poll_milliseconds()))
@@ -163,15 +157,7 @@ class ProcessRun(ABC):
                 self._begin_sampling()
             self._look()
             yield from self._new()
-            self._call_attendants(ready, now)
-
-    def _call_attendants(self, ready: dict[int, int], now: float) -> None:
-        all_of_them = now >= self._attend_at
-        if all_of_them:
-            self._attend_at = now + TICK_SECONDS
-        for callback, fd in self._attendants:
-            if all_of_them or fd in ready:
-                callback()
+            self._attendants.call(ready)
 
     def _poll_milliseconds(self) -> float | None:
         now = time.monotonic()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from nbcontainer.engine.attendants import TICK_SECONDS, Attendants
 from nbcontainer.engine.changes import Change
 from nbcontainer.engine.vm import wire
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 15.0
 """From an end that was asked for (kill, second interrupt, timeout) to giving the guest up."""
 ANSWER_SECONDS = 30.0
-TICK_SECONDS = 0.1
 QUEUED_EVENTS = 4096
 Said = Event | NbcontainerError
 Answer = Limits | Readings | list[Change] | NbcontainerError | None
@@ -53,10 +53,9 @@ class VmRun:
         self._said: deque[Said] = deque()
         self._room = threading.Condition()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._attendants: list[tuple[Callable[[], None], int]] = []
-        self._attend_at = 0.0
         self._poller = select.poll()
         self._poller.register(self._wake_fd, select.POLLIN)
+        self._attendants = Attendants(self._poller)
         self._asked = itertools.count(1)
         self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
         self._give_up_at: float | None = None
@@ -99,24 +98,14 @@ class VmRun:
                 self._give_up_at = None
                 self._guest.fail("the virtual machine did not end a container that it was told to end")
             self._guest.check_silence()
-            self._call_attendants(ready, now)
+            self._attendants.call(ready)
         with self._room:
             said = self._said.popleft()
             self._room.notify()
         return said
 
-    def _call_attendants(self, ready: dict[int, int], now: float) -> None:
-        all_of_them = now >= self._attend_at
-        if all_of_them:
-            self._attend_at = now + TICK_SECONDS
-        for callback, fd in self._attendants:
-            if all_of_them or fd in ready:
-                callback()
-
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
-        self._attendants.append((callback, fd))
-        if fd >= 0:
-            self._poller.register(fd, select.POLLIN)
+        self._attendants.add(callback, fd)
 
     def await_start(self) -> None:
         said = self._next()
@@ -142,7 +131,7 @@ class VmRun:
                 if finished:
                     break
                 yield said
-                self._call_attendants({}, time.monotonic())
+                self._attendants.call()
         finally:
             if not finished:
                 self._wait_for_end()
