@@ -28,7 +28,8 @@ NEW = Limits(pids=None, swap_bytes=-1)
 _REMOVE_SECONDS = 5.0
 _POLL_SECONDS = 0.0002
 _READ_BYTES = 16384
-_GONE = (errno.ENOENT, errno.ENODEV)
+GONE = (errno.ENOENT, errno.ENODEV)
+"""What a reading of a cgroup that was removed says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,31 +274,40 @@ def field(data: bytes, key: bytes) -> int:
 
 
 class KeptFiles:
-    """Readings by pread on kept fds cost a third of open, read and close."""
+    """Readings by pread on kept fds cost a third of open, read and close. Other threads may read while one closes."""
 
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
-        """A kept fd; raises OSError."""
+        """A kept fd; raises OSError, ENODEV once all are closed."""
         with self._lock:
-            if path not in self._fds:
-                self._fds[path] = os.open(path, flags | os.O_CLOEXEC)
-            return self._fds[path]
+            return self._open(path, flags)
 
     def read(self, path: str) -> bytes:
-        """The file's content now; ``""`` is a file that is not there. Raises OSError."""
+        """The file's content now; ``""`` is a file that is not there. Raises OSError, ENODEV once all are closed."""
         if not path:
             return b""
-        fd = self._fds.get(path)
-        return os.pread(self.open(path) if fd is None else fd, _READ_BYTES, 0)
+        # Not without the lock: the number of a closed fd is soon another file's.
+        with self._lock:
+            fd = self._fds.get(path)
+            return os.pread(self._open(path, os.O_RDONLY) if fd is None else fd, _READ_BYTES, 0)
+
+    def _open(self, path: str, flags: int) -> int:
+        if self._closed:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
+        if path not in self._fds:
+            self._fds[path] = os.open(path, flags | os.O_CLOEXEC)
+        return self._fds[path]
 
     def close(self) -> None:
+        """For good."""
         with self._lock:
-            fds, self._fds = list(self._fds.values()), {}
-        for fd in fds:
-            os.close(fd)
+            fds, self._fds, self._closed = list(self._fds.values()), {}, True
+            for fd in fds:
+                os.close(fd)
 
 
 class CgroupBase:
@@ -380,7 +390,7 @@ def _procs(directory: str) -> str:
     try:
         return read_text(f"{directory}/cgroup.procs")
     except OSError as error:
-        if error.errno not in _GONE:
+        if error.errno not in GONE:
             raise
         return ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from array import array
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nbcontainer.cgroups import GONE
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Sample
 from nbcontainer.threads import start_daemon
@@ -23,7 +23,6 @@ INTERVAL_SECONDS = 0.1
 _WHOLE = frozenset(column.name for column in fields(Sample) if column.type == "int")
 _MEMORY = COLUMNS.index("memory_bytes")
 _BUCKET_ROWS = 4
-_GONE = (errno.ENOENT, errno.ENODEV)
 
 
 class SampleSeries:
@@ -114,7 +113,7 @@ class SamplerToken:
         try:
             sample = self.cgroup.sample()
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno not in GONE:
                 raise
             return False
         if self.series is not None:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from nbcontainer.cgroups import GONE
 from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.processes import is_exiting, session_of
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_between
 from nbcontainer.engine.watch import GRACE_SECONDS, ProcessRun
 from nbcontainer.engine.within import Within
+from nbcontainer.errors import SpecError
 from nbcontainer.events import Event, Finished, Sample, Started
 from nbcontainer.runtime.client import Cloned, Launch, ZygoteClient
 from nbcontainer.runtime.rootfs import Surroundings, make_join_plan
@@ -30,8 +32,10 @@ ENDED_TOO = "the container has ended, and this with it"
 class ExecRun(Within, ProcessRun):
     """Signals go to what this process has started, as far as it stayed in its session; the controls are the container's."""
 
-    def __init__(self, container: LocalRun, spec: ContainerSpec, process: Cloned, go: bytes, transfer: Transfer | None) -> None:
-        super().__init__(container.container_id, spec, process, container.cgroup, container.cgroup.sample())
+    def __init__(
+        self, container: LocalRun, spec: ContainerSpec, process: Cloned, first: Sample, go: bytes, transfer: Transfer | None
+    ) -> None:
+        super().__init__(container.container_id, spec, process, container.cgroup, first)
         self._container = container
         self._last = self._first
         self._highest_bytes = self._first.memory_bytes
@@ -140,19 +144,25 @@ class ExecRun(Within, ProcessRun):
 def start_within(
     run: LocalRun, spec: ContainerSpec, go: bytes, around: Surroundings, client: ZygoteClient, transfer: Transfer | None
 ) -> ExecRun:
-    """Raises SetupError, InternalError."""
+    """Raises SpecError where the container has ended, SetupError, InternalError."""
     kind = "program" if spec.program else "python"
-    plan = run.join_plans.get(kind)
-    if plan is None:
-        plan = run.join_plans[kind] = make_join_plan(spec, around, len(run.cgroup.task_fds()))
-    process = client.launch(Launch(plan, "", None, run.pid), run.cgroup)
+    try:
+        first = run.cgroup.sample()
+        plan = run.join_plans.get(kind)
+        if plan is None:
+            plan = run.join_plans[kind] = make_join_plan(spec, around, len(run.cgroup.task_fds()))
+        process = client.launch(Launch(plan, "", None, run.pid), run.cgroup)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        raise SpecError("exec: the container has ended") from error
     try:
         client.finish(process)
     except BaseException:
         process.close()
         raise
     run.joined.add(process.pid)
-    return ExecRun(run, spec, process, go, transfer)
+    return ExecRun(run, spec, process, first, go, transfer)
 
 
 def _status_number(pid: int, field: str) -> int:

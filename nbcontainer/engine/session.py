@@ -61,11 +61,12 @@ class SessionRun(LocalRun):
         """``message``: the encoded Go, in which ``code`` is. Raises SpecError where another cell is running, or the session has ended."""
         name = self.spec.name or self.container_id
         with self._turn:
-            if self._over is not None:
+            first = self.sample()
+            if self._over is not None or first is None:
                 raise SpecError(f"--exec: {name} has ended; start it anew: %container start {name}")
             if self._cell is not None:
                 raise SpecError(f"--exec: {name} is running another cell; wait for it, or interrupt it: %container kill -s INT {name}")
-            cell = CellRun(self, spec, self._cgroup.sample())
+            cell = CellRun(self, spec, first)
             for output in self._between:
                 cell.inbox.put(output)
             self._between.clear()

@@ -157,10 +157,11 @@ def test_containers_reach_each_other_by_name_and_no_others() -> None:
 def test_one_container_cannot_keep_all_others_from_asking_for_names() -> None:
     """It wants as many connections to the resolver as it can get, and sends nonsense besides."""
     hostile = (
-        "import os, socket, time\nheld, alive = [], 0\nresolver = open('/etc/resolv.conf').read().split('nameserver')[1].split()[0]\n"
+        "import os, socket\nheld, alive = [], 0\nresolver = open('/etc/resolv.conf').read().split('nameserver')[1].split()[0]\n"
         "udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.connect((resolver, 53))\n"
         "for number in range(200):\n"
-        "    held.append(socket.create_connection((resolver, 53), timeout=5))\n"
+        "    try: held.append(socket.create_connection((resolver, 53), timeout=0.2))\n"
+        "    except TimeoutError: pass\n"
         "    for data in (b'', os.urandom(20), b'\\0' * 11, os.urandom(2) + b'\\x01\\0\\0\\1' + b'\\0' * 6 + b'\\x3fx'):\n"
         "        try: udp.send(data)\n"
         "        except OSError: pass\n"
@@ -168,11 +169,11 @@ def test_one_container_cannot_keep_all_others_from_asking_for_names() -> None:
         "    try: alive += connection.recv(1) != b''\n"
         "    except TimeoutError: alive += 1\n"
         "    except OSError: pass\n"
-        "    connection.settimeout(0.01); held[0].settimeout(0.01)\n"
         "print(alive, socket.gethostbyname('web') != '')"
-    ).replace("timeout=5", "timeout=0.2")
+    )
     with running(serve("hello "), net="bridge", name="web"):
         result = nbc.run(hostile, net="bridge", mem="64M")
+        assert result.ok, result.describe()
         alive, answered = result.stdout.split()
         assert (0 < int(alive) <= 32, answered) == (True, "True"), result.stderr
 
