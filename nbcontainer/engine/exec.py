@@ -8,7 +8,6 @@ import select
 import signal
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 from nbcontainer.cgroups import GONE
 from nbcontainer.engine.localrun import LocalRun
@@ -22,9 +21,6 @@ from nbcontainer.events import Event, Finished, Sample, Started
 from nbcontainer.runtime.client import Cloned, Launch, ZygoteClient
 from nbcontainer.runtime.rootfs import Surroundings, make_join_plan
 from nbcontainer.spec import ContainerSpec
-
-if TYPE_CHECKING:
-    pass
 
 ENDED_TOO = "the container has ended, and this with it"
 

@@ -21,7 +21,7 @@ from nbcontainer.engine.watch import GRACE_SECONDS
 from nbcontainer.engine.within import Within
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import CellError, Event, Finished, OutcomeName, Output, Sample, Started
-from nbcontainer.runtime.protocol import LINE, NEXT_CELL, NO, encode_answer
+from nbcontainer.runtime.protocol import NEXT_CELL
 from nbcontainer.spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -76,10 +76,6 @@ class SessionRun(LocalRun):
         self._wake()
         return cell
 
-    def answer_input(self, line: str | None, why: str = "") -> None:
-        self._requests.append((encode_answer(NO, why) if line is None else encode_answer(LINE, line), None))
-        self._wake()
-
     def leave_cell(self, cell: CellRun) -> None:
         with self._turn:
             if self._cell is cell:
@@ -131,9 +127,8 @@ class SessionRun(LocalRun):
     def _look(self) -> None:
         super()._look()
         while self._requests:
-            message, transfer = self._requests.popleft()
-            if message.startswith(NEXT_CELL):
-                self._streams.transfer = self._input = transfer
+            message, self._input = self._requests.popleft()
+            self._streams.transfer = self._input
             self._streams.send(message)
         if self._input is not None and self._streams.is_flushed:
             self._input.limit_bytes = self._controls.limits.memory_bytes

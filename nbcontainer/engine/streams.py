@@ -16,7 +16,7 @@ from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import NbcontainerError
 from nbcontainer.events import CellError, Event, Output
 from nbcontainer.runtime.client import Cloned
-from nbcontainer.runtime.protocol import ACKNOWLEDGED, LINE, MEMORY, NO, FrameReader, ProtocolError, encode_answer
+from nbcontainer.runtime.protocol import ACKNOWLEDGED, MEMORY, NO, FrameReader, ProtocolError, encode_answer
 
 SPOOL_LIMIT_BYTES = 1 << 30
 """A cell that writes more than this is ended with the outcome ``output-limit``."""
@@ -183,10 +183,6 @@ class Streams:
     def is_flushed(self) -> bool:
         """The process has been sent all that there was for it."""
         return not self._waiting
-
-    def answer_input(self, line: str | None, why: str = "") -> None:
-        """What the cell asked for by an InputRequest; None: nobody answers, and ``why``."""
-        self.send(encode_answer(NO, why) if line is None else encode_answer(LINE, line))
 
     def send_memory(self, fd: int) -> None:
         """A descriptor; only to a process that has read all that came before, or is about to."""

@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbcontainer.cgroups import Cgroup
 from nbcontainer.cgroups.sampler import SAMPLER
@@ -21,10 +21,8 @@ from nbcontainer.engine.verdict import Reason
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Changed, Event, Paused, Resumed, Running, Sample
 from nbcontainer.runtime.client import Cloned
+from nbcontainer.runtime.protocol import LINE, NO, encode_answer
 from nbcontainer.spec import ContainerSpec
-
-if TYPE_CHECKING:
-    pass
 
 GRACE_SECONDS = 1.0
 HELD_SECONDS = 1.0
@@ -45,6 +43,8 @@ class ProcessRun(ABC):
         self._started = first.monotonic_seconds
         self._samples: deque[Sample] = deque([first], maxlen=4096)
         self._said: deque[Running | Paused | Resumed | Changed] = deque()
+        self._answers: deque[bytes] = deque()
+        """For the cell, which only the thread that iterates may write to."""
         self._attendants = Attendants()
         self._streams = Streams(process, init=spec.init, session=spec.session, endless=spec.background)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -110,7 +110,8 @@ class ProcessRun(ABC):
         self._wake()
 
     def answer_input(self, line: str | None, why: str = "") -> None:
-        self._streams.answer_input(line, why)
+        self._answers.append(encode_answer(NO, why) if line is None else encode_answer(LINE, line))
+        self._wake()
 
     def is_over(self) -> bool:
         now = time.monotonic()
@@ -155,6 +156,8 @@ class ProcessRun(ABC):
             if self._sample_at is not None and now >= self._sample_at:
                 self._sample_at = None
                 self._begin_sampling()
+            while self._answers:
+                streams.send(self._answers.popleft())
             self._look()
             yield from self._new()
             self._attendants.call(ready)

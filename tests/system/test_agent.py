@@ -83,6 +83,12 @@ def test_variables_and_questions_cross_in_pieces(guest: Guest) -> None:
     assert run(guest, "back = data[::-1]", {"data": data}, ["back"]).values["back"] == data[::-1]
 
 
+def test_answers_come_from_another_thread_than_what_the_cell_is_sent_otherwise(guest: Guest) -> None:
+    code = "from IPython.display import display\nfor _ in range(500):\n    display(1); input(); display(2)\nprint('done')"
+    result = run(guest, code, {}, [])
+    assert result.stdout.endswith("done\n"), result.describe()
+
+
 def test_what_does_not_come_out_says_so(guest: Guest) -> None:
     result = run(guest, "big = b'x' * (100 << 20)", {}, ["big"], mem="64M")
     assert result.outcome == "oom" and result.values == {}

@@ -255,8 +255,8 @@ class Agent:
                 (run.pause if what == "pause" else run.resume)()
         except NbcontainerError as error:
             answer = error
-        except OSError as error:
-            answer = InternalError(f"in the guest: {error}")
+        except Exception as error:  # the kernel's side would wait for ever
+            answer = InternalError(f"in the guest: {error!r}")
         self._port.send(wire.answer_to_json(number, message["ask"], answer))
 
     def _start(self, spec: ContainerSpec, code: str, within: int, transfer: Transfer | None) -> Run:
@@ -277,6 +277,8 @@ class Agent:
             answer["result"] = [asdict(item) for item in result] if isinstance(result, tuple) else asdict(result) if result is not None else None
         except NbcontainerError as error:
             answer |= wire.error_to_json(0, error) | {"t": "networked"}
+        except Exception as error:  # the kernel's side would wait for ever
+            answer |= wire.error_to_json(0, InternalError(f"in the guest: {error!r}")) | {"t": "networked"}
         self._port.send(answer)
 
     def _run(self, number: int, spec: ContainerSpec, code: str, within: int, transfer: Transfer | None) -> None:
@@ -294,8 +296,8 @@ class Agent:
                     self._send_event(number, event)
         except NbcontainerError as error:
             self._port.send(wire.error_to_json(number, error))
-        except OSError as error:
-            self._port.send(wire.error_to_json(number, InternalError(f"in the guest: {error}")))
+        except Exception as error:  # the kernel's side would wait for ever
+            self._port.send(wire.error_to_json(number, InternalError(f"in the guest: {error!r}")))
         finally:
             with self._lock:
                 self._runs.pop(number, None)
