@@ -42,6 +42,8 @@ def alt_text(result: Result) -> str:
     """The chart for those who cannot see it."""
     limit = result.limits.memory_bytes
     of = f" of {format_size(limit)}" if limit else ""
+    high = result.limits.memory_high_bytes
+    of += f" (memory-high {format_size(high)})" if high else ""
     usage = result.usage
     throttled = f", throttled for {usage.throttled_seconds:.2f} s" if usage.throttled_seconds >= 0.01 else ""
     return (

@@ -277,6 +277,16 @@ def test_an_experiment_shows_how_far_it_is_and_can_be_stopped(notebook: Callable
     keep("experiment-stopped")
 
 
+def test_memory_high_in_a_virtual_machine_slows_and_says_so(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    """Control groups version 2 are in every guest, whatever this host has."""
+    book = notebook("%%container --engine vm --live --mem 128M --memory-high 48M\n" + GROW.replace("0.1", "0.02"))
+    book.run(0, 1)
+    book.panel.get_by_text("Above --memory-high 48 MiB").wait_for(timeout=120_000)
+    keep("memory-high")
+    book.panel.get_by_role("button", name="Stop").click()
+    assert "memory-high" in book.wait_for_figure()
+
+
 def test_dark(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None], tmp_path: Path) -> None:
     lab = Lab(tmp_path, dark=True)
     try:
