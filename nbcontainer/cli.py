@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ USAGE = """usage: nbcontainer COMMAND
   run [OPTIONS] [--] PROGRAM [ARG...]   run a program in a container (run --help lists the options)
   doctor [--json]                       what this host can do, and what to type where it cannot
   ps [-q] [--no-trunc] [--format F]     running containers
-  stats                                 what they use
+  stats [--no-stream] [NAME...]         what they use
   volume create|ls|inspect|rm|prune     named volumes
   prune                                 remove what killed kernels left behind
   demo [--output FILE.png]              a cell that runs out of memory at 128 MiB, with its chart
@@ -178,6 +179,11 @@ def _verb(name: str, words: list[str]) -> int:
     from nbcontainer import verbs
 
     answer = verbs.find(name).answer(words)
+    if name == "stats" and sys.stdout.isatty() and not any(word.startswith("-") for word in words):
+        while not isinstance(answer, str | Iterator):  # until Ctrl-C
+            print(f"\x1b[H\x1b[J{answer.as_text()}", flush=True)
+            time.sleep(1)
+            answer = verbs.find(name).answer(words)
     text = answer if isinstance(answer, str) else "" if isinstance(answer, Iterator) else answer.as_text()
     if text:
         print(text.replace("usage: %container", "usage: nbcontainer", 1) if "--help" in words else text)

@@ -6,19 +6,39 @@ import errno
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import closing
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import Any, Protocol, TypeVar
 
 from nbcontainer import exchange
 from nbcontainer.engine import Run
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError
-from nbcontainer.events import InputRequest, Started
+from nbcontainer.events import Event, InputRequest, Started
 from nbcontainer.result import Collector, OnEvent, Result
 
 OnStart = Callable[[Run], None]
 Made = TypeVar("Made")
 OnInput = Callable[[InputRequest], str | None]
+
+
+class Observer(Protocol):
+    """Somebody who is told besides."""
+
+    def take(self, event: Event) -> None: ...
+
+
+Observed = Callable[[Run, Collector], AbstractContextManager[Observer]]
+
+
+class _Nobody:
+    def take(self, event: Event) -> None: ...
+
+
+_NOBODY = nullcontext(_Nobody())
+
+
+def unobserved(run: Run, collector: Collector) -> AbstractContextManager[Observer]:
+    return _NOBODY
 
 
 class _Interrupts:
@@ -86,6 +106,7 @@ def conduct(
     *,
     transfer: Transfer | None = None,
     on_input: OnInput | None = None,
+    observed: Observed = unobserved,
 ) -> Result:
     """Begin a run and wait for its end. ``code``: of a Python cell, to quote from; ``transfer``: the one that it was begun with."""
     with _Interrupts() as interrupts:
@@ -93,10 +114,11 @@ def conduct(
         collector = Collector(current.spec, on_event, code=code)
         interrupts.goes_to(current)
         # Closing ends the run at once, also when on_event raises.
-        with closing(current.events()) as events:
+        with observed(current, collector) as observer, closing(current.events()) as events:
             for event in events:
                 if on_start is not None and isinstance(event, Started):
                     on_start(current)
+                observer.take(event)
                 collector.take(event)
                 if isinstance(event, InputRequest):
                     exchange.answer(current, event, on_input)

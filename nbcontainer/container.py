@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer import exchange
@@ -53,16 +53,11 @@ def run(
     def begin() -> Run:
         return open_engine(engine).start(spec, text, transfer)
 
-    with exchange.closing(transfer), _claimed(spec.name), closing(VolumesInUse(mount.source for mount in spec.mounts)):
-        return conduct(begin, on_event, on_start, "" if spec.program else text, transfer=transfer, on_input=on_input)
-
-
-def _claimed(name: str | None) -> AbstractContextManager[object]:
-    if name is None:
-        return nullcontext()
     from nbcontainer.containers import CONTAINERS
 
-    return CONTAINERS.claim(name)
+    with exchange.closing(transfer), CONTAINERS.claim(spec.name), closing(VolumesInUse(mount.source for mount in spec.mounts)):
+        quoted = "" if spec.program else text
+        return conduct(begin, on_event, on_start, quoted, transfer=transfer, on_input=on_input, observed=CONTAINERS.of_cell)
 
 
 def read_code(code: str | bytes, for_program: bool) -> str:

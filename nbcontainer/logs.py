@@ -8,7 +8,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,13 +60,20 @@ class _Segment:
 
 
 class _Held:
-    """A segment that needs no file any more."""
+    """A segment that needs no file, or no more."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self.size = data, len(data)
+    def __init__(self, data: bytes = b"") -> None:
+        self._data = bytearray(data)
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def append(self, data: bytes) -> None:
+        self._data += data
 
     def read(self, offset: int) -> bytes:
-        return self._data[offset:]
+        return bytes(self._data[offset:])
 
 
 def _no_room(error: OSError) -> HostError:
@@ -77,9 +84,11 @@ def _no_room(error: OSError) -> HostError:
 
 
 class Log:
-    """Written by one thread, read by any."""
+    """Written by one thread, read by any. Without ``on_disk`` it is in memory, and a tenth as long."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_disk: bool = True) -> None:
+        self._segment_bytes = SEGMENT_BYTES if on_disk else IN_MEMORY_BYTES
+        self._make: Callable[[], _Segment | _Held] = _Segment if on_disk else _Held
         self._segments: dict[int, _Segment | _Held] = {}
         self._newest = -1
         self._changed = threading.Condition()
@@ -89,13 +98,11 @@ class Log:
         data = text.encode("utf-8", "replace")
         record = _HEAD.pack(time.time(), stream == "stderr", len(data)) + data
         with self._changed:
-            if self._newest < 0 or self._segments[self._newest].size > SEGMENT_BYTES:
+            if self._newest < 0 or self._segments[self._newest].size > self._segment_bytes:
                 self._newest += 1
-                self._segments[self._newest] = _Segment()
+                self._segments[self._newest] = self._make()
                 self._segments.pop(self._newest - 2, None)
-            newest = self._segments[self._newest]
-            assert isinstance(newest, _Segment)  # nothing is written after the end
-            newest.append(record)
+            self._segments[self._newest].append(record)
             self._changed.notify_all()
 
     def close(self) -> None:

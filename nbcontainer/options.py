@@ -104,6 +104,8 @@ NOTEBOOK_ONLY = frozenset(("detach", "keep", "exec", "input", "output", "interac
 """Keys that belong to the front end, not to the container."""
 _IN_NOTEBOOKS = frozenset(("detach", "keep", "exec", "input", "output", "out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
 
+_TERMINALS = ("-t", "-it", "-ti", "--tty")
+
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _COMMAND_BY_NAME = _BY_NAME | {name: option for option in COMMAND_OPTIONS for name in option.names}
 
@@ -154,13 +156,13 @@ def _short(word: str) -> tuple[str, str, str]:
 
 def _find(name: str, word: str, by_name: dict[str, Option]) -> Option:
     option = by_name.get(name)
+    if word in _TERMINALS:
+        raise SpecError(f"{word}: containers have no terminals; leave {word} out")
     if option is None or (not option.value and not option.later and name != word and not word.startswith("--")):
         # Without the hyphens, which would make any two of them look alike.
         known = {other.lstrip("-"): other for other, one in by_name.items() if not one.later}
         close = difflib.get_close_matches(word.partition("=")[0].lstrip("-"), known, 1, 0.65)
         hint = f"did you mean {known[close[0]]}?" if close else "--help lists the options"
-        if word in ("-t", "-it", "-ti", "--tty"):
-            hint = "containers have no terminals"
         said = name if word.startswith("--") else word
         raise SpecError(f"{said if said.isprintable() else repr(said)}: there is no such option; {hint}")
     if option.later:
@@ -190,6 +192,23 @@ def command_help_text() -> str:
     about = "Run a program in a container. Its standard input is empty unless -i is given."
     options = tuple(option for option in OPTIONS if option.key not in _IN_NOTEBOOKS)
     return _help("nbcontainer run [OPTIONS] [--] PROGRAM [ARG...]", about, COMMAND_OPTIONS + options)
+
+
+_OF_PROCESSES = frozenset("timeout max_output interval env workdir user detach input result out err live no_live quiet trust_output no_raise_error help".split())
+_OF_CELLS = frozenset("input output exec detach result out err live no_live no_raise_error".split())
+
+
+def verb_help_text(verb: str) -> str:
+    """The help of ``%container run``, ``start`` or ``exec``, by group."""
+    if verb == "run":
+        about = "Run a program in a new container; with -d, in the background. Its standard input is empty: %%container gives it a cell."
+        return _help("%container run [OPTIONS] PROGRAM [ARG...]", about, tuple(option for option in OPTIONS if option.key != "exec"))
+    if verb == "start":
+        about = "Start a Python session, which keeps its variables from one %%container --exec NAME to the next. With PROGRAM, that runs instead."
+        options = tuple(option for option in OPTIONS if option.key not in _OF_CELLS)
+        return _help("%container start [OPTIONS] NAME [OPTIONS] [PROGRAM [ARG...]]", about, options)
+    about = "Run a program as a new process in a running container; with -d, in the background."
+    return _help("%container exec [OPTIONS] NAME PROGRAM [ARG...]", about, tuple(option for option in OPTIONS if option.key in _OF_PROCESSES))
 
 
 def _help(usage: str, about: str, options: Sequence[Option]) -> str:

@@ -164,10 +164,14 @@ def describe_end(event: Event, *, quiet: bool) -> str:
     """A line for how something in the background has ended; "" where there is nothing to say."""
     if not isinstance(event, Finished) or (quiet and event.outcome == "exited"):
         return ""
-    how = f"exit code {event.exit_code}" if event.exit_code is not None else f"signal {event.signal}"
-    if event.outcome not in ("exited", "signalled"):
-        how = {"oom": "out of memory", "output-limit": "too much output"}.get(event.outcome, event.outcome)
-    return f"ended ({how}) after {event.usage.wall_seconds:.1f} s"
+    return f"ended ({how_it_ended(event)}) after {event.usage.wall_seconds:.1f} s"
+
+
+def how_it_ended(end: Finished | Result) -> str:
+    """In a word or two: ``exit code 3``, ``out of memory``."""
+    if end.outcome in ("exited", "signalled"):
+        return f"exit code {end.exit_code}" if end.exit_code is not None else f"signal {end.signal}"
+    return {"oom": "out of memory", "output-limit": "too much output"}.get(end.outcome, end.outcome)
 
 
 def _exited(result: Result) -> str:

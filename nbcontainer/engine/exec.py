@@ -71,6 +71,7 @@ class ExecRun(Within, ProcessRun):
         yield finished
 
     def _look(self) -> None:
+        super()._look()
         if self._input is not None and self._streams.is_flushed:
             self._input.limit_bytes = self._container.limits.memory_bytes
             if self._input.input_fd >= 0:

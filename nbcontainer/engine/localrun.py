@@ -16,7 +16,7 @@ from nbcontainer.engine.kernel_log import killed_processes
 from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_since
-from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Running, Sample, Started, Usage
+from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Sample, Started, Usage
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ContainerRecord
@@ -43,7 +43,6 @@ class LocalRun(ProcessRun):
         self.join_plans: dict[str, Plan] = {}
         self._published = False
         self._created_unix_seconds = time.time()
-        self._under_way = not spec.background
         self.whole_usage = Usage()
         """At the end: also what making the container took."""
         self._line = LineProbe(box.process)
@@ -130,11 +129,6 @@ class LocalRun(ProcessRun):
 
     def _let_go(self) -> None:
         self._cgroup.kill()
-
-    def _look(self) -> None:
-        if not self._under_way and self._streams.under_way:
-            self._under_way = True
-            self._said.append(Running(time.monotonic()))
 
     def _signal(self, number: int) -> None:
         if number == signal.SIGKILL:

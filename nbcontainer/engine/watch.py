@@ -57,6 +57,7 @@ class ProcessRun(ABC):
         self._token: Any = None
         self._sample_at: float | None = self._started + self.sample_after_seconds
         self._ended = False
+        self._under_way = not spec.background
 
     # ---- what differs
 
@@ -76,8 +77,11 @@ class ProcessRun(ABC):
         if not isinstance(said, CellDone):
             yield said
 
-    def _look(self) -> None:  # noqa: B027 (who has nothing to look at need not say so)
+    def _look(self) -> None:
         """Called in each turn of the loop."""
+        if not self._under_way and self._streams.under_way:
+            self._under_way = True
+            self._said.append(Running(time.monotonic()))
 
     @abstractmethod
     def _let_go(self) -> None:

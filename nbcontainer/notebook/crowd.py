@@ -11,14 +11,16 @@ from pathlib import PurePath
 
 from nbcontainer.cgroups import Cgroup, Driver, open_driver
 from nbcontainer.cgroups.readback import limits_in_force
+from nbcontainer.engine.controls import network_bytes
 from nbcontainer.errors import HostError
 from nbcontainer.events import Sample
 from nbcontainer.spec import Limits
 from nbcontainer.state import ContainerRecord, Place, list_places
 from nbcontainer.units import format_size
+from nbcontainer.verbs.shown import Table
 
 HISTORY = 60
-_BARS = "▁▂▃▄▅▆▇█"
+STATS_COLUMNS = ("CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS")
 
 
 @dataclass(slots=True)
@@ -56,16 +58,30 @@ class Member:
         return Sample(**self.record.sample) if self.record.sample is not None else None  # type: ignore[arg-type]
 
 
+    def network_bytes(self) -> tuple[int, int] | None:
+        """(received, sent) in a network namespace of its own; zeros where it has the host's; None where it cannot be seen."""
+        if self.cgroup is None:
+            return None
+        try:
+            shared = os.stat(f"/proc/{self.record.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
+        except OSError:
+            return None
+        return (0, 0) if shared else network_bytes(self.record.pid)
+
+
 class Crowd:
     """Look at it again and again; :meth:`close` when done."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: frozenset[str] | None = None) -> None:
+        """``only``: the containers of these ids."""
+        self._only = only
         self._drivers: dict[str, Driver | None] = {}
         self._members: dict[str, Member] = {}
 
     def look(self) -> list[Member]:
         """The containers that run now, each with one more reading."""
-        found = {record.id: (place, record) for place in list_places() for record in place.containers}
+        everything = ((place, record) for place in list_places() for record in place.containers)
+        found = {record.id: (place, record) for place, record in everything if self._only is None or record.id in self._only}
         for gone in self._members.keys() - found.keys():
             self._forget(gone)
         for container_id, (place, record) in found.items():
@@ -102,36 +118,31 @@ def parent_of(directories: tuple[str, ...], root: str = "/sys/fs/cgroup") -> str
     return "/" + "/".join(parents.pop()) if len(parents) == 1 else None
 
 
-def bars(values: list[float], top: float = 0.0) -> str:
-    """A sparkline: each value between 0 and the highest (at least ``top``) is a bar."""
-    highest = max([*values, top]) or 1.0
-    return "".join(_BARS[min(len(_BARS) - 1, int(value / highest * len(_BARS)))] for value in values)
+def stats_table(members: list[Member]) -> Table:
+    """With ``docker stats``' columns. What is not known is ``-``."""
+    return Table(STATS_COLUMNS, tuple(map(_stats_row, members)))
 
 
-def format_stats(members: list[Member]) -> str:
-    """A table with ``docker stats``' column names."""
-    rows = [("CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "PIDS", "BLOCK I/O", "CPU OVER TIME")]
-    for member in members:
-        last, limit = member.last, member.limits.memory_bytes
-        used = format_size(last.memory_bytes) if last else "-"
-        share = f"{100 * last.memory_bytes / limit:.1f}" if last and limit else "-"
-        cpu = "-" if math.isnan(member.cpu_percent) else f"{member.cpu_percent:.1f}"
-        traffic = f"{format_size(last.io_read_bytes)} / {format_size(last.io_write_bytes)}" if last else "-"
-        record, top = member.record, 100 * (member.limits.cpus or 1.0)
-        curve = bars(list(member.cpu_history)[-20:], top)
-        rows.append(
-            (record.id, record.name, cpu, f"{used} / {format_size(limit) if limit else '-'}", share, str(last.pids) if last else "-", traffic, curve)
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+def _stats_row(member: Member) -> tuple[str, ...]:
+    record, last, limit = member.record, member.last, member.limits.memory_bytes
+    cpu = "-" if math.isnan(member.cpu_percent) else f"{member.cpu_percent:.2f}%"
+    traffic = member.network_bytes()
+    received, sent = map(format_size, traffic) if traffic is not None else ("-", "-")
+    if last is None:
+        return (record.id, record.name, cpu, f"- / {format_size(limit) if limit else '-'}", "-", f"{received} / {sent}", "-", "-")
+    return (
+        record.id, record.name, cpu, f"{format_size(last.memory_bytes)} / {format_size(limit) if limit else '-'}",
+        f"{100 * last.memory_bytes / limit:.2f}%" if limit else "-", f"{received} / {sent}",
+        f"{format_size(last.io_read_bytes)} / {format_size(last.io_write_bytes)}", str(last.pids),
+    )  # fmt: skip
 
 
-def look_twice(seconds: float = 0.2) -> str:
-    """The table once: two readings, so that there are rates."""
-    crowd = Crowd()
+def look_twice(only: frozenset[str] | None = None, seconds: float = 0.2) -> list[Member]:
+    """Two readings, so that there are rates. ``only``: the containers of these ids."""
+    crowd = Crowd(only)
     try:
         crowd.look()
         time.sleep(seconds)
-        return format_stats(crowd.look())
+        return crowd.look()
     finally:
         crowd.close()

@@ -12,7 +12,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-from nbcontainer.notebook.crowd import Crowd, Member, look_twice
+from nbcontainer.notebook.crowd import Crowd, Member, look_twice, stats_table
+from nbcontainer.verbs.listing import ids_of
 
 INTERVAL_SECONDS = 1.0
 _SOURCES = files("nbcontainer.notebook")
@@ -25,12 +26,13 @@ class Dashboard(anywidget.AnyWidget):
     _css = (_SOURCES / "panel.css").read_text(encoding="utf-8")
     interval = traitlets.Float(INTERVAL_SECONDS).tag(sync=True)
 
-    def __init__(self) -> None:
+    def __init__(self, only: frozenset[str] | None = None) -> None:
         super().__init__()
+        self._only = only
         self._asked = threading.Event()
         self.on_msg(self._on_message)
         # The thread must not keep alive what nobody looks at any more.
-        threading.Thread(target=_feed, args=(weakref.ref(self), self._asked), name="nbcontainer-dashboard", daemon=True).start()
+        threading.Thread(target=_feed, args=(weakref.ref(self), self._asked, only), name="nbcontainer-dashboard", daemon=True).start()
 
     def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
         if isinstance(content, dict) and content.get("k") == "hello":
@@ -42,11 +44,11 @@ class Dashboard(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **unused: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {"application/vnd.jupyter.widget-view+json": view, "text/plain": look_twice()}, {}
+        return {"application/vnd.jupyter.widget-view+json": view, "text/plain": stats_table(look_twice(self._only)).as_text()}, {}
 
 
-def _feed(reference: weakref.ref[Dashboard], asked: threading.Event) -> None:
-    crowd = Crowd()
+def _feed(reference: weakref.ref[Dashboard], asked: threading.Event, only: frozenset[str] | None) -> None:
+    crowd = Crowd(only)
     try:
         while (dashboard := reference()) is not None and dashboard.comm is not None:
             dashboard.send({"k": "rows", "rows": [row_wire(member) for member in crowd.look()]})
@@ -77,6 +79,6 @@ def row_wire(member: Member) -> dict[str, Any]:
     }
 
 
-def dashboard() -> Dashboard:
-    """A live table of all containers of this user; the last line of a cell shows it."""
-    return Dashboard()
+def dashboard(*names: str) -> Dashboard:
+    """A live table of all containers of this user, or of those of these names; the last line of a cell shows it. Raises SpecError."""
+    return Dashboard(ids_of(list(names)))

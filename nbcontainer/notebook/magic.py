@@ -21,7 +21,7 @@ from nbcontainer.notebook.configured import ConfiguredMagics, with_configuration
 from nbcontainer.notebook.failure import ContainerFailed, render
 from nbcontainer.notebook.screen import Screen, pace_of
 from nbcontainer.notebook.variables import Reader, bring_in
-from nbcontainer.options import ParsedLine, help_text, parse_options
+from nbcontainer.options import ParsedLine, help_text, parse_options, verb_help_text
 
 _VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
 
@@ -70,7 +70,9 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             print(verbs.help_text())
             return
         verb, rest = words[0], words[1:]
-        if verb == "run":
+        if verb in verbs.OF_CELLS and rest and rest[0] in ("--help", "-h"):
+            print(verb_help_text(verb))
+        elif verb == "run":
             parsed = parse_options(rest)
             if not parsed.program and not parsed.front.get("help"):
                 raise SpecError("run: a PROGRAM is missing, such as: %container run --mem 64M ls /")
@@ -98,7 +100,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             print(help_text())
             return
         if "detach" in front and not front.get("dry_run"):
-            self._detach(parsed, cell)
+            (self._detach if "exec" not in front else self._detach_within)(parsed, cell)
             return
         if "keep" in front:
             raise SpecError("--keep: is for containers in the background; add -d")
@@ -146,11 +148,11 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             print(help_text())
             return
         parsed = with_configuration(parsed, self)
-        for key in ("exec", "input", "output", "result", "out", "err", "live"):
-            if key in parsed.front:
-                raise SpecError(f"--{key}: is not for containers in the background, which this cell does not wait for")
+        refuse_what_waits(parsed)
         if cell is not None and not cell.strip() and not parsed.program:
             raise SpecError("-d: the cell is empty; %container start NAME starts a session")
+        if "explain" in parsed.front:
+            explain.show(self.shell, container.explain(program=parsed.program, **parsed.container), opened=False)
         screen = DetachedScreen(self.shell, trusted="trust_output" in parsed.front)
 
         def on_event(event: Event) -> None:
@@ -169,6 +171,26 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         print(running.name)
         for note in running.spec.notes:
             print(f"\x1b[2m{note}\x1b[0m", file=sys.stderr)
+
+    def _detach_within(self, parsed: ParsedLine, cell: str) -> None:
+        """``exec -d``: a program in a container that is there."""
+        from nbcontainer.containers import CONTAINERS
+        from nbcontainer.notebook.detached import DetachedScreen
+        from nbcontainer.result import describe_end
+
+        refuse_what_waits(parsed)
+        there = CONTAINERS.find(parsed.front["exec"], "exec")
+        if not parsed.program:
+            raise SpecError(f"-d: runs programs in a container that is there, such as: %container exec -d {there.name} sleep 60")
+        screen = DetachedScreen(self.shell, trusted="trust_output" in parsed.front)
+
+        def on_event(event: Event) -> None:
+            screen.show(event)
+            said = describe_end(event, quiet=bool(parsed.front.get("quiet")))
+            if said:
+                screen.say(f"{parsed.program[0]} in {there.name}: {said}")
+
+        there.exec_detached(parsed.program, cell, on_event=on_event, **parsed.container)
 
     def _run_live(self, run_it: Callable[..., Any], parsed: ParsedLine, cell: str, screen: Screen, reader: Reader) -> Any:
         """Run with a live view where it takes long enough for one; then notes, and the figure and card that stay."""
@@ -205,6 +227,13 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         if result.outcome == "oom" and is_kernel(self.shell):
             show(card(result, PEAKS.of(cell, program)))
         PEAKS.note(cell, program, result)
+
+
+def refuse_what_waits(parsed: ParsedLine) -> None:
+    """Options for cells that wait for their container. Raises SpecError."""
+    for key in ("input", "output", "result", "out", "err", "live"):
+        if key in parsed.front:
+            raise SpecError(f"--{key}: is not for what runs in the background, which this cell does not wait for")
 
 
 def runner_in(name: str, engine: str | None) -> Callable[..., Any]:

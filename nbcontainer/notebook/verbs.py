@@ -18,10 +18,10 @@ def act(shell: Any, name: str, words: list[str]) -> None:
     if name == "doctor":
         _doctor(words)
         return
-    if name == "stats" and not words and is_kernel(shell):
+    if name == "stats" and is_kernel(shell) and not any(word.startswith("-") for word in words):
         from nbcontainer.notebook.dashboard import dashboard
 
-        _display(dashboard())
+        _display(dashboard(*words))
         return
     show(shell, verbs.find(name).answer(words))
 

@@ -67,7 +67,7 @@ class Verb:
 
 VERBS: tuple[Verb, ...] = (
     Verb("ps", "Containers: all of this user's that run; with -a, also this kernel's that have ended and were kept.", "listing", True),
-    Verb("stats", "CPU, memory, processes and I/O of the containers that run, once.", "listing", True),
+    Verb("stats", "CPU, memory, network, disk and processes of the containers that run.", "listing", True),
     Verb("top", "The processes of a container, with their ids on the host.", "looking"),
     Verb("logs", "What a container in the background has written.", "output"),
     Verb("attach", "Show what a container writes from now on, until it ends; the stop button goes to the container.", "output"),
@@ -84,7 +84,18 @@ VERBS: tuple[Verb, ...] = (
     Verb("prune", "Remove kept containers that have ended, and what killed kernels have left.", "acting", True),
     Verb("volume", "Named volumes: create, ls, inspect, rm, prune.", "storage", True),
 )
-_ALSO = {"unpause": "resume", "remove": "rm"}
+_INSTEAD = {
+    "cp": "-v DIR:/DIR shares files with a container, and -o NAME brings variables out",
+    "create": "run -d and start make a container and begin it",
+    "restart": "a container runs once; stop it, and start it anew",
+    "rename": "a container keeps its name; give it one with --name",
+    "port": "ps lists published ports",
+    "info": "doctor says what this host can do",
+    "version": "in a terminal: nbcontainer --version",
+    "events": "ps -a and logs -f say what happens",
+}
+"""Verbs of Docker's that are not here, and what does the same."""
+_ALSO = {"list": "ps", "ls": "ps", "unpause": "resume", "remove": "rm"}
 NAMES = tuple(sorted([*OF_CELLS, "doctor", "network", *(verb.name for verb in VERBS)]))
 
 
@@ -95,6 +106,8 @@ def find(name: str) -> Verb:
         return verb
     if name in LATER:
         raise SpecError(f"{name}: is not available yet; it comes with images")
+    if name in _INSTEAD:
+        raise SpecError(f"{name}: there is no such verb; {_INSTEAD[name]}")
     close = difflib.get_close_matches(name, [*NAMES, *_ALSO, *LATER], 1, 0.5)
     raise SpecError(f"{name}: there is no such verb; {f'did you mean {close[0]}?' if close else 'there are ' + ', '.join(NAMES)}")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from nbcontainer.containers import CONTAINERS, STOP_SECONDS, Container
+from nbcontainer.containers import CONTAINERS
 from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.options import OPTIONS
+from nbcontainer.running import STOP_SECONDS, RunningContainer
 from nbcontainer.units import format_size, parse_number
 
 _CHANGEABLE = ("mem", "memory_high", "swap", "cpus", "cpu_weight", "cpuset", "pids", "io_read", "io_write")
@@ -17,7 +18,7 @@ def _names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", metavar="NAME", nargs="+", help="name, id, or the beginning of an id")
 
 
-def _each(verb: str, names: list[str], act: Callable[[Container], object]) -> str:
+def _each(verb: str, names: list[str], act: Callable[[RunningContainer], object]) -> str:
     """All that can be done is done; the first that fails is raised afterwards."""
     done: list[str] = []
     failure: NbcontainerError | None = None
@@ -36,11 +37,11 @@ pause_arguments = resume_arguments = _names
 
 
 def pause(given: argparse.Namespace) -> str:
-    return _each("pause", given.names, Container.pause)
+    return _each("pause", given.names, RunningContainer.pause)
 
 
 def resume(given: argparse.Namespace) -> str:
-    return _each("resume", given.names, Container.resume)
+    return _each("resume", given.names, RunningContainer.resume)
 
 
 def update_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def update(given: argparse.Namespace) -> str:
         raise SpecError("update: nothing is to be changed; write for example: update --mem 256M NAME")
     changes = {key: None if value == "none" else value for key, value in changes.items()}
 
-    def act(container: Container) -> str:
+    def act(container: RunningContainer) -> str:
         limits = container.update(**changes)
         memory = format_size(limits.memory_bytes) if limits.memory_bytes else "no limit"
         cpus = f"{limits.cpus:g}" if limits.cpus else "no limit"
@@ -88,7 +89,7 @@ wait_arguments = _names
 
 
 def wait(given: argparse.Namespace) -> str:
-    def act(container: Container) -> int | str:
+    def act(container: RunningContainer) -> int | str:
         result = container.wait()
         if result is None:
             return "?"

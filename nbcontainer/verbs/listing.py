@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import string
 import time
+from collections.abc import Sequence
 
-from nbcontainer.containers import CONTAINERS, Container
+from nbcontainer.containers import CONTAINERS
 from nbcontainer.errors import SpecError
+from nbcontainer.running import RunningContainer
 from nbcontainer.state import ContainerRecord, list_containers
 from nbcontainer.units import format_size
 from nbcontainer.verbs.shown import Document, Table
 
 COLUMNS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES", "PID", "MEM LIMIT")
+PS_NAMES = ("id", "image", "command", "created", "status", "ports", "name", "pid", "limit")
+STATS_NAMES = ("id", "name", "cpu", "memory", "share", "net", "block", "pids")
 _SHORT = 30
 
 
@@ -30,12 +34,11 @@ def ps(given: argparse.Namespace) -> Table | Document | str:
     if given.quiet:
         return "\n".join(row[0] for row in rows)
     if given.format is not None:
-        return _formatted(rows, given.format)
+        return _formatted("ps", PS_NAMES, rows, given.format)
     return Table(COLUMNS, tuple(rows))
 
 
-def _formatted(rows: list[tuple[str, ...]], template: str) -> Document | str:
-    names = ("id", "image", "command", "created", "status", "ports", "name", "pid", "limit")
+def _formatted(verb: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]], template: str) -> Document | str:
     if template == "json":
         return Document([dict(zip(names, row, strict=True)) for row in rows])
     try:
@@ -44,7 +47,7 @@ def _formatted(rows: list[tuple[str, ...]], template: str) -> Document | str:
             raise ValueError
         return "\n".join(template.format(**dict(zip(names, row, strict=True))) for row in rows)
     except ValueError:
-        raise SpecError(f"ps: --format {template!r} is neither json nor text with {', '.join(f'{{{name}}}' for name in names)}") from None
+        raise SpecError(f"{verb}: --format {template!r} is neither json nor text with {', '.join(f'{{{name}}}' for name in names)}") from None
 
 
 def _running(record: ContainerRecord, whole: bool) -> tuple[str, ...]:
@@ -56,7 +59,7 @@ def _running(record: ContainerRecord, whole: bool) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _ended(container: Container, whole: bool) -> tuple[str, ...]:
+def _ended(container: RunningContainer, whole: bool) -> tuple[str, ...]:
     result, limit = container.result, container.spec.limits.memory_bytes
     code = "?" if result is None else result.exit_code if result.exit_code is not None else 128 + (result.signal or 0)
     why = "" if result is None or result.outcome in ("exited", "signalled") else f", {result.outcome}"
@@ -81,12 +84,18 @@ def ago(unix_seconds: float) -> str:
 
 
 def stats_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-stream", action="store_true", help="in a notebook: the table once, instead of one that goes on")
+    parser.add_argument("--no-stream", action="store_true", help="the table once, instead of one that goes on")
+    parser.add_argument("--format", help="json, or text with {id}, {name}, {cpu}, {memory}, {share}, {net}, {block}, {pids}")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="only these (all that run)")
 
 
-def stats(given: argparse.Namespace) -> str:
-    from nbcontainer.notebook.crowd import look_twice
+def stats(given: argparse.Namespace) -> Table | Document | str:
+    from nbcontainer.notebook.crowd import look_twice, stats_table
 
-    return look_twice()
+    table = stats_table(look_twice(ids_of(given.names)))
+    return table if given.format is None else _formatted("stats", STATS_NAMES, table.rows, given.format)
 
 
+def ids_of(names: list[str]) -> frozenset[str] | None:
+    """Of running containers of any kernel of this user; None of no names. Raises SpecError."""
+    return frozenset(CONTAINERS.find_record(name, "stats").id for name in names) or None

@@ -9,8 +9,9 @@ from typing import Any
 
 import psutil
 
-from nbcontainer.containers import CONTAINERS, Container
+from nbcontainer.containers import CONTAINERS
 from nbcontainer.errors import SpecError
+from nbcontainer.running import RunningContainer
 from nbcontainer.state import list_containers
 from nbcontainer.verbs.shown import Document, Table
 
@@ -66,7 +67,7 @@ def inspect(given: argparse.Namespace) -> Document:
     return Document([_described(CONTAINERS.find(name, "inspect")) for name in given.names])
 
 
-def _described(container: Container) -> dict[str, Any]:
+def _described(container: RunningContainer) -> dict[str, Any]:
     spec, limits, result = container.spec, container.limits, container.result
     code = 0 if result is None else result.exit_code if result.exit_code is not None else 128 + (result.signal or 0)
     return {

@@ -7,9 +7,10 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from nbcontainer.containers import CONTAINERS, Container
+from nbcontainer.containers import CONTAINERS
 from nbcontainer.errors import SpecError
 from nbcontainer.logs import Record
+from nbcontainer.running import RunningContainer
 from nbcontainer.units import parse_number
 
 
@@ -45,7 +46,7 @@ def attach(given: argparse.Namespace) -> Iterator[Record]:
     return _attached(container, container.follow(), proxy=given.sig_proxy == "true")
 
 
-def _attached(container: Container, records: Iterator[Record], *, proxy: bool) -> Iterator[Record]:
+def _attached(container: RunningContainer, records: Iterator[Record], *, proxy: bool) -> Iterator[Record]:
     while True:
         try:
             yield from records

@@ -135,6 +135,31 @@ def test_output_of_a_detached_container_goes_to_the_cell_that_started_it(kernel:
     assert kernel.say("%container rm back") == "back\n"
 
 
+def test_a_program_in_the_background_of_a_session(kernel: Kernel, lab: str) -> None:
+    cell = kernel.run("%container exec -d lab sh -c 'sleep 0.5; echo beside; exit 3'")
+    assert kernel.text(cell) == ""
+    assert kernel.say("%%container --exec lab\nprint('meanwhile')") == "meanwhile\n"
+    if "ended (exit code 3)" not in kernel.text(cell):
+        kernel.listen(lambda message: "ended (exit code 3)" in str(message["content"]), 30)
+    assert "beside\n" in kernel.text(cell) and "sh in lab: ended (exit code 3)" in kernel.text(cell)
+
+
+def test_a_session_that_has_ended_says_how_and_what_to_type(kernel: Kernel) -> None:
+    kernel.run("%container start gone --mem 64M")
+    kernel.run("%%container --exec gone --no-live\nx = bytearray(500_000_000)")
+    said = kernel.say("%%container --exec gone\nprint(x)")
+    assert said == "UsageError: --exec: gone has ended (out of memory); start it anew: %container start gone\n"
+
+
+def test_verbs_reach_the_container_of_a_cell_that_another_thread_waits_for(kernel: Kernel) -> None:
+    code = "import time; print(1, flush=True); time.sleep(600)"
+    start = "import threading, nbcontainer\ndone = []\nthread = threading.Thread(target=lambda: done.append(nbcontainer.run(code, mem='64M', name='cell')))\nthread.start()"
+    kernel.run(f"code = {code!r}\n{start}\nimport time\nwhile not nbcontainer.containers.CONTAINERS.all(): time.sleep(0.01)")
+    assert "/proc/self" in kernel.say("%container exec cell ls -d /proc/self")
+    assert kernel.say("%container kill cell") == "cell\n"
+    assert kernel.say("thread.join(10)\nprint(done[0].outcome)") == "killed\n"
+
+
 def test_following_logs_and_attaching_end_with_the_container(kernel: Kernel) -> None:
     kernel.run("%container run -d --name count --mem 64M sh -c 'for i in 1 2 3 4 5; do echo $i; sleep 0.3; done'")
     assert "5\n" in kernel.say("%container logs -f count")
@@ -162,7 +187,10 @@ def test_verbs(kernel: Kernel, lab: str) -> None:
     assert "(Paused)" in kernel.say("%container ps")
     assert "is paused" in kernel.say("%%container --exec lab\n1")
     assert kernel.say("%container unpause lab") == "lab\n"
-    assert "lab" in kernel.say("%container stats --no-stream")
+    stats = kernel.outputs[kernel.run("%container stats --no-stream lab")]
+    data = next(message["content"]["data"] for message in stats if message["msg_type"] == "display_data")
+    assert data["text/plain"].splitlines()[0].split() == "CONTAINER ID NAME CPU % MEM USAGE / LIMIT MEM % NET I/O BLOCK I/O PIDS".split()
+    assert "<table>" in data["text/html"] and "/ 200 MiB" in data["text/html"]
     assert kernel.say("%container stop lab") == "lab\n"
 
 
@@ -171,6 +199,13 @@ def test_verbs(kernel: Kernel, lab: str) -> None:
     [
         ("%container pasue lab", "did you mean pause?"),
         ("%container images", "is not available yet"),
+        ("%container cp lab:/etc/hi .", "-v"),
+        ("%container restart lab", "stop it"),
+        ("%container exec -it lab bash", "no terminals"),
+        ("%container run -it bash", "no terminals"),
+        ("%%container -d --exec lab\n1", "exec -d lab sleep 60"),
+        ("%container exec -d -o x lab true", "not for what runs in the background"),
+        ("%container stats nosuch", "there is no container nosuch"),
         ("%container stop lba", "did you mean lab"),
         ("%container stop", "the following arguments are required: NAME"),
         ("%container kill -s NOPE lab", "is not a signal"),
@@ -183,7 +218,7 @@ def test_verbs(kernel: Kernel, lab: str) -> None:
         ("%%container --exec lab nosuch\n1", "'nosuch' is not in the container"),
         ("%%container --keep\n1", "add -d"),
         ("%%container -d\n", "the cell is empty"),
-        ("%%container -d -o x\n1", "not for containers in the background"),
+        ("%%container -d -o x\n1", "not for what runs in the background"),
         ("%container exec lab", "a NAME and a PROGRAM are needed"),
         ("%container logs --tail x lab", "tail"),
         ("%container volume rm nosuch", "there is no volume nosuch"),
@@ -215,6 +250,9 @@ def test_help_of_each_verb(kernel: Kernel) -> None:
 
     overview = kernel.say("%container")
     assert all(f"  {name} " in overview for name in NAMES)
+    for verb in ("run", "start", "exec"):
+        assert kernel.say(f"%container {verb} --help").startswith(f"usage: %container {verb} [OPTIONS]")
+    assert "--mem" not in kernel.say("%container exec --help") and "--detach" in kernel.say("%container exec --help")
     for verb in VERBS:
         assert kernel.say(f"%container {verb.name} --help").startswith(f"usage: %container {verb.name}")
 

@@ -15,16 +15,10 @@ import pytest
 import nbcontainer
 from nbcontainer.engine import Run
 from nbcontainer.events import Event, Output
-from nbcontainer.notebook.crowd import Crowd, Member, bars, format_stats, parent_of
+from nbcontainer.notebook.crowd import Crowd, Member, parent_of, stats_table
 from nbcontainer.notebook.dashboard import row_wire
 
 MIB = 1 << 20
-
-
-def test_bars() -> None:
-    assert bars([]) == ""
-    assert bars([0, 50, 100]) == "▁▅█"
-    assert bars([10], top=100) == "▁"
 
 
 def test_running_containers_are_in_the_table_and_leave_it() -> None:
@@ -49,9 +43,10 @@ def test_running_containers_are_in_the_table_and_leave_it() -> None:
         (member,) = members
         assert member.last is not None and member.last.memory_bytes > 50_000_000
         assert (member.limits.memory_bytes, member.limits.cpus, member.limits.pids) == (128 * MIB, 0.5, 32)
-        table = format_stats(members)
-        assert table.splitlines()[0].split()[:2] == ["CONTAINER", "ID"]
-        assert "busy" in table and "/ 128 MiB" in table
+        table = stats_table(members)
+        row = dict(zip(table.columns, table.rows[0], strict=True))
+        assert (row["NAME"], row["NET I/O"], row["PIDS"]) == ("busy", "0 B / 0 B", "1")
+        assert row["MEM USAGE / LIMIT"].endswith("/ 128 MiB") and row["CPU %"].endswith("%")
         wire = row_wire(member)
         assert (wire["name"], wire["limit"], wire["cpus"]) == ("busy", 128 * MIB, 0.5)
     finally:

@@ -211,7 +211,7 @@ def test_names_are_unique_and_near_ones_are_offered(lab: Container) -> None:
         CONTAINERS.find("lba")
     assert CONTAINERS.find("lab") is lab and CONTAINERS.find(lab.id[:5]) is lab
     lab.remove()
-    with pytest.raises(SpecError, match="has none"):
+    with pytest.raises(SpecError, match="lab has ended"):
         CONTAINERS.find("lab")
 
 

@@ -49,7 +49,7 @@ def test_the_command_has_docker_s_interactive() -> None:
     for word in ("-i", "--interactive"):
         assert parse_options([word, "cat"], command=True).front == {"interactive": True}
         assert word in command_help_text()
-    with pytest.raises(SpecError, match="-it: there is no such option; containers have no terminals"):
+    with pytest.raises(SpecError, match="-it: containers have no terminals; leave -it out"):
         parse_options(["-it", "cat"], command=True)
     with pytest.raises(SpecError, match="--interactive: there is no such option"):
         parse_options(["--interactive", "cat"])

@@ -11,7 +11,7 @@ import nbcontainer
 from nbcontainer.engine import Run
 from nbcontainer.errors import SetupError, SpecError
 from nbcontainer.events import Changed, Event, Output, Paused, Resumed
-from nbcontainer.notebook.crowd import Crowd, Member, format_stats
+from nbcontainer.notebook.crowd import Crowd, Member, stats_table
 
 MIB = 1 << 20
 
@@ -79,7 +79,7 @@ def test_tables_of_containers_have_a_guest_s_readings() -> None:
             assert thread.is_alive()
             time.sleep(0.05)
         assert (member.limits.memory_bytes, member.limits.cpus) == (128 * MIB, 0.5)
-        assert "/ 128 MiB" in format_stats([member])
+        assert "/ 128 MiB" in stats_table([member]).as_text()
         runs[0].update(mem="200M")
         runs[0].pause()
         while (member := look()) and member.record.status != "paused":
