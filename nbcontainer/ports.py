@@ -34,6 +34,12 @@ class Port:
         return dataclasses.replace(self, host_port=host_port)
 
 
+def chosen(asked: Iterable[Port], published: Iterable[Port]) -> tuple[str, ...]:
+    """A note about those that were left to us to choose, if there are any."""
+    found = [str(port) for port, wanted in zip(published, asked, strict=True) if not wanted.host_port]
+    return (f"Published: {', '.join(found)}",) if found else ()
+
+
 def parse_ports(texts: Iterable[str]) -> tuple[Port, ...]:
     """Raises SpecError."""
     found: list[Port] = []

@@ -52,7 +52,12 @@ class AutoEngine:
     @property
     def networks(self) -> Networks:
         """Of where containers run: this host where it can."""
-        return _open_local().networks if self._local_error is None else _open_vm_after(self._local_error).networks
+        if self._local_error is not None:
+            return _open_vm_after(self._local_error).networks
+        try:
+            return _open_local().networks
+        except HostError as error:
+            return _open_vm_after(error).networks
 
     def explain(self, spec: ContainerSpec) -> list[str]:
         if self._local_error is not None:

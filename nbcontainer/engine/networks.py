@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.errors import InternalError, NbcontainerError
-from nbcontainer.ports import Port
+from nbcontainer.ports import Port, chosen
 from nbcontainer.spec import ContainerSpec, Limits, check_network_limits
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class LocalNetworks:
         if names or ports:
             answer = self._open().ask("begin", container=box.container_id, names=names, ports=ports)
             published = tuple(Port(*port) for port in answer["ports"])
-        if chosen := [str(port) for port, asked in zip(published, spec.ports, strict=True) if not asked.host_port]:
-            notes = (*notes, f"Published: {', '.join(chosen)}")
+        notes = (*notes, *chosen(spec.ports, published))
         if not self._told and box.why_no_way_out:
             self._told = True
             notes = (*notes, f"No way out of these networks: {box.why_no_way_out}.")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from nbcontainer.errors import NbcontainerError, SetupError, SpecError
 from nbcontainer.ports import Port
 
 PIECE_BYTES = 1 << 18
@@ -163,3 +165,16 @@ def listen(port: Port) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def refused(port: Port, error: OSError) -> NbcontainerError:
+    """What an error of :func:`listen` means to whoever asked for the port."""
+    place = f"port {port.host_port}/{port.protocol} of {port.host_address}"
+    if error.errno == errno.EADDRINUSE:
+        return SpecError(f"--publish: {place} is in use on this host; choose another, or -p {port.container_port} for one that is free")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        allow = f"sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.host_port}"
+        return SpecError(f"--publish: {place} is for root only; choose a port from 1024 on, or: {allow}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return SpecError(f"--publish: {port.host_address} is not an address of this host")
+    return SetupError("publish", error.errno or 0, place)

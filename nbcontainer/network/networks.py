@@ -15,7 +15,7 @@ from nbcontainer.errors import InternalError, NbcontainerError, SetupError, Spec
 from nbcontainer.network import links, subnets, uplink
 from nbcontainer.network.described import NamespaceDescription
 from nbcontainer.network.firewall import RouterRules
-from nbcontainer.network.forward import Published, listen
+from nbcontainer.network.forward import Published, listen, refused
 from nbcontainer.network.links import Bridge, Endpoint
 from nbcontainer.network.look import look, only, to_json
 from nbcontainer.network.members import Member, Network
@@ -274,7 +274,7 @@ class Router(Names):
                 published.start()
         except OSError as error:
             self._unpublish(member)
-            raise _refused_port(port, error) from None
+            raise refused(port, error) from None
         return {"ports": [_port_to_json(published.port) for published in member.published]}
 
     async def limit(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -376,18 +376,6 @@ class Router(Names):
 
     def _requests(self) -> dict[str, Any]:
         return {"create": self.create, "remove": self.remove, "list": self.list_networks, "inspect": self.inspect, "begin": self.begin, "limit": self.limit, "way_out": self.set_way_out, "detach": self.detach}
-
-
-def _refused_port(port: Port, error: OSError) -> NbcontainerError:
-    place = f"port {port.host_port}/{port.protocol} of {port.host_address}"
-    if error.errno == errno.EADDRINUSE:
-        return SpecError(f"--publish: {place} is in use on this host; choose another, or -p {port.container_port} for one that is free")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        allow = f"sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.host_port}"
-        return SpecError(f"--publish: {place} is for root only; choose a port from 1024 on, or: {allow}")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return SpecError(f"--publish: {port.host_address} is not an address of this host")
-    return SetupError("publish", error.errno or 0, place)
 
 
 def _port_to_json(port: Port) -> list[Any]:

@@ -1,14 +1,21 @@
-"""Networks among containers of a guest."""
+"""Networks among containers of a guest, and ports of theirs that this host publishes."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import socket
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from facilities import require
 
 import nbcontainer as nbc
 from nbcontainer.events import Event, Output
+from nbcontainer.state import list_containers
 
 
 def test_two_containers_of_a_guest_reach_each_other_by_name() -> None:
@@ -42,5 +49,83 @@ def test_two_containers_of_a_guest_reach_each_other_by_name() -> None:
         thread.join()
     assert results[0].ok and results[0].usage.net_rx_bytes > 0
     nbc.networks.rm("lab", engine="vm")
-    with pytest.raises(nbc.HostError, match="not published"):
-        nbc.run("", publish="8080:80", engine="vm")
+
+
+SERVE = """
+import socket, threading
+stream, datagrams = socket.create_server(("", 80), backlog=100), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("", 53))
+def echo():
+    while True:
+        data, peer = datagrams.recvfrom(65535)
+        datagrams.sendto(data[::-1], peer)
+def answer(client):
+    total = 0
+    while data := client.recv(1 << 16):
+        total += len(data)
+    client.sendall(b"{name} had %d" % total)
+    client.close()
+threading.Thread(target=echo, daemon=True).start()
+print("serving", flush=True)
+while True:
+    threading.Thread(target=answer, args=(stream.accept()[0],), daemon=True).start()
+"""
+
+
+@contextlib.contextmanager
+def serving(name: str, *ports: str) -> Iterator[nbc.Container]:
+    ready = threading.Event()
+    with nbc.start(SERVE.replace("{name}", name), name=name, publish=ports, engine="vm", on_event=lambda event: ready.set() if isinstance(event, Output) else None) as container:
+        assert ready.wait(120)
+        yield container
+
+
+def ask(port: int, size: int = 10) -> bytes:
+    """What the server in the guest says of ``size`` bytes; one half of the connection ends before the other."""
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as sock:
+        sock.sendall(bytes(size))
+        sock.shutdown(socket.SHUT_WR)
+        data = b""
+        while piece := sock.recv(4096):
+            data += piece
+        return data
+
+
+@pytest.mark.essential
+def test_published_ports_lead_from_this_host_into_the_guest() -> None:
+    """By the channel: the guest has no card."""
+    with serving("one", "18110:80", "18053:53/udp", "80") as one, serving("two", "18111:80"):
+        chosen = one.spec.ports[2].host_port
+        assert any(f"127.0.0.1:{chosen}->80/tcp" in note for note in one.spec.notes)
+        assert ask(18110, 2 << 20) == b"one had %d" % (2 << 20)
+        with socket.create_connection(("127.0.0.1", 18110)) as idle, ThreadPoolExecutor(20) as pool:
+            idle.sendall(bytes(10))
+            answers = list(pool.map(ask, [18111, chosen] * 20, range(40)))
+        assert answers == [b"%s had %d" % (name, size) for size, name in zip(range(40), [b"two", b"one"] * 20, strict=True)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(120)
+            sock.sendto(b"datagram", ("127.0.0.1", 18053))
+            assert sock.recv(100) == b"margatad"
+        assert any("127.0.0.1:18110->80/tcp" in record.ports for record in list_containers())
+        with pytest.raises(nbc.SpecError, match=r"port 18110/tcp of 127\.0\.0\.1 is in use on this host"):
+            nbc.run("", publish="18110:80", engine="vm")
+        with pytest.raises(nbc.SpecError, match="is not an address of this host"):
+            nbc.run("", publish="192.0.2.77:18112:80", engine="vm")
+    for port in (18110, 18111, chosen):
+        with pytest.raises(ConnectionRefusedError):
+            ask(port)
+
+
+def test_published_ports_are_free_when_the_guest_is_gone() -> None:
+    with serving("lost", "18113:80") as lost:
+        assert ask(18113) == b"lost had 10"
+        with socket.create_connection(("127.0.0.1", 18113), timeout=120) as sock:
+            (record,) = [record for record in list_containers() if record.id == lost.id]
+            os.kill(record.pid, signal.SIGKILL)
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(10) == b""
+        with pytest.raises(nbc.InternalError):
+            lost.wait()
+        with pytest.raises(ConnectionRefusedError):
+            ask(18113)
+    socket.create_server(("127.0.0.1", 18113)).close()

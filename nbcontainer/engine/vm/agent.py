@@ -28,6 +28,7 @@ from nbcontainer.engine.changes import Change
 from nbcontainer.engine.local import LocalEngine
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
+from nbcontainer.engine.vm.guestports import GuestPorts
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
 from nbcontainer.engine.watch import ProcessRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
@@ -126,6 +127,7 @@ class Agent:
         self._stamp = ""
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._idle = 0
+        self._ports = GuestPorts(port.send)
         self._lock = threading.Lock()
 
     def serve(self) -> None:
@@ -150,6 +152,8 @@ class Agent:
             self._do(partial(self._network, message))
         elif kind == "ping":
             self._port.send({"t": "pong", "ask": message["ask"]})
+        elif kind == "stream":
+            self._ports.take(message)
         elif kind == "resume":
             self._resume(message)
         elif kind == "settle":
@@ -209,7 +213,7 @@ class Agent:
         if variables is not None:
             transfer = Transfer(tuple(variables["outputs"]), lenient=variables["lenient"])
             transfer.input_fd, transfer.input_bytes = self._inputs.pop(number, (-1, 0))
-        self._do(partial(self._run, number, spec, message["code"], message["within"], transfer))
+        self._do(partial(self._run, number, spec, message["code"], message["within"], transfer, message["published"]))
 
     def _take_input(self, message: dict[str, Any]) -> None:
         size, offset, data = wire.piece_from_json(message)
@@ -281,9 +285,11 @@ class Agent:
             answer |= wire.error_to_json(0, InternalError(f"in the guest: {error!r}")) | {"t": "networked"}
         self._port.send(answer)
 
-    def _run(self, number: int, spec: ContainerSpec, code: str, within: int, transfer: Transfer | None) -> None:
+    def _run(self, number: int, spec: ContainerSpec, code: str, within: int, transfer: Transfer | None, published: bool) -> None:
         try:
             run = self._start(spec, code, within, transfer)
+            if published:
+                self._ports.begin(number, run, self._engine.networks)
             with self._lock:
                 self._runs[number] = run
                 early = self._early.pop(number, [])
@@ -302,6 +308,8 @@ class Agent:
             with self._lock:
                 self._runs.pop(number, None)
                 self._early.pop(number, None)
+            if published:
+                self._ports.end(number)
             if transfer is not None:
                 transfer.close()
 

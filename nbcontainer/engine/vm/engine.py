@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nbcontainer.engine import Networks
 from nbcontainer.engine.single import Single
@@ -24,9 +25,13 @@ from nbcontainer.engine.vm.publish import Publisher
 from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
+from nbcontainer.ports import chosen
 from nbcontainer.spec import ContainerSpec, make_spec
 from nbcontainer.state import ContainerRecord, KernelState
 from nbcontainer.units import MIB, format_size, parse_number, parse_size
+
+if TYPE_CHECKING:
+    from nbcontainer.engine.vm.hostports import Listener
 
 MEMORY_VARIABLE = "NBCONTAINER_VM_MEMORY"
 CPUS_VARIABLE = "NBCONTAINER_VM_CPUS"
@@ -140,11 +145,27 @@ class VmEngine:
         spec = self.fit(spec)
         if transfer is not None:
             self._fit_variables(transfer)
+        if not spec.ports:
+            return self._start(spec, (), code, transfer)
+        from nbcontainer.engine.vm import hostports
+
+        listeners = hostports.bind(spec.ports)
+        try:
+            published = tuple(listener.port for listener in listeners)
+            return self._start(spec.replace(ports=published, notes=(*spec.notes, *chosen(spec.ports, published))), listeners, code, transfer)
+        except BaseException:
+            for listener in listeners:
+                listener.sock.close()
+            raise
+
+    def _start(self, spec: ContainerSpec, listeners: tuple[Listener, ...], code: str, transfer: Transfer | None) -> VmRun:
         guest, shares = self._guest_for(spec)
         run = guest.start(spec, layout.translate(spec, shares), code, self._ended, 0, transfer)
+        if listeners:
+            guest.publish(run, listeners)
         record = ContainerRecord(
             os.getpid(), run.container_id, spec.name or run.container_id, guest.process.pid, "running", time.time(),
-            " ".join(spec.program) or "python", spec.limits.memory_bytes, cpus=spec.limits.cpus,
+            " ".join(spec.program) or "python", spec.limits.memory_bytes, cpus=spec.limits.cpus, ports=", ".join(map(str, spec.ports)),
         )  # fmt: skip
         run.publisher = Publisher(self.state, record)
         return run
@@ -165,8 +186,6 @@ class VmEngine:
 
     def fit(self, spec: ContainerSpec) -> ContainerSpec:
         """Limits that the guest can hold. Raises HostError for a limit that it could not keep, or has no device for."""
-        if spec.ports:
-            raise HostError("--publish: ports of the virtual machine are not published on this host yet", "leave -p out, or use --engine local")
         limits = spec.limits
         room = (self.template.machine.memory_mib - RESERVED_MIB) * MIB
         if limits.io_read_bytes_per_second or limits.io_write_bytes_per_second:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
@@ -22,6 +22,9 @@ from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
 from nbcontainer.runtime.skeleton import Hidden
 from nbcontainer.spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from nbcontainer.engine.vm.hostports import HostPorts, Listener
 
 READ_BYTES = 1 << 18
 SEED_BYTES = 64
@@ -45,6 +48,7 @@ class Guest:
         self._pings: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
         self._failure = ""
+        self._ports: HostPorts | None = None
         self._heard = time.monotonic()
         self._signs: dict[str, queue.SimpleQueue[dict[str, Any]]] = {name: queue.SimpleQueue() for name in ("hello", "settled")}
         # A queue and a thread, because a signal handler must be able to send, whatever it has interrupted.
@@ -102,6 +106,9 @@ class Guest:
             question = self._questions.get(message["ask"]) if isinstance(message.get("ask"), int) else None
             if question is not None:
                 question.put(message)
+        elif kind == "stream":
+            if self._ports is not None:
+                self._ports.take(message)
         elif kind in ("hello", "broken"):
             self._signs["hello"].put(message)
         elif kind == "settled":
@@ -129,6 +136,8 @@ class Guest:
             question.put({"t": "failed"})
         for waiting in list(self._pings.values()):
             waiting.set()
+        if self._ports is not None:
+            self._ports.close()
         self._outgoing.put(None)
         self.process.end()
 
@@ -236,7 +245,7 @@ class Guest:
         Raises what the guest's engine raised, or InternalError.
         """
         number = next(self._numbers)
-        message = {"t": "start", "run": number, "spec": wire.spec_to_json(inside), "code": code, "stamp": stamp(), "within": within}
+        message = {"t": "start", "run": number, "spec": wire.spec_to_json(inside), "code": code, "stamp": stamp(), "within": within, "published": bool(spec.ports)}
         if transfer is not None:
             transfer.limit_bytes = inside.limits.memory_bytes
             message["transfer"] = {"outputs": list(transfer.outputs), "lenient": transfer.lenient}
@@ -264,5 +273,18 @@ class Guest:
             raise
         return run
 
+    def publish(self, run: VmRun, listeners: tuple[Listener, ...]) -> None:
+        """Ports of this host lead to ports of its container, until it ends."""
+        from nbcontainer.engine.vm.hostports import HostPorts
+
+        with self._lock:
+            if self._ports is None:
+                self._ports = HostPorts(self.send, self.fail)
+                if self._failure:
+                    self._ports.close()
+        self._ports.begin(run.number, listeners)
+
     def forget(self, run: VmRun) -> None:
         self._runs.pop(run.number, None)
+        if self._ports is not None:
+            self._ports.end(run.number)

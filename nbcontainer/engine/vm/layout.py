@@ -101,6 +101,7 @@ def translate(spec: ContainerSpec, shares: Iterable[Share]) -> ContainerSpec:
         return f"{table[directory]}/{name}" if directory in table else path
 
     return spec.replace(
+        ports=(),  # the host's: they lead into the guest through the channel
         workspace=None if spec.workspace is None else inside(spec.workspace),
         root=replace(spec.root, path=inside(spec.root.path)) if spec.root.kind == "dir" else spec.root,
         mounts=tuple(_translated(mount, inside(mount.source)) for mount in spec.mounts),

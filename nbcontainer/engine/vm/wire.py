@@ -5,7 +5,7 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 1. A → K  ``{"t": "hello", ...}``: the agent serves (after a cold boot), or has been resumed (after 2)
 2. K → A  ``{"t": "resume", unix_seconds, seed, shares, hidden}``: the real time, fresh entropy, which shares to mount where,
           and what containers must not see of them
-3. K → A  ``{"t": "start", run, spec, code, stamp, within, transfer}``; ``within``: the run of the container that this is to run in, or 0.
+3. K → A  ``{"t": "start", run, spec, code, stamp, within, published, transfer}``; ``within``: the run of the container that this is to run in, or 0.
           Before it, for variables that go in, ``{"t": "input", run, size, offset, data}`` (base64), and before ``Finished``, for those
           that come out, A → K ``{"t": "values", run, size, offset, data}``
 4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
@@ -18,6 +18,7 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 7. K → A  ``{"t": "settle"}``: what every cell runs is run once, what was made in advance goes; answered by ``{"t": "settled"}`` (before a snapshot)
 8. K → A  ``{"t": "network", ask, what, arguments}``: a verb about networks; answered by
           ``{"t": "networked", ask, result | kind, arguments}``
+9. both   ``{"t": "stream", ...}``: what published ports carry, of a run whose start said that it has some: see :mod:`nbcontainer.engine.vm.tunnel`
 
 K believes nothing of what comes from the guest but its shape: whatever is not one of these raises ProtocolError.
 """
