@@ -43,7 +43,7 @@ class LocalNetworks:
 
                 router = RouterClient(self._place, self._user_ids is not None, None if self._user_ids is None else self._user_ids.found)
                 try:
-                    if self._user_ids is not None:
+                    if not router.way_out:
                         self._find_way_out(router)
                     router.ask("create", name=DEFAULT_NETWORK)
                 except BaseException:
@@ -55,7 +55,7 @@ class LocalNetworks:
     def _find_way_out(self, router: RouterClient) -> None:
         from nbcontainer.network.pasta import LINK, Pasta
 
-        self._pasta = Pasta(router.pid)
+        self._pasta = Pasta(router.pid, rootless=self._user_ids is not None)
         router.ask("way_out", name="pasta", link=LINK, why_not=self._pasta.why_not)
 
     def _close(self, router: RouterClient) -> None:

@@ -53,7 +53,8 @@ class RouterClient:
         try:
             if rootless:
                 self._map_ids(ids)
-            self._answer()
+            self.way_out = str(self._answer()["way_out"])
+            """``host``, or "": one has to be found."""
         except BaseException:
             self.close()
             raise

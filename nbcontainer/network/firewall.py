@@ -154,12 +154,12 @@ class RouterRules:
             self._table.chain("postrouting", "nat", _POSTROUTING, _SOURCE_NAT_PRIORITY, _ACCEPT),
         )
 
-    def renew(self, out: int | None, host_link: int | None, host_addresses: list[str], bridges: list[int]) -> None:
+    def renew(self, out: int | None, host_link: int | None, host_addresses: list[str], bridges: list[int], refused: list[str]) -> None:
         """``out``: interface index of the way out; ``host_addresses``: of the host on ``host_link``, who may begin connections;
-        ``bridges``: interface indexes of the networks that have a way out."""
+        ``bridges``: interface indexes of the networks that have a way out; ``refused``: addresses that nobody is led to."""
         table = self._table
         # No router forwards link-local addresses (RFC 3927); in clouds, secrets are to be had there.
-        rules = [is_answer() + _verdict(_ACCEPT), destination(_LINK_LOCAL) + _verdict(_DROP)]
+        rules = [is_answer() + _verdict(_ACCEPT), *(destination(text) + _verdict(_DROP) for text in (_LINK_LOCAL, *refused))]
         if host_link is not None:
             rules += [comes_from(host_link) + source(host) + _verdict(_ACCEPT) for host in host_addresses]
         if out is not None:

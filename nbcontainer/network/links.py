@@ -196,6 +196,12 @@ def routed(netlink: Netlink) -> list[IPv4Network]:
     return found
 
 
+def global_addresses(netlink: Netlink) -> list[str]:
+    """Of all links, but for loopback and link-local ones."""
+    found = (item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS") for item in netlink.dump(ifaddrmsg, GET_ADDRESS) if item["scope"] == _UNIVERSE)
+    return [str(text) for text in found]
+
+
 def default_mtu(netlink: Netlink) -> int:
     """Of the link that packets leave by, at most Ethernet's."""
     indexes = {

@@ -51,6 +51,7 @@ class Router(Names):
         self._out_index: int | None = None
         self._out_name = ""
         self._rules: RouterRules | None = None
+        self._refused: list[str] = []
 
     async def start(self) -> None:
         """Raises NbcontainerError or OSError."""
@@ -86,14 +87,16 @@ class Router(Names):
 
     async def _make_uplink(self) -> None:
         subnet = self._subnets.take(links.routed(self._host))
-
+        forwards = self._in_host(lambda: uplink.forwards("ipv4"))
         try:
-            self.uplink = uplink.make_uplink(self._name, self._host, self.netlink, self.own_fd, subnet, ipv6=self.ipv6, in_host=self._in_host)
+            self.uplink = uplink.make_uplink(
+                self._name, self._host, self.netlink, self.own_fd, subnet, ipv6=self.ipv6, leads_out=forwards, in_host=self._in_host
+            )
         except OSError as error:
             self._subnets.give_back(subnet)
             self.why_no_way_out = f"no link to the host could be made ({error.strerror})"
             return
-        if self._in_host(lambda: uplink.forwards("ipv4")):
+        if forwards:
             self.way_out, self._out_index = "host", self.uplink.router_index
         else:
             self.why_no_way_out = "this host does not forward packets (net.ipv4.ip_forward is 0)"
@@ -110,8 +113,9 @@ class Router(Names):
         """The kernel has found one, a link that is here now, or says why there is none."""
         if self._rules is None:
             return {}  # without rules nothing is forwarded
-        self.why_no_way_out = str(request["why_not"])
-        if not self.why_no_way_out:
+        self.why_no_way_out = ", and ".join(filter(None, [self.why_no_way_out, str(request["why_not"])]))
+        if not request["why_not"]:
+            self.why_no_way_out = ""
             self._out_index = uplink.index_of(self.netlink, str(request["link"]))
             self._out_name = str(request["link"])
             self.way_out = str(request["name"])
@@ -151,7 +155,12 @@ class Router(Names):
             return
         up = self.uplink
         bridges = [network.bridge.index for network in self.networks.values() if not network.internal]
-        self._rules.renew(self._out_index, None if up is None else up.router_index, up.host_addresses if up else [], bridges)
+        self._refused = self._addresses_of_host()
+        self._rules.renew(self._out_index, None if up is None else up.router_index, up.host_addresses if up else [], bridges, self._refused)
+
+    def _addresses_of_host(self) -> list[str]:
+        """Those that pasta would lead to: its connections are the host's own, and reach what listens on its other addresses."""
+        return links.global_addresses(self._host) if self._out_name else []
 
     async def remove(self, request: dict[str, Any]) -> dict[str, Any]:
         network = self._network(request["name"], "network rm")
@@ -230,6 +239,8 @@ class Router(Names):
         """Give a container its ends: before any of its code runs."""
         container = str(request["container"])
         networks = [self._network(name, "--net") for name in request["networks"]]
+        if self._out_name and self._addresses_of_host() != self._refused:
+            self._renew_rules()
         with links.in_namespace(pidfd, self.own_fd):
             namespace_fd, inner = links.own_namespace(), Netlink()
         endpoints: list[Endpoint] = []

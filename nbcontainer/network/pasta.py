@@ -1,4 +1,5 @@
-"""An ordinary user's way out: pasta (of passt), which makes the host's connections for what a namespace sends.
+"""The way out for an ordinary user, and on a host that does not forward: pasta (of passt), which makes the host's connections for
+what a namespace sends.
 
 It is started from the host's namespaces, ends with its kernel (by the parent-death signal, which is the signal of a *thread*'s
 end: so one thread is there for nothing else), and is ended with its router.
@@ -16,14 +17,20 @@ from typing import IO
 
 LINK = "pasta0"
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-READY_SECONDS = 5.0
+READY_SECONDS = 15.0
+_RIGHTS = "+sys_admin,+net_admin"
+_AS_NOBODY = [
+    *"--reuid 65534 --regid 65534 --clear-groups --no-new-privs".split(),
+    *("--inh-caps", _RIGHTS, "--ambient-caps", _RIGHTS, "--bounding-set", f"-all,{_RIGHTS}"),
+]
+"""For root. It would become nobody itself, and then lacks the right to enter a namespace of root's; of these two it keeps the first."""
 POLL_SECONDS = 0.005
 
 
 class Pasta:
     """``why_not``: where it gives no way out, the reason; else "", and the router has a link of the name LINK with a default route."""
 
-    def __init__(self, router_pid: int) -> None:
+    def __init__(self, router_pid: int, *, rootless: bool) -> None:
         self.why_not = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as it lives)
@@ -32,26 +39,33 @@ class Pasta:
             self.why_not = "pasta is not installed; type: sudo apt install passt"
             self.close()
             return
-        namespaces = f"/proc/{router_pid}/ns"
+        if not any(_has_default(Path("/proc/net") / name) for name in ("route", "ipv6_route")):
+            self.why_not = "this host has no default route"
+            self.close()
+            return
         # No port of the host's leads in (-t, -u), none of the namespace out to the host's loopback (-T, -U, --no-map-gw).
         nothing = "-t none -u none -T none -U none --no-map-gw".split()
+        place = f"/proc/{router_pid}/ns"
+        # Of root's, by a descriptor: to look at a process of root's, it would need more rights than it is left with.
+        namespaces = ["--userns", f"{place}/user", "--netns", f"{place}/net"] if rootless else ["--netns", "/proc/self/fd/0"]
         words = [
-            programs[1], "--pdeathsig", "KILL", programs[0], "--foreground", "--quiet", "--config-net", *nothing, "--ns-ifname", LINK,
-            "--userns", f"{namespaces}/user", "--netns", f"{namespaces}/net",
+            programs[1], *([] if rootless else _AS_NOBODY), "--pdeathsig", "KILL",
+            programs[0], "--foreground", "--quiet", "--config-net", *nothing, "--ns-ifname", LINK, *namespaces,
         ]  # fmt: skip
         started = threading.Event()
-        threading.Thread(target=self._run, args=(words, started), name="nbcontainer-pasta", daemon=True).start()
-        started.wait()
+        with open(f"{place}/net", "rb") as namespace:
+            threading.Thread(target=self._run, args=(words, namespace, started), name="nbcontainer-pasta", daemon=True).start()
+            started.wait()
         self._wait(Path(f"/proc/{router_pid}/net/route"))
 
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    def _run(self, words: list[str], started: threading.Event) -> None:
+    def _run(self, words: list[str], namespace: IO[bytes], started: threading.Event) -> None:
         try:
             self._process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env={"PATH": PATH}, cwd="/", start_new_session=True
+                words, stdin=namespace, stdout=self._log, stderr=self._log, env={"PATH": PATH}, cwd="/", start_new_session=True
             )
         except OSError as error:
             self.why_not = f"pasta could not be started: {error.strerror}"
@@ -83,6 +97,17 @@ class Pasta:
             self._process.kill()
             self._process.wait()
         self._log.close()
+
+
+def _has_default(routes: Path) -> bool:
+    """Whether /proc/net/route or /proc/net/ipv6_route has a default route by anything but a loopback."""
+    try:
+        lines = [line.split() for line in routes.read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return False
+    if routes.name == "route":
+        return any(words[1:2] == ["00000000"] and words[7:8] == ["00000000"] for words in lines)
+    return any(words[:2] == ["0" * 32, "00"] and words[-1] != "lo" for words in lines)
 
 
 def _has_route(routes: Path) -> bool:

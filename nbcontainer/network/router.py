@@ -61,6 +61,7 @@ async def _work(control: socket.socket, router: Router, pending: asyncio.Queue[t
     first: dict[str, Any] = {"t": "done"}
     try:
         await router.start()
+        first["way_out"] = router.way_out
     except NbcontainerError as error:
         first = {"t": "failed", "kind": type(error).__name__, "arguments": list(error.args)}
     except OSError as error:

@@ -2,7 +2,8 @@
 
 On the host that is one link (it goes with the router's namespace), its addresses, routes to the containers' networks by it, and
 one table of rules (it goes with the router's process). Nothing that was there is changed: not the sysctls either. Whether a
-host forwards packets is its administrator's choice, as forwarding also opens ways between its other interfaces; where it does not, there is pasta (see :mod:`nbcontainer.network.pasta`).
+host forwards packets is its administrator's choice, as forwarding also opens ways between its other interfaces; where it does not, pasta is
+the way out (see :mod:`nbcontainer.network.pasta`), and the link is for what the host itself asks of containers.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def _addresses(subnet: Subnet, host: int, ipv6: bool) -> list[str]:
     return [address(subnet.v4, host), *([address(subnet.v6, host)] if ipv6 else [])]
 
 
-def make_uplink(name: str, host: Netlink, router: Netlink, router_fd: int, subnet: Subnet, *, ipv6: bool, in_host: Any) -> Uplink:
-    """``name``: of the host's end, and of the table of rules; ``in_host``: calls a function in the host's network namespace.
+def make_uplink(name: str, host: Netlink, router: Netlink, router_fd: int, subnet: Subnet, *, ipv6: bool, leads_out: bool, in_host: Any) -> Uplink:
+    """``name``: of the host's end, and of the table of rules; ``leads_out``: the default routes are by it; ``in_host``: calls a function in
+    the host's network namespace.
 
     Raises OSError or SetupError; then nothing of it is left.
     """
@@ -75,7 +77,8 @@ def make_uplink(name: str, host: Netlink, router: Netlink, router_fd: int, subne
             up = Uplink(name, host_index, router_index, subnet, ipv6, rules)
             _configure(host, host_index, up.host_addresses)
             _configure(router, router_index, up.router_addresses)
-            router.ask(*(links.add_route(router_index, gateway) for gateway in up.host_addresses))
+            if leads_out:
+                router.ask(*(links.add_route(router_index, gateway) for gateway in up.host_addresses))
         except BaseException:
             rules.close()
             raise

@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,32 @@ while True:
     client.close()
 """
 CLIENT = """
-import socket, time
-deadline = time.monotonic() + 20
-while True:
-    try:
-        sock = socket.create_connection(("{address}", 5201), timeout=1); break
-    except OSError:
-        if time.monotonic() > deadline: raise
-        time.sleep(0.05)
-sock.settimeout(None)
-data, total = bytes(1 << 18), 0
-begin = time.monotonic()
-while (now := time.monotonic()) - begin < {seconds}:
-    sock.sendall(data); total += len(data)
-print(total / (now - begin))
+import json, socket, time
+def connect(address):
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            sock = socket.create_connection((address, 5201), timeout=1); break
+        except OSError:
+            if time.monotonic() > deadline: raise
+            time.sleep(0.05)
+    sock.settimeout(None)
+    return sock
+def measure(address):
+    data, total = bytes(1 << 18), 0
+    with connect(address) as sock:
+        begin = time.monotonic()
+        while (now := time.monotonic()) - begin < {seconds}:
+            sock.sendall(data); total += len(data)
+    return total / (now - begin)
+addresses = {addresses}
+for address in addresses: connect(address).close()
+found = []
+for number in range({rounds}):
+    turn = addresses if number % 2 else addresses[::-1]
+    rates = dict((address, measure(address)) for address in turn)
+    found.append([rates[address] for address in addresses])
+print(json.dumps(found))
 """
 
 
@@ -83,15 +95,11 @@ def running(code: str, until: str, **options: Any) -> Iterator[Any]:
         thread.join()
 
 
-def over_a_bridge(seconds: float) -> float:
-    with running(SERVER, "ready", net="bridge", name="server"):
-        return float(nbc.run(CLIENT.format(address="server", seconds=seconds), net="bridge", engine="local").stdout)
-
-
-def over_a_pair(seconds: float) -> float:
-    """The same two programs in containers without a network, and a veth pair between them."""
+def throughput(seconds: float, rounds: int) -> list[tuple[float, float]]:
+    """(over a bridge, over a veth pair made by hand) in bytes per second, of each round: the same two processes send in turns over
+    one and the other, so that what else the machine does, and on which CPUs they are, is the same for both."""
     found: list[nbc.Result] = []
-    with running(SERVER, "ready") as server:
+    with running(SERVER, "ready", net="bridge", name="server") as server:
         started: list[Any] = []
         begun = threading.Event()
 
@@ -99,14 +107,14 @@ def over_a_pair(seconds: float) -> float:
             started.append(run)
             begun.set()
 
-        client = threading.Thread(
-            target=lambda: found.append(nbc.run(CLIENT.format(address=ADDRESSES[0], seconds=seconds), on_start=on_start, engine="local"))
-        )
+        code = CLIENT.format(addresses=["server", ADDRESSES[0]], seconds=seconds, rounds=rounds)
+        client = threading.Thread(target=lambda: found.append(nbc.run(code, net="bridge", on_start=on_start, engine="local")))
         client.start()
         assert begun.wait(30)
         _make_pair(server.pid, started[0].pid)
         client.join()
-    return float(found[0].stdout)
+    assert found[0].ok, (found[0].error, found[0].stderr)
+    return [(bridge, pair) for bridge, pair in json.loads(found[0].stdout)]
 
 
 def _make_pair(first: int, second: int) -> None:
@@ -129,20 +137,16 @@ def _make_pair(first: int, second: int) -> None:
     os.close(own)
 
 
-def in_turns(measures: list[Callable[[float], float]], seconds: float, rounds: int) -> list[float]:
-    values: list[list[float]] = [[] for _ in measures]
-    for _ in range(rounds):
-        for measure, found in zip(measures, values, strict=True):
-            found.append(measure(seconds))
-    return [statistics.median(found) for found in values]
-
-
 def main() -> None:
     smoke = "--smoke" in sys.argv
     hostnet.leave_real_host()
     found: dict[str, float] = cells(4 if smoke else 100)
-    bridge, pair = in_turns([over_a_bridge, over_a_pair], 0.2 if smoke else 3.0, 1 if smoke else 5)
-    print(json.dumps({**found, "over_a_bridge": bridge, "over_a_pair": pair}))
+    rounds = throughput(0.2 if smoke else 0.5, 2 if smoke else 30)
+    print(json.dumps({**found, "over_a_bridge": _median(rounds, 0), "over_a_pair": _median(rounds, 1), "ratio": statistics.median(a / b for a, b in rounds)}))
+
+
+def _median(rounds: list[tuple[float, float]], which: int) -> float:
+    return statistics.median(rates[which] for rates in rounds)
 
 
 if __name__ == "__main__":

@@ -452,7 +452,7 @@ def test_the_way_out_and_what_it_does_not_lead_to() -> None:
     local.shutdown()
     before = hostnet.state()
     try:
-        with _outside() as (outside, host_side):
+        with _outside(forwards=True) as (outside, host_side):
             result = nbc.run(_ASK.format(address=outside, port=9100), net="bridge")
             assert result.ok and result.stdout.strip() == host_side, (result.error, "masqueraded: it sees the host")
             for address, port in ((host_side, 9101), ("169.254.169.254", 80)):
@@ -467,6 +467,75 @@ def test_the_way_out_and_what_it_does_not_lead_to() -> None:
         local.shutdown()
     assert _settled(before) == before
     nbc.run("pass", net="bridge")  # so that the next test finds what this one found
+
+
+def test_root_gets_out_by_pasta_where_the_host_does_not_forward() -> None:
+    only_as_root("it makes a machine beyond the host")
+    require(shutil.which("pasta"), "pasta is missing: apt install passt")
+    local.shutdown()
+    before = hostnet.state()
+    try:
+        with _outside(forwards=False) as (outside, host_side):
+            result = nbc.run(_ASK.format(address=outside, port=9100), net="bridge")
+            assert result.ok and result.stdout.strip() == host_side, (result.error, result.spec.notes)
+            assert nbc.networks.ls()[0].way_out == "pasta"
+            pasta = networks()._pasta.pid
+            status = Path(f"/proc/{pasta}/status").read_text()
+            assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapBnd:\t0000000000201000" in status, "it is nobody, with the right to enter a namespace"
+            with _another_address("10.55.0.1"):  # pasta's connections to it would be the host's own
+                for address in (host_side, "10.55.0.1", "169.254.169.254"):
+                    assert not nbc.run(_ASK.format(address=address, port=9101), net="bridge").ok, address
+            with running(serve("direct "), net="bridge") as run:
+                (address,) = [item.containers[run.container_id] for item in networks().list() if run.container_id in item.containers]
+                assert b"direct " in ask(address, 80), "the host reaches a container by its address"
+            local.shutdown()
+            assert not Path(f"/proc/{pasta}").exists()
+            assert _pasta_of_a_killed_kernel()
+    finally:
+        local.shutdown()
+    assert _settled(before) == before
+    nbc.run("pass", net="bridge")
+
+
+def _pasta_of_a_killed_kernel() -> int:
+    """Its process id; it has ended with its kernel."""
+    code = """
+    import sys, time
+    sys.path.insert(0, {repository!r})
+    import nbcontainer as nbc
+    from nbcontainer.engine import local
+    nbc.run("pass", net="bridge")
+    print(local.open_local().networks._pasta.pid, flush=True)
+    time.sleep(60)
+    """
+    kernel = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code).format(repository=str(REPOSITORY))], stdout=subprocess.PIPE)
+    try:
+        assert kernel.stdout is not None
+        pasta = int(kernel.stdout.readline())
+    finally:
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait()
+        kernel.stdout.close()
+    deadline = time.monotonic() + SECONDS
+    while Path(f"/proc/{pasta}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # it is ending
+    prune()
+    return pasta
+
+
+@contextlib.contextmanager
+def _another_address(address: str) -> Iterator[None]:
+    """The host has it too, for a while."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        (index,) = route.link_lookup(ifname="out0")
+        route.addr("add", index=index, address=address, prefixlen=24)
+        try:
+            yield
+        finally:
+            route.addr("del", index=index, address=address, prefixlen=24)
 
 
 def test_an_ordinary_user_gets_out_by_pasta() -> None:
@@ -492,8 +561,9 @@ with socket.create_connection(({address!r}, {port}), timeout=2) as sock:
 
 
 @contextlib.contextmanager
-def _outside() -> Iterator[tuple[str, str]]:
-    """A machine that the host has a link to, and that tells who asks at port 9100; the host listens at 9101. Gives both addresses."""
+def _outside(*, forwards: bool) -> Iterator[tuple[str, str]]:
+    """A machine that the host has a link and its default route to, and that tells who asks at port 9100; the host listens at 9101, at all
+    its addresses. ``forwards``: the host does. Gives both addresses."""
     from pyroute2 import IPRoute
 
     outside, host_side = "203.0.113.2", "203.0.113.1"
@@ -509,6 +579,7 @@ def _outside() -> Iterator[tuple[str, str]]:
             stack.callback(_delete_link, index)
             route.addr("add", index=index, address=host_side, prefixlen=24)
             route.link("set", index=index, state="up")
+            route.route("add", dst="default", gateway=outside)
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         from nbcontainer.linux import syscalls
 
@@ -522,7 +593,7 @@ def _outside() -> Iterator[tuple[str, str]]:
             syscalls.setns(own, syscalls.CLONE_NEWNET)
             os.close(own)
         listeners.append(socket.socket())
-        for listener, address, port in zip(listeners, (outside, host_side), (9100, 9101), strict=True):
+        for listener, address, port in zip(listeners, (outside, "0.0.0.0"), (9100, 9101), strict=True):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address, port))
             listener.listen()
@@ -530,7 +601,7 @@ def _outside() -> Iterator[tuple[str, str]]:
             thread.start()
             stack.callback(thread.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        Path("/proc/sys/net/ipv4/ip_forward").write_text(str(int(forwards)))
         stack.callback(Path("/proc/sys/net/ipv4/ip_forward").write_text, "0")
         yield outside, host_side
     for listener in listeners:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from nbcontainer.engine.vm.guest import Guest
@@ -18,21 +19,30 @@ class GuestNetworks:
         self._guest = guest
 
     def create(self, name: str, *, subnet: str | None = None, internal: bool = False) -> NetworkDescription:
-        made: NetworkDescription = _checked(NetworkDescription.from_json, self._ask("create", name=name, subnet=subnet, internal=internal))
-        return made
+        return _described(self._ask("create", name=name, subnet=subnet, internal=internal))
 
     def list(self) -> tuple[NetworkDescription, ...]:
-        return tuple(_checked(NetworkDescription.from_json, plain) for plain in self._ask("list") or ())
+        return tuple(_described(plain) for plain in self._ask("list") or ())
 
     def inspect(self, name: str) -> NetworkPicture:
         picture: NetworkPicture = _checked(NetworkPicture.from_json, self._ask("inspect", name=name))
-        return picture
+        return replace(picture, network=_in_guest(picture.network))
 
     def remove(self, name: str) -> None:
         self._ask("remove", name=name)
 
     def _ask(self, what: str, **arguments: Any) -> Any:
         return self._guest().ask_networks(what, arguments)
+
+
+def _described(plain: Any) -> NetworkDescription:
+    made: NetworkDescription = _checked(NetworkDescription.from_json, plain)
+    return _in_guest(made)
+
+
+def _in_guest(network: NetworkDescription) -> NetworkDescription:
+    """What the guest says is missing is nothing that its users could give it."""
+    return network if network.internal or network.way_out else replace(network, why_no_way_out="the virtual machine has no network card")
 
 
 def _checked(read: Callable[[Any], Any], plain: Any) -> Any:
