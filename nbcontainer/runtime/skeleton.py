@@ -6,6 +6,7 @@ is a layer and not a mount, nothing inside can be unmounted to look below it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -224,9 +225,7 @@ class SkeletonBuilder:
     """Builds one skeleton at ``base``; ``lower`` is the host directory that it will lie over, "" where it is not known."""
 
     def __init__(self, base: str, lower: str = "/", *, rootless: bool = False, exists: bool = False) -> None:
-        self.base = base
-        self.lower = lower
-        self.rootless = rootless
+        self.base, self.lower, self.rootless = base, lower, rootless
         if exists:
             return
         os.mkdir(base, 0o755)
@@ -275,10 +274,11 @@ class SkeletonBuilder:
             os.symlink(target, path)
 
     def whiteout(self, relative: str) -> None:
-        """The lower file at ``relative`` does not exist any more."""
-        path = self._parents(relative)
-        if not os.path.lexists(path):
-            os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+        """The lower file or directory at ``relative`` does not exist any more."""
+        with contextlib.suppress(FileExistsError):  # a directory above does not exist any more either
+            path = self._parents(relative)
+            if not os.path.lexists(path):
+                os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
 
     def devices(self) -> None:
         self.directory("dev", opaque=not self.rootless)
