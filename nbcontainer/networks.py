@@ -5,10 +5,12 @@ A network lives in the kernel that made it, and ends with it. One, ``bridge``, i
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from nbcontainer.engine import open_engine
-from nbcontainer.errors import SpecError
+from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.units import shown
 
 if TYPE_CHECKING:
@@ -46,6 +48,17 @@ def rm(name: str, *, engine: str | None = None) -> None:
     if name == DEFAULT:
         raise SpecError(f"network rm: {name} is always there")
     open_engine(engine).networks.remove(name)
+
+
+def names() -> tuple[str, ...]:
+    """Of the networks that this kernel has made; nothing is started for it."""
+    found = {DEFAULT}
+    for module in ("nbcontainer.engine.local", "nbcontainer.engine.vm.engine"):
+        engine = sys.modules[module].ENGINE.current if module in sys.modules else None
+        if engine is not None:
+            with contextlib.suppress(NbcontainerError):
+                found.update(engine.networks.names())
+    return tuple(sorted(found))
 
 
 def prune(*, engine: str | None = None) -> tuple[str, ...]:

@@ -140,6 +140,13 @@ class LocalNetworks:
         self._drop_spares()
         self._open().ask("remove", name=name)
 
+    def names(self) -> tuple[str, ...]:
+        with self._lock:
+            router = self._router
+        if router is None or not router.alive:
+            return ()
+        return tuple(str(plain["name"]) for plain in router.ask("list")["networks"])
+
     # ---- the end
 
     def leave_to_parent(self) -> None:

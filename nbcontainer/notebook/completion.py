@@ -31,6 +31,8 @@ def complete(line: str, variables: Mapping[str, Any] | None = None) -> list[str]
         if not given:
             return _beginning(verbs.NAMES, last)
         verb = given.pop(0)
+        if verb == "network":
+            return _network(given, last)
         if verb not in _TAKING_NO_NAME and not last.startswith("-") and not any(not word.startswith("-") for word in given):
             return _beginning(container_names(), last)
         if verb not in _TAKING_OPTIONS:
@@ -46,6 +48,24 @@ def complete(line: str, variables: Mapping[str, Any] | None = None) -> list[str]
             return [f"{name}={found}" for found in _values(_BY_NAME[name], value, variables or {})] if name in _BY_NAME else []
         return [option.names[0] for option in OPTIONS if option.names[0].startswith(last) and not option.later]
     return _beginning(programs(), last) if last and "/" not in last else []
+
+
+def _network(given: list[str], last: str) -> list[str]:
+    """After ``%container network``."""
+    from nbcontainer.notebook.networks import OPTIONS, VERBS
+
+    if not given:
+        return _beginning(VERBS, last)
+    verb = given[0]
+    if given[-1] == "--engine":
+        return _beginning(_BY_NAME["--engine"].choices, last)
+    if last.startswith("-"):
+        return _beginning(OPTIONS.get(verb, ()), last)
+    if verb == "inspect":
+        return _beginning(network_names(), last)
+    if verb == "rm":
+        return [name for name in _beginning(network_names(), last) if name != "bridge" and name not in given[1:]]
+    return []
 
 
 def _verb_options(verb: str, last: str) -> list[str]:
@@ -81,6 +101,12 @@ def _values(option: Option, text: str, variables: Mapping[str, Any]) -> list[str
         return _beginning(_names(variables), text)
     if option.key == "exec":
         return _beginning(container_names(), text)
+    if option.key == "net":
+        head, comma, tail = text.rpartition(",")
+        taken = set(head.split(","))
+        # Several networks are joined by commas; none and host are alone.
+        alone = () if comma else ("none", "host")
+        return [f"{head}{comma}{name}" for name in (*alone, *network_names()) if name.startswith(tail) and name not in taken]
     head, comma, tail = text.rpartition(",") if option.value == "LIST" else ("", "", text)
     return [f"{head}{comma}{choice}" for choice in option.choices if choice.startswith(tail)]
 
@@ -95,6 +121,12 @@ def container_names() -> list[str]:
     from nbcontainer.containers import CONTAINERS
 
     return sorted(container.name for container in CONTAINERS.all())
+
+
+def network_names() -> tuple[str, ...]:
+    from nbcontainer import networks
+
+    return networks.names()
 
 
 def programs() -> list[str]:

@@ -10,6 +10,8 @@ from nbcontainer.errors import SpecError
 
 USAGE = "network create [--subnet 10.77.0.0/24] [--internal] NAME | ls | inspect [NAME] | rm NAME... | prune"
 VERBS = ("create", "ls", "inspect", "rm", "prune")
+OPTIONS = {"create": ("--engine", "--internal", "--subnet"), **dict.fromkeys(VERBS[1:], ("--engine",))}
+"""By verb."""
 
 
 def run(words: Sequence[str]) -> None:

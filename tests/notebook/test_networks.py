@@ -52,6 +52,9 @@ print(ready.wait(60))
     asked = run("%%container --engine local --net lab\nimport socket\nprint(socket.create_connection(('web', 80)).recv(100).decode())")
     assert text_of(asked).startswith("hello from web\n")
     run("thread.join()")
+    run("from nbcontainer.notebook.completion import complete")
+    for line, found in (("%%container --net ", "none host bridge lab"), ("%%container --net bridge,", "bridge,lab"), ("%container network rm ", "lab"), ("%container network rm lab ", "")):
+        assert text_of(run(f"print(*complete({line!r}))")) == found + "\n"
     listed = text_of(run("%container network ls")).splitlines()
     assert listed[0].split()[0] == "NAME" and [line.split()[0] for line in listed[1:]] == ["bridge", "lab"]
     assert text_of(run("%container network rm lab")) == "lab\n"

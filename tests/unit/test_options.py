@@ -113,6 +113,17 @@ def test_help_has_every_option_that_works() -> None:
         ("%%container --unshare pid,n", ["pid,net"]),
         ("%container d", ["diff", "doctor"]),
         ("print --me", []),
+        ("%container network ", ["create", "ls", "inspect", "rm", "prune"]),
+        ("%container network i", ["inspect"]),
+        ("%container network inspect ", ["bridge"]),
+        ("%container network rm ", []),
+        ("%container network create --", ["--engine", "--internal", "--subnet"]),
+        ("%container network rm --", ["--engine"]),
+        ("%container network ls --engine l", ["local"]),
+        ("%%container --net ", ["none", "host", "bridge"]),
+        ("%%container --net=b", ["--net=bridge"]),
+        ("%%container --net lab,", ["lab,bridge"]),
+        ("%container run --net bridge,", []),
     ],
 )
 def test_completion(line: str, expected: list[str]) -> None:

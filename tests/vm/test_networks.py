@@ -32,7 +32,7 @@ def test_two_containers_of_a_guest_reach_each_other_by_name() -> None:
             ready.set()
 
     made = nbc.networks.create("lab", subnet="10.79.0.0/24", engine="vm")
-    assert made.gateway == "10.79.0.1"
+    assert made.gateway == "10.79.0.1" and "lab" in nbc.networks.names()
     thread = threading.Thread(target=lambda: results.append(nbc.run(server, net="lab", name="web", on_event=on_event, engine="vm", timeout=120)))
     thread.start()
     try:

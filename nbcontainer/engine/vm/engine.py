@@ -139,7 +139,7 @@ class VmEngine:
 
     @property
     def networks(self) -> Networks:
-        return GuestNetworks(lambda: self._guest_for(self.fit(make_spec()))[0])
+        return GuestNetworks(lambda: self._guest_for(self.fit(make_spec()))[0], list(self._guests.values()))
 
     def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> VmRun:
         spec = self.fit(spec)

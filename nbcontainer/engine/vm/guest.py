@@ -49,6 +49,8 @@ class Guest:
         self._lock = threading.Lock()
         self._failure = ""
         self._ports: HostPorts | None = None
+        self.networks: set[str] = set()
+        """Names of those that were made in it."""
         self._heard = time.monotonic()
         self._signs: dict[str, queue.SimpleQueue[dict[str, Any]]] = {name: queue.SimpleQueue() for name in ("hello", "settled")}
         # A queue and a thread, because a signal handler must be able to send, whatever it has interrupted.

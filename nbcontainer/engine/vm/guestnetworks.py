@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,15 @@ class GuestNetworks:
     """See :class:`nbcontainer.engine.Networks`. They are those of the guest that a cell without further directories runs in: guests
     with other sets of directories are other machines, and share no network."""
 
-    def __init__(self, guest: Callable[[], Guest]) -> None:
-        self._guest = guest
+    def __init__(self, guest: Callable[[], Guest], guests: Iterable[Guest]) -> None:
+        """``guest``: that one, started where it is not there; ``guests``: all that there are."""
+        self._guest, self._guests = guest, guests
 
     def create(self, name: str, *, subnet: str | None = None, internal: bool = False) -> NetworkDescription:
-        return _described(self._ask("create", name=name, subnet=subnet, internal=internal))
+        guest = self._guest()
+        made = _described(guest.ask_networks("create", {"name": name, "subnet": subnet, "internal": internal}))
+        guest.networks.add(name)
+        return made
 
     def list(self) -> tuple[NetworkDescription, ...]:
         return tuple(_described(plain) for plain in self._ask("list") or ())
@@ -29,7 +33,12 @@ class GuestNetworks:
         return replace(picture, network=_in_guest(picture.network))
 
     def remove(self, name: str) -> None:
-        self._ask("remove", name=name)
+        guest = self._guest()
+        guest.ask_networks("remove", {"name": name})
+        guest.networks.discard(name)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple({name for guest in self._guests if guest.alive for name in guest.networks})
 
     def _ask(self, what: str, **arguments: Any) -> Any:
         return self._guest().ask_networks(what, arguments)
