@@ -22,7 +22,7 @@ class BackgroundRun:
     def __init__(self, run: Run, name: str, take: Callable[[Event], None], end: Callable[[BaseException | None], None]) -> None:
         self._run, self._name = run, name
         self._take, self._end = take, end
-        self._failure: BaseException | None = None
+        self._early: BaseException | None = None
         self._ready = threading.Event()
 
     def begin(self) -> None:
@@ -34,10 +34,11 @@ class BackgroundRun:
             self._iterate()  # to its end, in this thread
             raise
         self._ready.wait(INIT_READY_SECONDS if self._run.spec.init else READY_SECONDS)
-        if self._failure is not None:
-            raise self._failure
+        if self._early is not None:
+            raise self._early
 
     def _iterate(self) -> None:
+        failure: BaseException | None = None
         try:
             with closing(self._run.events()) as events:
                 for event in events:
@@ -45,7 +46,9 @@ class BackgroundRun:
                         self._ready.set()
                     self._take(event)
         except BaseException as error:  # raised where somebody waits: also what take raised
-            self._failure = error
+            failure = error
+            if not self._ready.is_set():
+                self._early = error
         finally:
-            self._end(self._failure)
+            self._end(failure)
             self._ready.set()
