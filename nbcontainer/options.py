@@ -47,6 +47,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--net-rate", "RATE", "resources", "bytes per second on a network, in each direction, such as 1M", choices=("100K", "1M", "10M")),
     _option("--net-delay", "TIME", "resources", "delay of what is sent and received on a network, such as 50ms"),
     _option("--disk", "SIZE", "resources", "writable layer (the smaller of 1G and half of --mem; it counts as memory)"),
+    _option("--shm-size", "SIZE", "resources", "/dev/shm, the memory that processes share (64M; it counts as memory)", choices=_SIZES),
     _option("--timeout", "SECONDS", "resources", "kill the cell after this long"),
     _option("--max-output", "SIZE", "resources", "output to show (10M); the rest is in the result"),
     _option("--ulimit", "NAME=SOFT[:HARD]", "resources", "such as nofile=64", repeat=True),

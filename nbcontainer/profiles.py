@@ -29,11 +29,11 @@ from nbcontainer.units import parse_number, parse_size, shown
 SYSTEM_FILE = "/etc/nbcontainer/config.toml"
 PROJECT_FILE = "pyproject.toml"
 PROJECT_MAY_SET = frozenset(
-    "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk timeout max_output ulimit hostname tmpfs read_only cap_drop "
+    "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk shm_size timeout max_output ulimit hostname tmpfs read_only cap_drop "
     "env workdir workspace init interval".split()
 )
 PROJECT_MAY_ONLY = {"root": ("system",), "net": ("none",), "security": ("default",)}
-_SIZES = ("mem", "memory_high", "swap", "io_read", "io_write", "disk", "max_output")
+_SIZES = ("mem", "memory_high", "swap", "io_read", "io_write", "disk", "shm_size", "max_output")
 _NUMBERS = ("cpus", "pids", "timeout")
 _ALIASES = {"volumes": "volume"}
 _UNLIMITED_BY_DEFAULT = ("cpus", "timeout", "io_read", "io_write")

@@ -41,6 +41,8 @@ ALL_NAMESPACES = (*NAMESPACES, "time")
 SECURITY_PROFILES = ("default", "unconfined")
 DEFAULT_PIDS = 256
 DEFAULT_MAX_OUTPUT_BYTES = 10 * MIB
+DEFAULT_SHM_BYTES = 64 * MIB
+"""Docker's; of a writable layer that is smaller, as much as that."""
 MINIMUM_NOFILE = 16
 """The runtime itself needs some descriptors until the cell begins."""
 CONTAINER_IDS = 65536
@@ -119,6 +121,8 @@ class ContainerSpec:
     """Where ``network`` is ``bridge``: the networks that it is on, the first of them with its default route."""
     ports: tuple[Port, ...] = ()
     disk_bytes: int = 256 * MIB
+    shm_bytes: int = DEFAULT_SHM_BYTES
+    """Size of /dev/shm."""
     timeout_seconds: float | None = None
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     ulimits: tuple[Ulimit, ...] = ()
@@ -234,6 +238,7 @@ def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
         networks=networks,
         ports=ports,
         disk_bytes=disk,
+        shm_bytes=parse_size(get("shm_size", min(DEFAULT_SHM_BYTES, disk)), "--shm-size"),
         timeout_seconds=parse_number(given["timeout"], "--timeout", minimum=0.001, maximum=1e9) if "timeout" in given else None,
         max_output_bytes=parse_size(get("max_output", DEFAULT_MAX_OUTPUT_BYTES), "--max-output"),
         ulimits=tuple(Ulimit.parse(text) for text in words(get("ulimit", ()), "--ulimit")),
@@ -252,7 +257,7 @@ def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
 
 
 OPTION_NAMES = frozenset(
-    "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk timeout max_output ulimit unshare share root bare "
+    "mem memory_high swap cpus cpu_weight cpuset pids io_read io_write disk shm_size timeout max_output ulimit unshare share root bare "
     "net publish net_rate net_delay hostname volume volumes tmpfs read_only user cap_add cap_drop security env workdir workspace name init program interval base".split()
 )
 
@@ -497,6 +502,8 @@ def _check_together(spec: ContainerSpec, given: Mapping[str, Any]) -> None:
         raise SpecError("--bare: no mount of ours is made in a bare root, so -v and --tmpfs cannot be used with it")
     if spec.mounts and "mnt" not in spec.namespaces:
         raise SpecError("--volume, --tmpfs: would be mounted on the host, because the mnt namespace is shared")
+    if "shm_size" in given and (spec.bare or spec.root.kind == "none"):
+        raise SpecError(f"--shm-size: with {'--bare' if spec.bare else '--root none'} the container has no /dev/shm of its own")
     if spec.read_only and spec.root.kind == "none":
         raise SpecError("--read-only: needs a root of the container's own; --root none is the host's tree")
     if spec.root.kind == "none" and "workdir" not in given and spec.workspace is not None:

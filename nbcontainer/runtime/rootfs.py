@@ -17,7 +17,6 @@ from nbcontainer.runtime.steps import Step
 from nbcontainer.runtime.targets import ContainerTree, Target, find_targets, is_below
 from nbcontainer.spec import ContainerSpec
 
-SHM_BYTES = 64 << 20
 CGROUP_ROOT = "/sys/fs/cgroup"
 _MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
 _MASKED_IN_SYS = ("/sys/firmware", "/sys/devices/virtual/powercap")
@@ -259,7 +258,7 @@ def _kernel_file_systems(draft: _Draft, views: Sequence[str]) -> None:
     else:
         draft.host.append(steps.Tree("sysfs", "/sys", "the host's /sys, read-only", True, idmapped=False, recursive=draft.rootless))
     pts = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
-    shm = (("size", str(min(SHM_BYTES, spec.disk_bytes))), ("mode", "1777"))
+    shm = (("size", str(spec.shm_bytes)), ("mode", "1777"))
     draft.before += [
         inside.FileSystem("pts", "devpts", pts, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC, "terminals of its own"),
         inside.FileSystem("shm", "tmpfs", shm, safe & ~syscalls.MOUNT_ATTR_NOEXEC, "shared memory of its own"),

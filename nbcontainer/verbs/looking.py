@@ -108,6 +108,7 @@ def _described(container: RunningContainer) -> dict[str, Any]:
             "CapDrop": list(spec.cap_drop),
             "SecurityOpt": [f"seccomp={spec.security}"],
             "StorageBytes": spec.disk_bytes,
+            "ShmSize": spec.shm_bytes,
         },
         "Root": str(spec.root),
         "Mounts": [

@@ -148,12 +148,12 @@ def _unsolved(notebook: Any) -> list[str]:
 
 
 def _chosen(engine: str, language: str, name: str) -> bool:
-    if language != "en" and not full_run():
+    if full_run():
+        return True
+    if language != "en":
         return False
     if engine == "vm":
         return name in ON_THE_VM
-    if full_run():
-        return True
     return os.geteuid() == 0 or name in AS_ORDINARY_USER
 
 

@@ -133,6 +133,20 @@ def test_tmpfs_and_disk_have_sizes() -> None:
     assert nbc.run(code.format("/tmp/x"), program=["sh"], disk="64M", mem="256M").stdout == "fits\n"
 
 
+def test_shared_memory_has_a_size() -> None:
+    code = (
+        "from multiprocessing import shared_memory\nimport os\n"
+        "block = shared_memory.SharedMemory(create=True, size={})\n"
+        "os.posix_fallocate(block._fd, 0, block.size); print(block.size >> 20); block.close(); block.unlink()"
+    )
+    assert nbc.run(code.format(100 << 20), mem="256M", shm_size="128M").stdout == "100\n"
+    refused = nbc.run(code.format(100 << 20), mem="256M").error
+    assert refused is not None
+    assert "No space left on device" in refused.evalue
+    memory = nbc.run(code.format(100 << 20), mem="64M", shm_size="128M")
+    assert memory.outcome == "oom", "its pages are the container's memory"
+
+
 def test_read_only() -> None:
     result = nbc.run("touch /etc/x || touch /usr/x || touch x || echo all refused", program=["sh"], read_only=True)
     assert result.stdout == "all refused\n"

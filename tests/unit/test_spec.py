@@ -422,6 +422,17 @@ def test_the_writable_layer_follows_the_memory() -> None:
     assert make_spec(mem="64M", disk="8M").disk_bytes == 8 * MIB
 
 
+def test_shared_memory_is_docker_s_unless_chosen() -> None:
+    assert make_spec(mem="1G").shm_bytes == 64 * MIB
+    assert make_spec(mem="64M").shm_bytes == 32 * MIB, "no more than may be written"
+    assert make_spec(mem="64M", shm_size="1G").shm_bytes == 1 << 30
+    assert make_spec(root="host", shm_size="1M").shm_bytes == MIB
+    with pytest.raises(SpecError, match=r"^--shm-size: with --root none the container has no /dev/shm of its own$"):
+        make_spec(shm_size="1M", share="mnt")
+    with pytest.raises(SpecError, match="^--shm-size: with --bare "):
+        make_spec(shm_size="1M", root="/tmp", bare=True, program=["sh"])
+
+
 def test_a_shared_mount_namespace_means_the_host_tree() -> None:
     assert make_spec(unshare="pid").root == Root("none")
     assert make_spec(share="mnt").root == Root("none")
@@ -534,6 +545,7 @@ BAD_OPTIONS = [
     ("io_read", "fast", "--io-read"),
     ("io_write", "0", "--io-write"),
     ("disk", "0", "--disk"),
+    ("shm_size", "many", "--shm-size"),
     ("timeout", "0", "--timeout"),
     ("timeout", "soon", "--timeout"),
     ("max_output", "0", "--max-output"),
