@@ -55,6 +55,11 @@ def _give(directory: str, uid: int, gid: int) -> str:
     return places[-1]
 
 
+def entrances(driver: Driver, name: str) -> tuple[str, ...]:
+    """Of a cgroup that was given to a user before; () where it is not."""
+    return tuple(leaf if os.path.isdir(leaf := f"{directory}/{LEAF}") else directory for directory in _directories(driver, name))
+
+
 def enter(directories: tuple[str, ...]) -> None:
     """Move this process, which has one thread. Raises OSError."""
     for directory in directories:
@@ -106,6 +111,10 @@ def remove_place(driver: Driver) -> None:
                 raise
 
 
+def _directories(driver: Driver, name: str) -> list[str]:
+    return [f"{place}/{name}" for place in driver.directories if os.path.isdir(f"{place}/{name}")]
+
+
 def _find(driver: Driver, name: str) -> Leftover | None:
-    directories = [f"{place}/{name}" for place in driver.directories if os.path.isdir(f"{place}/{name}")]
+    directories = _directories(driver, name)
     return Leftover(name, directories) if directories else None

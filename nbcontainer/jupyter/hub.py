@@ -9,19 +9,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import pwd
+import subprocess
 import sys
 import threading
-import urllib.parse
 from typing import Any
 
 from jupyterhub.spawner import LocalProcessSpawner
+from jupyterhub.utils import random_port
 from traitlets import HasTraits, Integer, Unicode
 
 from nbcontainer.cgroups import Driver, delegate, open_driver
 from nbcontainer.errors import HostError, NbcontainerError
+from nbcontainer.jupyter.steward import EXIT_NOTHING, server_cgroup
 from nbcontainer.spec import Limits
 
+CALL_SECONDS = 60.0
 DEFAULT_PLACE = "/jupyterhub"
 SYSTEMD_DELEGATE = {"Delegate": "cpu cpuset io memory pids"}
 """For ``c.SystemdSpawner.unit_extra_properties``: systemd makes the cgroup, and gives it to the user."""
@@ -60,8 +65,7 @@ class DelegatedCgroup(HasTraits):
 
     def cgroup_name(self: Any) -> str:
         """Of this server: the user's name, and the server's where it has one."""
-        names = [self.user.name, *([self.name] if self.name else [])]
-        return ":".join(urllib.parse.quote(name, safe="@") for name in names)  # quote leaves no : and no /
+        return server_cgroup(self.user.name, self.name)
 
     def limits(self: Any) -> Limits:
         """``cpu_limit`` above the number of CPUs is no limit."""
@@ -145,3 +149,95 @@ def check_host(place: str = DEFAULT_PLACE) -> None:
     missing = {"memory", "pids", "cpu"} - driver.controllers
     if missing:
         raise HostError(f"no {', '.join(sorted(missing))} controller for servers' cgroups in {driver.place}", "see: nbcontainer doctor")
+
+
+def steward_command(group: str, place: str) -> list[str]:
+    """What the line of sudoers allows, with more words after it."""
+    return ["sudo", "-n", sys.executable, "-I", "-m", "nbcontainer.jupyter.steward", "--group", group, "--place", place]
+
+
+class SudoSpawner(LocalProcessSpawner):
+    """For a hub that is not root, which sudo allows one command: see nbcontainer/jupyter/examples/sudo_config.py.
+
+    ``mem_limit``, ``cpu_limit`` and ``pids_limit`` hold for a server, its kernels and their containers together; with it ends
+    whatever its user has started.
+    """
+
+    group = Unicode(help="Unix group of those who may have servers, as in the line of sudoers.").tag(config=True)
+    cgroup_place = Unicode(DEFAULT_PLACE, help="Where the servers' cgroups are made, as in the line of sudoers.").tag(config=True)
+    pids_limit = Integer(1024, min=16, help="Processes and threads of one server and everything that it starts.").tag(config=True)
+
+    cmd: Any
+    shell_cmd: Any
+    port: Any
+    popen_kwargs: Any
+
+    def _words(self, verb: str, *words: str) -> list[str]:
+        return [*steward_command(self.group, self.cgroup_place), verb, self.user.name, self.name, *words]
+
+    async def ask(self, verb: str, *words: str) -> int:
+        """Exit code. Raises HostError with what the steward or sudo says."""
+        command = self._words(verb, *words)
+        done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)
+        if done.returncode == 1 and done.stderr.startswith("sudo:"):
+            raise HostError(f"sudo does not allow the hub's user to run {' '.join(command[2:10])} ({done.stderr.strip()})", "see nbcontainer/jupyter/examples/sudo_config.py")
+        if done.returncode not in (0, EXIT_NOTHING):
+            raise HostError(*_said(done.stderr))
+        return done.returncode
+
+    def make_preexec_fn(self, name: str) -> None:
+        """The steward becomes the user."""
+
+    async def start(self) -> Any:
+        try:
+            await self.ask("limit", str(self.mem_limit or 0), str(self.cpu_limit or 0), str(self.pids_limit))
+        except HostError as error:
+            error.jupyterhub_message = f"Your server was not started: {error}"  # type: ignore[attr-defined] # what JupyterHub shows
+            raise
+        self.port = self.port or random_port()  # it is part of the environment
+        command, shell_command, settings = list(self.cmd), list(self.shell_cmd), dict(self.popen_kwargs)
+        # Not in sudo's own environment: that would be root's, and sudo rightly drops it.
+        environment = os.memfd_create("environment")
+        try:
+            os.write(environment, json.dumps(self.get_env()).encode())
+            os.lseek(environment, 0, os.SEEK_SET)
+            self.popen_kwargs = {**settings, "stdin": environment}
+            if shell_command:
+                self.shell_cmd = self._words("run", *shell_command)
+            else:
+                self.cmd = self._words("run", *command)
+            return await super().start()
+        except BaseException:
+            await self.ask("remove")
+            raise
+        finally:
+            os.close(environment)
+            self.cmd, self.shell_cmd, self.popen_kwargs = command, shell_command, settings
+
+    async def _signal(self, sig: int) -> bool:
+        """The process is root's sudo: what it runs is asked instead."""
+        return await self.ask("alive") == 0
+
+    async def stop(self, now: bool = False) -> None:
+        if not now and await self.poll() is None:
+            await self.ask("end")
+            await self.wait_for_death(self.term_timeout)
+        await self.ask("remove")
+        await self.wait_for_death(self.kill_timeout)
+
+    def run_post_stop_hook(self) -> Any:
+        """JupyterHub calls it after each end of a server, however it came."""
+        return self._clean_up(super().run_post_stop_hook())
+
+    async def _clean_up(self, hook: Any) -> None:
+        try:
+            if hasattr(hook, "__await__"):
+                await hook
+        finally:
+            await self.ask("remove")
+
+
+def _said(text: str) -> tuple[str, str]:
+    """(message, remedy) of what the steward's HostError was."""
+    message, _, remedy = text.strip().partition(". Remedy: ")
+    return message or "the steward said nothing", remedy

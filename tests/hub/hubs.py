@@ -59,9 +59,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def unix_users(count: int, homes: Path) -> Iterator[list[str]]:
+def unix_users(count: int, homes: Path, prefix: str = PREFIX) -> Iterator[list[str]]:
     """Accounts with home directories, for as long as this lasts."""
-    names = [f"{PREFIX}{number:02d}" for number in range(count)]
+    names = [f"{prefix}{number:02d}" for number in range(count)]
     homes.mkdir(parents=True, exist_ok=True)
     homes.chmod(0o755)
     try:
@@ -100,9 +100,9 @@ def container_pids(name: str) -> list[int]:
     return sorted(found)
 
 
-def cgroups_of(name: str) -> list[str]:
+def cgroups_of(name: str, place: str = PLACE) -> list[str]:
     """Directories of a server's cgroup, in all hierarchies."""
-    return [str(path) for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()) if (path := Path(f"{root}{PLACE}/{name}")).is_dir()]
+    return [str(path) for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()) if (path := Path(f"{root}{place}/{name}")).is_dir()]
 
 
 def end_proxy(directory: Path) -> None:
@@ -117,9 +117,12 @@ def end_proxy(directory: Path) -> None:
 class Hub:
     """Started, stopped and crashed by the tests; its database and its ports stay the same."""
 
-    def __init__(self, directory: Path, home: Path, users: list[str]) -> None:
-        """``home``: has a venv/ with JupyterHub and a proxy/ with configurable-http-proxy, for every user to read."""
-        self._directory, self._home = directory, home
+    def __init__(self, directory: Path, home: Path, users: list[str], *, more: str = "", runs_as: str | None = None) -> None:
+        """``home``: has a venv/ with JupyterHub and a proxy/ with configurable-http-proxy, for every user to read.
+
+        ``more``: lines of configuration; ``runs_as``: the hub's own user, instead of the tests'.
+        """
+        self._directory, self._home, self._runs_as = directory, home, runs_as
         self.token = secrets.token_hex(16)
         self.port = free_port()
         self.users = users
@@ -127,7 +130,7 @@ class Hub:
         ports = {"port": self.port, "hub_port": free_port(), "proxy_port": free_port()}
         text = CONFIGURATION.format(place=PLACE, seconds=START_SECONDS, token=self.token, users={*users, NO_ACCOUNT}, proxy=proxy, **ports)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "jupyterhub_config.py").write_text(text)
+        (directory / "jupyterhub_config.py").write_text(text + more)
         self.log = directory / "hub.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -138,6 +141,7 @@ class Hub:
             self._process = subprocess.Popen(
                 [str(python), "-m", "jupyterhub", "-f", "jupyterhub_config.py"],
                 cwd=self._directory, env=environment, stdout=log, stderr=log, start_new_session=True,
+                user=self._runs_as, group=self._runs_as, extra_groups=[] if self._runs_as else None,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while True:

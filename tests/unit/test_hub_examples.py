@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from nbcontainer.jupyter import join
+from nbcontainer.jupyter import join, steward
 
 EXAMPLES = resources.files("nbcontainer.jupyter") / "examples"
 
@@ -51,6 +51,23 @@ def test_what_join_does_not_understand(words: list[str]) -> None:
         join.read_words(words)
 
 
-@pytest.mark.parametrize("name", ["jupyterhub_config.py", "systemd_config.py"])
+@pytest.mark.parametrize(
+    "words",
+    ["", "--group g --place /p", "--place /p --group g run u s id", "--group g --place /p what u s", "--group g --place /p run u s", "--group g --place /p alive u s more"],
+)
+def test_what_the_steward_does_not_understand(words: str) -> None:
+    with pytest.raises(ValueError, match=r"words|first lines"):
+        steward.read_words(words.split())
+
+
+def test_the_line_of_sudoers_is_what_the_hub_types() -> None:
+    line = next(line for line in (EXAMPLES / "sudo_config.py").read_text().splitlines() if "NOPASSWD" in line).split("'")[1]
+    allowed = line.partition("NOPASSWD: ")[2].removesuffix(" *").split()
+    assert allowed[1:4] == ["-I", "-m", steward.__name__]
+    request = steward.read_words([*allowed[4:], "run", "alice", "", "jupyterhub-singleuser", "--port=1"])
+    assert request == steward.Request("students", "/jupyterhub", "run", "alice", "", ("jupyterhub-singleuser", "--port=1"))
+
+
+@pytest.mark.parametrize("name", ["jupyterhub_config.py", "sudo_config.py", "systemd_config.py"])
 def test_configurations_compile(name: str) -> None:
     compile((EXAMPLES / name).read_text(), name, "exec")

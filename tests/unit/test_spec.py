@@ -429,7 +429,7 @@ def test_shared_memory_is_docker_s_unless_chosen() -> None:
     assert make_spec(root="host", shm_size="1M").shm_bytes == MIB
     with pytest.raises(SpecError, match=r"^--shm-size: with --root none the container has no /dev/shm of its own$"):
         make_spec(shm_size="1M", share="mnt")
-    with pytest.raises(SpecError, match="^--shm-size: with --bare "):
+    with pytest.raises(SpecError, match=r"^--shm-size: with --bare "):
         make_spec(shm_size="1M", root="/tmp", bare=True, program=["sh"])
 
 
