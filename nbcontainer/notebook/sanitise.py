@@ -107,7 +107,8 @@ def clean_html(html: str) -> str:
         is_image = tag == "img" and name == "src" and value.startswith(tuple(f"data:{kind};base64," for kind in SAFE_RASTER))
         return value if is_image else None
 
-    return nh3.clean(html, tags={*nh3.ALLOWED_TAGS, "progress"}, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=only_images)
+    whole = html.encode("utf-8", "replace").decode()  # without halves of a surrogate pair, which no encoder takes
+    return nh3.clean(whole, tags={*nh3.ALLOWED_TAGS, "progress"}, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=only_images)
 
 
 def svg_as_image(svg: str) -> str:
