@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from nbcontainer import __version__
 from nbcontainer.errors import NbcontainerError, SpecError
-from nbcontainer.options import command_help_text, parse_options
+from nbcontainer.options import command_help_text, parse_exec, parse_options, verb_help_text
 
 if TYPE_CHECKING:
     from nbcontainer.events import Event
@@ -33,6 +33,9 @@ USAGE = """usage: nbcontainer COMMAND
   doctor [--json]                       what this host can do, and what to type where it cannot
   ps [-q] [--no-trunc] [--format F]     running containers
   stats [--no-stream] [NAME...]         what they use
+  logs [-f] NAME, top, inspect, diff, attach, wait, pause, resume, update, stop, kill, rm
+                                        look at containers of your notebooks, change and end them (each has --help)
+  exec [-d] [-i] [OPTIONS] NAME PROGRAM run a program in a container of a notebook's
   volume create|ls|inspect|rm|prune     named volumes
   prune                                 remove what killed kernels left behind
   demo [--output FILE.png]              a cell that runs out of memory at 128 MiB, with its chart
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in _COMMANDS:
             raise SpecError(f"{command}: there is no such command; there are {', '.join(_COMMANDS)}")
-        if command not in ("run", "kernel", "ps", "stats", "volume") and rest in (["--help"], ["-h"]):
+        if command not in ("run", "exec", "kernel", *_VERBS) and rest in (["--help"], ["-h"]):
             print(USAGE)
             return 0
         return _COMMANDS[command](rest)
@@ -108,9 +111,13 @@ def _print_event(event: Event) -> None:
     from nbcontainer.events import Output
 
     if isinstance(event, Output):
-        stream = sys.stdout if event.stream == "stdout" else sys.stderr
-        stream.write(event.text)
-        stream.flush()
+        _write(event.stream, event.text)
+
+
+def _write(stream: str, text: str) -> None:
+    file = sys.stdout if stream == "stdout" else sys.stderr
+    file.write(text)
+    file.flush()
 
 
 def _run(words: list[str]) -> int:
@@ -152,6 +159,31 @@ def _run(words: list[str]) -> int:
     return exit_code(result)
 
 
+def _exec(words: list[str]) -> int:
+    from nbcontainer import elsewhere
+    from nbcontainer.containers import CONTAINERS
+
+    if words[:1] in (["--help"], ["-h"]):
+        print(verb_help_text("exec").replace("usage: %container", "usage: nbcontainer", 1))
+        return 0
+    parsed = parse_exec(words, command=True)
+    name = parsed.front.pop("exec")
+    for key in parsed.front.keys() - {"interactive", "detach", "quiet"}:
+        raise SpecError(f"--{key.replace('_', '-')}: is for notebooks")
+    place = elsewhere.place_of(name)
+    if place is None:
+        CONTAINERS.find(name, "exec")  # says why not
+    assert place is not None
+    body = sys.stdin.read() if parsed.front.get("interactive") and sys.stdin is not None else ""
+    if "detach" in parsed.front:
+        elsewhere.execute_detached(place, name, parsed.program, body, **parsed.container)
+        return 0
+    result = elsewhere.execute(place, name, parsed.program, body, on_event=_print_event, **parsed.container)
+    if not parsed.front.get("quiet") and (result.outcome != "exited" or result.note):
+        print(f"nbcontainer: {result.describe()}", file=sys.stderr)
+    return exit_code(result)
+
+
 def exit_code(result: Result) -> int:
     """As shells do: the program's own code, 128 plus a signal's number, 137 out of memory, 124 timeout."""
     if result.outcome in EXIT_CODES:
@@ -184,7 +216,11 @@ def _verb(name: str, words: list[str]) -> int:
             print(f"\x1b[H\x1b[J{answer.as_text()}", flush=True)
             time.sleep(1)
             answer = verbs.find(name).answer(words)
-    text = answer if isinstance(answer, str) else "" if isinstance(answer, Iterator) else answer.as_text()
+    if isinstance(answer, Iterator):
+        for record in answer:
+            _write(record.stream, record.text)
+        return 0
+    text = answer if isinstance(answer, str) else answer.as_text()
     if text:
         print(text.replace("usage: %container", "usage: nbcontainer", 1) if "--help" in words else text)
     return 0
@@ -271,12 +307,12 @@ def _kernel(words: list[str]) -> int:
     return main(words)
 
 
+_VERBS = ("ps", "stats", "volume", *"top logs attach inspect diff pause resume update stop kill wait rm".split())
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "doctor": _doctor,
-    "ps": partial(_verb, "ps"),
-    "stats": partial(_verb, "stats"),
-    "volume": partial(_verb, "volume"),
+    "exec": _exec,
+    **{verb: partial(_verb, verb) for verb in _VERBS},
     "prune": _prune,
     "demo": _demo,
     "lab": _lab,

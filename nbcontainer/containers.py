@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -171,23 +172,31 @@ class Containers:
 
     def find(self, text: str, verb: str = "exec") -> RunningContainer:
         """By name, id, or the beginning of an id. Raises SpecError with the nearest names."""
-        known = self.all()
-        found = [container for container in known if text in (container.name, container.id)]
-        found = found or [container for container in known if text and container.id.startswith(text)]
+        found = self._called(text)
         if len(found) == 1:
             return found[0]
         if found:
             raise SpecError(f"{verb}: {text} is the beginning of {len(found)} ids; give more of it")
-        if any(text in (record.name, record.id) for record in list_containers()):
-            raise SpecError(f"{verb}: {text} belongs to another notebook")
+        elsewhere = next((record for record in list_containers() if text in (record.name, record.id)), None)
+        if elsewhere is not None and elsewhere.kernel_pid != os.getpid():
+            raise SpecError(f"{verb}: {text} belongs to another notebook (process {elsewhere.kernel_pid}), and so do its variables")
         raise self._no_such(text, verb)
 
-    def _no_such(self, text: str, verb: str, others: Sequence[str] = ()) -> SpecError:
+    def knows(self, text: str) -> bool:
+        """A container of this kernel is meant."""
+        return bool(self._called(text))
+
+    def _called(self, text: str) -> list[RunningContainer]:
+        known = self.all()
+        found = [container for container in known if text in (container.name, container.id)]
+        return found or [container for container in known if text and container.id.startswith(text)]
+
+    def _no_such(self, text: str, verb: str) -> SpecError:
         if text in self._gone:
             return SpecError(f"{verb}: {self._gone[text]}")
-        names = list(dict.fromkeys([*(container.name for container in self.all()), *others]))
+        names = list(dict.fromkeys([*(container.name for container in self.all()), *(record.name for record in list_containers())]))
         close = difflib.get_close_matches(text, names, 2, 0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}" if names else "this kernel has none"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}" if names else "none is running"
         return SpecError(f"{verb}: there is no container {text}; {hint}")
 
     def find_record(self, text: str, verb: str) -> ContainerRecord:
@@ -196,7 +205,7 @@ class Containers:
         found = [record for record in records if text in (record.name, record.id)] or [record for record in records if text and record.id.startswith(text)]
         if found:
             return found[0]
-        raise self._no_such(text, verb, [record.name for record in records])
+        raise self._no_such(text, verb)
 
 
 CONTAINERS = Containers()

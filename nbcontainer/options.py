@@ -150,6 +150,16 @@ def parse_options(words: Sequence[str], *, command: bool = False) -> ParsedLine:
     return ParsedLine(container, front, tuple(words[position:]))
 
 
+def parse_exec(words: Sequence[str], *, command: bool = False) -> ParsedLine:
+    """``exec [OPTIONS] NAME PROGRAM [ARG...]``, as a line of ``--exec``. Raises SpecError."""
+    parsed = parse_options(words, command=command)
+    if parsed.front.get("help"):
+        return parsed
+    if len(parsed.program) < 2:
+        raise SpecError("exec: a NAME and a PROGRAM are needed, such as: exec lab ps aux")
+    return ParsedLine(parsed.container, {**parsed.front, "exec": parsed.program[0]}, parsed.program[1:])
+
+
 def _short(word: str) -> tuple[str, str, str]:
     """``-m64M`` and ``-m=64M`` as (name, "=", value), as ``docker run`` takes them."""
     return word[:2], word[2:] and "=", word[2:].removeprefix("=")

@@ -16,15 +16,19 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcontainer.cgroups.leftovers import sweep
 from nbcontainer.errors import HostError, SetupError
+
+if TYPE_CHECKING:
+    from nbcontainer.control import Listener
 
 ID_RANGE_START = 0x70000000
 """Above what systemd gives to its containers (up to 0x6FFFFFFF) and below 2^31, where some programs stop."""
 ID_RANGE_COUNT = 65536
 ID_RANGES = 4000
+CONTROL = "control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,12 @@ def state_directory() -> Path:
 
 
 class KernelState:
-    """This kernel's file: locked while it lives, listing its cgroup place and its running containers."""
+    """This kernel's file: locked while it lives, listing its cgroup place and its running containers.
+
+    From the first container on that is listed, other processes of this user can ask for something, where ``listens``.
+    """
+
+    listens = True
 
     def __init__(self) -> None:
         while True:
@@ -76,6 +85,7 @@ class KernelState:
                 break
             os.close(self._fd)  # a prune of another process found it before it was locked, and removed it
         self._changing = threading.Lock()
+        self._listener: Listener | None = None
         self._containers: dict[str, ContainerRecord] = {}
         self._cgroups: tuple[str, ...] = ()
         self._write()
@@ -102,8 +112,17 @@ class KernelState:
 
     def add(self, record: ContainerRecord) -> None:
         with self._changing:
+            if self.listens and self._listener is None:
+                self._listen()
             self._containers[record.id] = record
             self._write()
+
+    def _listen(self) -> None:
+        from nbcontainer.control import Listener
+
+        # Where there is no descriptor or thread left, this kernel's containers can be listed still, and the next one tries again.
+        with contextlib.suppress(OSError, HostError):
+            self._listener = Listener(self.sockets(CONTROL))
 
     def discard(self, container_id: str) -> None:
         with self._changing:
@@ -120,12 +139,23 @@ class KernelState:
     def leave_to_parent(self) -> None:
         """Let go of the lock in a forked process, without ending it in this one's parent."""
         os.close(self._fd)
+        if self._listener is not None:
+            self._listener.leave_to_parent()
 
     def close(self) -> None:
+        with self._changing:
+            listener, self._listener, self.listens = self._listener, None, False
+        if listener is not None:
+            listener.close()
         _remove_directories(self.place)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         os.close(self._fd)
+
+
+def control_directory(place: str) -> str:
+    """Where a kernel's socket is for those who ask for something."""
+    return str(state_directory() / "sockets" / place / CONTROL)
 
 
 def _remove_directories(place: str) -> None:
@@ -203,6 +233,7 @@ class Place:
     name: str
     directories: tuple[str, ...]
     containers: tuple[ContainerRecord, ...]
+    kernel_pid: int = 0
 
 
 def list_places() -> list[Place]:
@@ -213,7 +244,8 @@ def list_places() -> list[Place]:
             continue
         try:
             content = _read(path)
-            places.append(Place(path.stem, tuple(content["cgroups"]), tuple(ContainerRecord(**entry) for entry in content["containers"])))
+            containers = tuple(ContainerRecord(**entry) for entry in content["containers"])
+            places.append(Place(path.stem, tuple(content["cgroups"]), containers, int(content.get("kernel_pid", 0))))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it was being written, or its kernel has just ended
     return places

@@ -21,7 +21,7 @@ from nbcontainer.notebook.configured import ConfiguredMagics, with_configuration
 from nbcontainer.notebook.failure import ContainerFailed, render
 from nbcontainer.notebook.screen import Screen, pace_of
 from nbcontainer.notebook.variables import Reader, bring_in
-from nbcontainer.options import ParsedLine, help_text, parse_options, verb_help_text
+from nbcontainer.options import ParsedLine, help_text, parse_exec, parse_options, verb_help_text
 
 _VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
 
@@ -80,7 +80,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         elif verb == "start":
             self._detach(starting(rest), None)
         elif verb == "exec":
-            self._run(executing(rest), "")
+            self._run(parse_exec(rest), "")
         elif verb == "network":
             from nbcontainer.notebook import networks
 
@@ -114,10 +114,10 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
         screen = Screen(hidden, pace_of(self.shell), trusted="trust_output" in front)
         reader = Reader(self.shell)
-        runs = partial(container.run, engine=engine) if "exec" not in front else runner_in(front["exec"], engine)
+        runs = partial(container.run, engine=engine) if "exec" not in front else runner_in(front["exec"], parsed.program, engine)
         options |= {"on_input": reader, "output": front.get("output", ())}
         options["input"] = bring_in(front.get("input", []), self.shell, cell, program=bool(parsed.program))
-        if quiet:
+        if quiet or (isinstance(runs, partial) and runs.func is run_elsewhere):
             result = runs(cell, program=parsed.program, on_event=screen.show, on_start=reader.on_start, **options)
         else:
             result = self._run_live(partial(runs, cell, program=parsed.program, **options), parsed, cell, screen, reader)
@@ -179,9 +179,16 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         from nbcontainer.result import describe_end
 
         refuse_what_waits(parsed)
-        there = CONTAINERS.find(parsed.front["exec"], "exec")
+        name = parsed.front["exec"]
         if not parsed.program:
-            raise SpecError(f"-d: runs programs in a container that is there, such as: %container exec -d {there.name} sleep 60")
+            raise SpecError(f"-d: runs programs in a container that is there, such as: %container exec -d {name} sleep 60")
+        place = None if CONTAINERS.knows(name) else place_elsewhere(name, parsed.program)
+        if place is not None:
+            from nbcontainer import elsewhere
+
+            elsewhere.execute_detached(place, name, parsed.program, cell, **parsed.container)
+            return
+        there = CONTAINERS.find(name, "exec")
         screen = DetachedScreen(self.shell, trusted="trust_output" in parsed.front)
 
         def on_event(event: Event) -> None:
@@ -236,12 +243,34 @@ def refuse_what_waits(parsed: ParsedLine) -> None:
             raise SpecError(f"--{key}: is not for what runs in the background, which this cell does not wait for")
 
 
-def runner_in(name: str, engine: str | None) -> Callable[..., Any]:
+def place_elsewhere(name: str, program: tuple[str, ...]) -> str | None:
+    """Another kernel, in one of whose containers a program can be run; a cell's variables would be that kernel's."""
+    from nbcontainer import elsewhere
+
+    return elsewhere.place_of(name) if program else None
+
+
+def run_elsewhere(place: str, name: str, cell: str, *, program: tuple[str, ...], input: Any, output: Any, **options: Any) -> Any:
+    """A program in another kernel's container. There is no live view of it."""
+    from nbcontainer import elsewhere
+    from nbcontainer.data.inward import as_environment
+
+    if output:
+        raise SpecError(f"-o {output[0]}: comes out of Python cells only; what a program writes is kept by --out NAME")
+    del options["on_input"], options["on_start"]
+    env = [f"{key}={value}" for key, value in as_environment(input or {}).items()] + options.pop("env", [])
+    return elsewhere.execute(place, name, program, cell, **({"env": env} if env else {}), **options)
+
+
+def runner_in(name: str, program: tuple[str, ...], engine: str | None) -> Callable[..., Any]:
     """What runs a cell or a program in the container of this name. Raises SpecError."""
     from nbcontainer.containers import CONTAINERS
 
     if engine is not None:
         raise SpecError("--engine: belongs to the container, which is there already")
+    place = None if CONTAINERS.knows(name) else place_elsewhere(name, program)
+    if place is not None:
+        return partial(run_elsewhere, place, name)
     there = CONTAINERS.find(name, "--exec")
 
     def run_it(cell: str, *, program: tuple[str, ...], on_input: Any, output: Any, **options: Any) -> Any:
@@ -265,16 +294,6 @@ def starting(words: list[str]) -> ParsedLine:
     if name is not None and container.setdefault("name", name) != name:
         raise SpecError(f"start: is it {name} or --name {container['name']}?")
     return ParsedLine(container, front, program)
-
-
-def executing(words: list[str]) -> ParsedLine:
-    """``exec [OPTIONS] NAME PROGRAM [ARG...]``, as a line of ``--exec``. Raises SpecError."""
-    parsed = parse_options(words)
-    if parsed.front.get("help"):
-        return parsed
-    if len(parsed.program) < 2:
-        raise SpecError("exec: a NAME and a PROGRAM are needed, such as: %container exec lab ps aux")
-    return ParsedLine(parsed.container, {**parsed.front, "exec": parsed.program[0]}, parsed.program[1:])
 
 
 def live_choice(front: dict[str, Any]) -> bool | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from nbcontainer.errors import SpecError
+from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.logs import Record
 from nbcontainer.verbs.shown import Document, Table
 
@@ -38,8 +38,8 @@ class Verb:
     summary: str
     module: str
     """Where ``<name>(arguments) -> Answer`` and ``<name>_arguments(parser)`` are."""
-    everywhere: bool = False
-    """Also for the command: it is not about the containers of one kernel."""
+    of_containers: bool = False
+    """Its NAMEs are containers, which may be other kernels' of this user."""
 
     def _part(self, suffix: str = "") -> Any:
         return getattr(importlib.import_module(f"nbcontainer.verbs.{self.module}"), f"{self.name}{suffix}", None)
@@ -61,28 +61,66 @@ class Verb:
         parser = self.parser()
         if "--help" in words:
             return parser.format_help().rstrip().replace("usage: ", "usage: %container ", 1)
+        given = parser.parse_args(list(words))
+        return self._answer_anywhere(given) if self.of_containers else self.act(given)
+
+    def act(self, given: argparse.Namespace) -> Answer:
+        """On this kernel's containers."""
         act: Callable[[argparse.Namespace], Answer] = self._part()
-        return act(parser.parse_args(list(words)))
+        return act(given)
+
+    def _answer_anywhere(self, given: argparse.Namespace) -> Answer:
+        """Each kernel answers for its own containers; what is nobody's is this one's to explain."""
+        from nbcontainer.containers import CONTAINERS
+
+        names: list[str] = given.names if "names" in given else [given.name]
+        places: dict[str | None, list[str]] = {}
+        for name in names:
+            place = None
+            if not CONTAINERS.knows(name):
+                from nbcontainer import elsewhere
+
+                place = elsewhere.place_of(name)
+            places.setdefault(place, []).append(name)
+        answers: list[Answer] = []
+        failure: NbcontainerError | None = None
+        for place, members in places.items():
+            part = argparse.Namespace(**{**vars(given), **({"names": members} if "names" in given else {})})
+            try:
+                answers.append(self.act(part) if place is None else elsewhere.call(place, self.name, part))
+            except NbcontainerError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return _joined(answers)
+
+
+def _joined(answers: list[Answer]) -> Answer:
+    if len(answers) == 1:
+        return answers[0]
+    if all(isinstance(answer, Document) for answer in answers):
+        return Document([one for answer in answers if isinstance(answer, Document) for one in answer.content])
+    return "\n".join(map(str, answers))
 
 
 VERBS: tuple[Verb, ...] = (
-    Verb("ps", "Containers: all of this user's that run; with -a, also this kernel's that have ended and were kept.", "listing", True),
-    Verb("stats", "CPU, memory, network, disk and processes of the containers that run.", "listing", True),
-    Verb("top", "The processes of a container, with their ids on the host.", "looking"),
-    Verb("logs", "What a container in the background has written.", "output"),
-    Verb("attach", "Show what a container writes from now on, until it ends; the stop button goes to the container.", "output"),
-    Verb("inspect", "All that is known of a container, as JSON.", "looking"),
-    Verb("diff", "Files of a container's root that were added (A), changed (C) or deleted (D).", "looking"),
+    Verb("ps", "Containers: all of this user's that run; with -a, also this kernel's that have ended and were kept.", "listing"),
+    Verb("stats", "CPU, memory, network, disk and processes of the containers that run.", "listing"),
+    Verb("top", "The processes of a container, with their ids on the host.", "looking", of_containers=True),
+    Verb("logs", "What a container in the background has written.", "output", of_containers=True),
+    Verb("attach", "Show what a container writes from now on, until it ends; the stop button goes to the container.", "output", of_containers=True),
+    Verb("inspect", "All that is known of a container, as JSON.", "looking", of_containers=True),
+    Verb("diff", "Files of a container's root that were added (A), changed (C) or deleted (D).", "looking", of_containers=True),
     Verb("tree", "Namespaces and cgroups of this kernel and of its containers, side by side, with inode numbers.", "looking"),
-    Verb("pause", "Freeze all processes of containers.", "acting"),
-    Verb("resume", "Let frozen containers run again (also: unpause).", "acting"),
-    Verb("update", "Change limits of a running container.", "acting"),
-    Verb("stop", "SIGTERM, and after ten seconds SIGKILL.", "acting"),
-    Verb("kill", "Send a signal to containers; SIGKILL without -s.", "acting"),
-    Verb("wait", "Wait for the end of containers; prints their exit codes.", "acting"),
-    Verb("rm", "Forget containers that have ended; with -f, end them first.", "acting"),
-    Verb("prune", "Remove kept containers that have ended, and what killed kernels have left.", "acting", True),
-    Verb("volume", "Named volumes: create, ls, inspect, rm, prune.", "storage", True),
+    Verb("pause", "Freeze all processes of containers.", "acting", of_containers=True),
+    Verb("resume", "Let frozen containers run again (also: unpause).", "acting", of_containers=True),
+    Verb("update", "Change limits of a running container.", "acting", of_containers=True),
+    Verb("stop", "SIGTERM, and after ten seconds SIGKILL.", "acting", of_containers=True),
+    Verb("kill", "Send a signal to containers; SIGKILL without -s.", "acting", of_containers=True),
+    Verb("wait", "Wait for the end of containers; prints their exit codes.", "acting", of_containers=True),
+    Verb("rm", "Forget containers that have ended; with -f, end them first.", "acting", of_containers=True),
+    Verb("prune", "Remove kept containers that have ended, and what killed kernels have left.", "acting"),
+    Verb("volume", "Named volumes: create, ls, inspect, rm, prune.", "storage"),
 )
 _INSTEAD = {
     "cp": "-v DIR:/DIR shares files with a container, and -o NAME brings variables out",

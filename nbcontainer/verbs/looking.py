@@ -155,14 +155,13 @@ def cgroups_of(pid: int) -> list[tuple[str, int]]:
 
 
 def tree_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="*", help="only these (all that run)")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="these (all that this kernel runs)")
 
 
 def tree(given: argparse.Namespace) -> Table:
-    records = [record for record in list_containers() if record.kernel_pid == os.getpid()]
-    if given.names:
-        wanted = {CONTAINERS.find(name, "tree").id for name in given.names}
-        records = [record for record in records if record.id in wanted]
+    records = [CONTAINERS.find_record(name, "tree") for name in given.names]
+    if not given.names:
+        records = [record for record in list_containers() if record.kernel_pid == os.getpid()]
     columns = ("", f"kernel ({os.getpid()})", *(f"{record.name} ({record.pid})" for record in records))
     pids = [os.getpid(), *(record.pid for record in records)]
     rows = [_row(name, [namespaces_of(pid).get(name) for pid in pids]) for name in NAMESPACES]

@@ -22,7 +22,7 @@ def engine_leaves_nothing() -> Iterator[None]:
 
     before = footprint.take()
     try:
-        result = nbcontainer.run("pass", mem="128M")
+        result = nbcontainer.run("import time; time.sleep(0.1)", mem="128M")  # long enough to be listed
     except nbcontainer.HostError as error:
         require(False, f"no containers for this user here: {error}")
     assert result.ok, result.describe()

@@ -60,6 +60,7 @@ class GuestEngine(LocalEngine):
     def __init__(self, branches: Sequence[str]) -> None:
         self._shared = branches
         super().__init__()
+        self.state.listens = False
 
     def _look_around(self) -> rootfs.Surroundings:
         """Shared directories are part of every root; they are mounted after the snapshot, and empty until then."""
