@@ -10,6 +10,7 @@ from typing import Any
 
 from nbcontainer.cgroups import Cgroup
 from nbcontainer.cgroups.readback import limits_in_force, pressure_seconds
+from nbcontainer.engine.processes import is_exiting
 from nbcontainer.errors import SetupError, SpecError
 from nbcontainer.events import Changed, Paused, Readings, Resumed, Sample
 from nbcontainer.spec import Limits, change_limits
@@ -43,6 +44,8 @@ class Controls:
                 self._cgroup.freeze()
             except SetupError:
                 self._cgroup.thaw()  # half frozen is neither running nor paused
+                if is_exiting(self._pid):
+                    raise SpecError("pause: the container has ended") from None
                 raise
             self.paused = True
             self._say(Paused(time.monotonic()))

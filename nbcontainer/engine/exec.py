@@ -16,7 +16,7 @@ from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_between
 from nbcontainer.engine.watch import GRACE_SECONDS, ProcessRun
 from nbcontainer.engine.within import Within
-from nbcontainer.errors import SpecError
+from nbcontainer.errors import NbcontainerError, SetupError, SpecError
 from nbcontainer.events import Event, Finished, Sample, Started
 from nbcontainer.runtime.client import Cloned, Launch, ZygoteClient
 from nbcontainer.runtime.rootfs import Surroundings, make_join_plan
@@ -41,8 +41,7 @@ class ExecRun(Within, ProcessRun):
     # ---- from anywhere
 
     def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._process.pidfd, number)
+        self.signal_process(number)
 
     # ---- the loop
 
@@ -67,7 +66,7 @@ class ExecRun(Within, ProcessRun):
                 self._process.close()
         yield from self._new()
         if self._streams.failure is not None:
-            raise self._streams.failure
+            raise why_not(self._container, self._streams.failure)
         yield finished
 
     def _look(self) -> None:
@@ -138,6 +137,13 @@ class ExecRun(Within, ProcessRun):
         return Finished(verdict.outcome, verdict.exit_code, verdict.signal, self._streams.error, usage, note, goes_on=not gone)
 
 
+def why_not(container: LocalRun, failure: NbcontainerError) -> NbcontainerError:
+    """Joining fails in many ways where the container ends meanwhile."""
+    if isinstance(failure, SetupError) and (container.has_ended or is_exiting(container.pid)):
+        return SpecError(f"exec: {container.name} has ended")
+    return failure
+
+
 def start_within(
     run: LocalRun, spec: ContainerSpec, go: bytes, around: Surroundings, client: ZygoteClient, transfer: Transfer | None
 ) -> ExecRun:
@@ -152,9 +158,12 @@ def start_within(
     except OSError as error:
         if error.errno not in GONE:
             raise
-        raise SpecError("exec: the container has ended") from error
+        raise SpecError(f"exec: {run.name} has ended") from error
     try:
         client.finish(process)
+    except NbcontainerError as error:
+        process.close()
+        raise why_not(run, error) from error
     except BaseException:
         process.close()
         raise

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -39,7 +39,9 @@ class LocalRun(ProcessRun):
         self._controls = Controls(box.cgroup, spec.limits, box.process.pid, self._say, lambda limits: engine.networks.limit(box, spec, limits))
         self.joined: set[int] = set()
         """Process ids of what was started in it later, each the leader of a session."""
-        self._kept_fd = -1
+        # Not the process's any more: whoever looks at the files may be late, and the number be another file's by then.
+        self._files_fd, box.process.scratch_fd = box.process.scratch_fd, -1
+        self._files_lock = threading.Lock()
         self.join_plans: dict[str, Plan] = {}
         self._published = False
         self._created_unix_seconds = time.time()
@@ -64,9 +66,8 @@ class LocalRun(ProcessRun):
     def signal(self, number: int) -> None:
         if number == signal.SIGKILL:
             self.kill()
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._process.pidfd, number)
+        else:
+            self.signal_process(number)
 
     def signal_group(self, number: int) -> None:
         """To the first process's process group, as a terminal and Jupyter do. Nothing after the end."""
@@ -83,12 +84,19 @@ class LocalRun(ProcessRun):
         return self._controls.limits
 
     def changes(self) -> list[Change]:
-        return self._engine.changes_in(self.spec, self._process.scratch_fd if self._kept_fd < 0 else self._kept_fd)
+        with self._files_lock:
+            fd = self._files_fd if self._files_fd < 0 else os.dup(self._files_fd)
+        try:
+            return self._engine.changes_in(self.spec, fd)
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def forget(self) -> None:
-        if self._kept_fd >= 0:
-            os.close(self._kept_fd)
-            self._kept_fd = -1
+        with self._files_lock:
+            if self._files_fd >= 0:
+                os.close(self._files_fd)
+                self._files_fd = -1
 
     def release(self) -> None:
         """Let frozen processes see a signal."""
@@ -119,8 +127,8 @@ class LocalRun(ProcessRun):
             try:
                 self._stop_watching()
             finally:
-                if self.spec.keep and self._process.scratch_fd >= 0:
-                    self._kept_fd, self._process.scratch_fd = self._process.scratch_fd, -1
+                if not self.spec.keep:
+                    self.forget()
                 self._engine.ended(self._box)
         yield from self._new()
         if self._streams.failure is not None:

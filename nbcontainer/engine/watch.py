@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -95,14 +96,28 @@ class ProcessRun(ABC):
         return self._process.pid
 
     @property
+    def name(self) -> str:
+        """As users call it."""
+        return self.spec.name or self.container_id
+
+    @property
     def cgroup(self) -> Cgroup:
         return self._cgroup
 
     @property
     def has_ended(self) -> bool:
-        poller = select.poll()
-        poller.register(self._process.pidfd, select.POLLIN)
-        return self._ended or bool(poller.poll(0))
+        with self._wake_lock:
+            if self._ended:
+                return True
+            poller = select.poll()
+            poller.register(self._process.pidfd, select.POLLIN)
+            return bool(poller.poll(0))
+
+    def signal_process(self, number: int) -> None:
+        """To the process alone; nothing after the end."""
+        with self._wake_lock, contextlib.suppress(ProcessLookupError):
+            if not self._ended:
+                signal.pidfd_send_signal(self._process.pidfd, number)
 
     def interrupt(self) -> None:
         self._interrupts += 1
@@ -118,12 +133,8 @@ class ProcessRun(ABC):
         self._wake()
 
     def is_over(self) -> bool:
-        now = time.monotonic()
-        if self._ended or self._kill_at is not None or (self._deadline is not None and now >= self._deadline):
-            return True
-        poller = select.poll()
-        poller.register(self._process.pidfd, select.POLLIN)
-        return bool(poller.poll(0))
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return late or self._kill_at is not None or self.has_ended
 
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
         self._attendants.add(callback, fd)

@@ -117,10 +117,11 @@ def _names(variables: Mapping[str, Any]) -> list[str]:
 
 
 def container_names() -> list[str]:
-    """Of this kernel's containers in the background, and of those that were kept."""
+    """Of this kernel's containers, also of those that were kept, and of those of this user's others."""
     from nbcontainer.containers import CONTAINERS
+    from nbcontainer.state import list_containers
 
-    return sorted(container.name for container in CONTAINERS.all())
+    return sorted({*(container.name for container in CONTAINERS.all()), *(record.name for record in list_containers())})
 
 
 def network_names() -> tuple[str, ...]:

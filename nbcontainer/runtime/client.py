@@ -78,9 +78,9 @@ class Cloned:
     stdout_fd: int
     stderr_fd: int
     line_fd: int = -1
+    """A memory file, where the process of a Python cell writes where it is when it is asked; -1 for a program."""
     scratch_fd: int = -1
     """The container's writable layers (O_PATH); -1 where it has none."""
-    """A memory file, where the process of a Python cell writes where it is when it is asked; -1 for a program."""
 
     def close(self) -> None:
         for fd in (self.pidfd, self.stdout_fd, self.stderr_fd, self.line_fd, self.scratch_fd):
@@ -130,7 +130,7 @@ class ZygoteClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         bootstrap = (
-            f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime import forkhooks; forkhooks.hold(); "
+            f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime import forkhooks, title; forkhooks.hold(); title.name_process(); "
             "from nbcontainer.runtime.zygote import main; main()"
         )
         environment = {

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
+from facilities import full_run
 
 import nbcontainer as nbc
 from nbcontainer import verbs
@@ -58,7 +65,7 @@ def say(*words: str) -> str:
 def test_every_verb_works_on_the_container_of_a_cell() -> None:
     with cell() as (container, result):
         assert say("logs", "cell") == "ready\n"
-        assert str(container.pid) in say("top", "cell")
+        assert str(container.pid) in say("top", "cell") and "python (nbcontainer)" in say("top", "cell")
         assert '"Name": "cell"' in say("inspect", "cell")
         assert "cell" in say("tree", "cell")
         assert say("update", "--mem", "80M", "cell").startswith("cell: memory 80 MiB")
@@ -163,3 +170,67 @@ def test_a_listener_that_fails_ends_its_program_and_not_the_container() -> None:
         lab.exec_detached(["sh", "-c", "echo said; sleep 600"], on_event=fail)
         wait_for(lambda: len(lab.processes()) == 1)
         assert lab.run("1").ok
+
+
+# ---- the end, while others are at it
+
+
+def use(container: RunningContainer, seed: int, refused: list[str], wrong: list[str]) -> None:
+    """Anything, until it has ended, and then once more: what does not work says so in a SpecError."""
+    chance = random.Random(seed)
+    acts: list[Callable[[], object]] = [
+        lambda: container.run("x = 1"),
+        lambda: container.run("import time; time.sleep(0.05); print('y')"),
+        lambda: container.run("import time; time.sleep(0.05)", timeout=0.02),
+        lambda: container.exec(["sh", "-c", "echo a; sleep 0.02; echo b"]),
+        lambda: container.exec(["sleep", "5"], timeout=0.02),
+        lambda: container.exec_detached(["sleep", "1"]),
+        container.pause,
+        container.resume,
+        lambda: container.update(mem=chance.choice(["64M", "80M"])),
+        container.stats,
+        container.processes,
+        container.diff,
+        container.logs,
+        lambda: container.kill("INT"),
+        lambda: container.wait(0.01),
+    ]
+    while container.status != "exited":
+        _try(chance.choice(acts), refused, wrong)
+    for act in acts:
+        _try(act, refused, wrong)
+
+
+def _try(act: Callable[[], object], refused: list[str], wrong: list[str]) -> None:
+    try:
+        act()
+    except SpecError as error:
+        refused.append(str(error))
+    except BaseException:
+        wrong.append(traceback.format_exc())
+
+
+@pytest.mark.parametrize("end", ["kill", "stop", "remove", "killed from outside", "killed from inside"])
+def test_whoever_is_late_is_told_so(end: str) -> None:
+    refused: list[str] = []
+    wrong: list[str] = []
+    for round_number in range(20 if full_run() else 2):
+        container = nbc.start(mem="64M", workspace="none", keep=round_number % 2 == 1)
+        threads = [threading.Thread(target=use, args=(container, seed, refused, wrong)) for seed in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1 + round_number * 0.02)
+        if end == "killed from outside":
+            os.kill(container.pid or 0, signal.SIGKILL)
+        elif end == "killed from inside":
+            with contextlib.suppress(SpecError):
+                container.exec(["sh", "-c", "kill -9 -1"])
+            container.kill() if container.status != "exited" else None
+        else:
+            {"kill": container.kill, "stop": partial(container.stop, 0.05), "remove": container.remove}[end]()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        container.remove()
+    assert not wrong, f"{len(wrong)} of them, such as:\n{wrong[0]}"
+    assert any("ended" in text for text in refused)
