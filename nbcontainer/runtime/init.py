@@ -19,7 +19,19 @@ from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import forkhooks
 from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.protocol import LENGTH, LINE, NEXT_CELL, NO, READY, STARTED, Go, encode, send_failure
+from nbcontainer.runtime.protocol import (
+    LENGTH,
+    LINE,
+    LINE_FD,
+    LINE_SIGNAL,
+    NEXT_CELL,
+    NO,
+    READY,
+    STARTED,
+    Go,
+    encode,
+    send_failure,
+)
 from nbcontainer.runtime.steps import SCRATCH, Context
 
 _MOST_CHARACTERS = 1 << 22
@@ -308,6 +320,7 @@ def _stay_as_init() -> None:
         os.setsid()
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(LINE_SIGNAL, lambda number, _: _pass_on(child, number))
     for fd in (0, 1, 2):
         os.close(fd)
     while True:
@@ -319,6 +332,19 @@ def _stay_as_init() -> None:
             # pid 1 cannot end by a signal of its own: the status goes as a message.
             os.write(CHANNEL_FD, encode({"t": "status", "status": status}))
             os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _pass_on(child: int, number: int) -> None:
+    """The kernel asks at which line the cell is: only a cell that expects it, as any other process would be killed by it, and
+    one that has not put another file in the answer's place."""
+    try:
+        with open(f"/proc/{child}/status", "rb") as file:
+            caught = next(int(line.split()[1], 16) for line in file if line.startswith(b"SigCgt:"))
+        answers_to = os.readlink(f"/proc/{child}/fd/{LINE_FD}")
+        if caught >> (number - 1) & 1 and answers_to == os.readlink(f"/proc/self/fd/{LINE_FD}"):
+            os.kill(child, number)
+    except (OSError, StopIteration):
+        return  # it has ended, or there is no /proc in its root
 
 
 def _execute(program: tuple[str, ...], body: str) -> NoReturn:

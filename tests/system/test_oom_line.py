@@ -10,8 +10,9 @@ SLOW = "import time\nkept = []\nwhile True:\n    kept.append(bytearray(4 << 20))
 
 
 @pytest.mark.essential
-def test_the_line_of_a_kill_is_known() -> None:
-    result = nbc.run("import time\ntime.sleep(0.1)\n\ndata = bytearray(300 << 20)", mem="128M")
+@pytest.mark.parametrize("init", [False, True])
+def test_the_line_of_a_kill_is_known(init: bool) -> None:
+    result = nbc.run("import time\ntime.sleep(0.1)\n\ndata = bytearray(300 << 20)", mem="128M", init=init)
     assert result.outcome == "oom"
     assert result.line == "4: data = bytearray(300 << 20)"
     assert "It was at line 4: data = bytearray(300 << 20)." in result.describe()
@@ -33,11 +34,12 @@ def test_in_a_function_of_the_cell_and_with_ipython_s_own_syntax() -> None:
         "import os; os.ftruncate(4, 1 << 40)",
     ],
 )
-def test_a_cell_that_does_away_with_it_is_killed_without_a_line_and_keeps_its_files(before: str) -> None:
-    result = nbc.run(f"{before}\n{SLOW}", mem="96M")
+@pytest.mark.parametrize("init", [False, True])
+def test_a_cell_that_does_away_with_it_is_killed_without_a_line_and_keeps_its_files(before: str, init: bool) -> None:
+    result = nbc.run(f"{before}\n{SLOW}", mem="96M", init=init)
     assert result.outcome == "oom"
     assert result.line in ("", "5: kept.append(bytearray(4 << 20)); time.sleep(0.02)")
-    kept = nbc.run("import os; os.close(4); fd = os.open('/tmp/mine', os.O_CREAT | os.O_RDWR)\nx = bytearray(80 << 20); print(fd, os.fstat(fd).st_size)", mem="128M")
+    kept = nbc.run("import os; os.close(4); fd = os.open('/tmp/mine', os.O_CREAT | os.O_RDWR)\nx = bytearray(80 << 20); print(fd, os.fstat(fd).st_size)", mem="128M", init=init)
     assert kept.stdout == "4 0\n", kept.describe()
 
 
