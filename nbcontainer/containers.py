@@ -205,7 +205,7 @@ class Containers:
         found = [record for record in records if text in (record.name, record.id)] or [record for record in records if text and record.id.startswith(text)]
         if found:
             return found[0]
-        raise self._no_such(text, verb)
+        return self.find(text, verb).record()  # it has just begun, and is not listed yet
 
 
 CONTAINERS = Containers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from nbcontainer.events import Changed, Event, Paused, Readings, Resumed
 from nbcontainer.logs import Log, Record
 from nbcontainer.result import Collector, OnEvent, Result
 from nbcontainer.spec import ContainerSpec, Limits, parse_process
+from nbcontainer.state import ContainerRecord
 
 if TYPE_CHECKING:
     from nbcontainer.engine.changes import Change
@@ -80,6 +82,14 @@ class RunningContainer(ABC):
     def pid(self) -> int | None:
         """Of its first process, as this host sees it."""
         return None if self._ended.is_set() else self._run.pid
+
+    def record(self) -> ContainerRecord:
+        """As other processes see it. Raises SpecError."""
+        self._refuse_after_the_end("ps")
+        command = " ".join(self.spec.program) or "python"
+        return ContainerRecord(
+            os.getpid(), self.id, self.name, self._run.pid, self.status, self.created_unix_seconds, command, self.limits.memory_bytes, str(self.spec.root)
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self.status}>"

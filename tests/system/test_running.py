@@ -167,7 +167,7 @@ def test_a_listener_that_fails_ends_its_program_and_not_the_container() -> None:
             raise RuntimeError("the listener")
 
     with nbc.start(mem="64M", workspace="none") as lab:
-        lab.exec_detached(["sh", "-c", "echo said; sleep 600"], on_event=fail)
+        lab.exec_detached(["sh", "-c", "sleep 0.3; echo said; sleep 600"], on_event=fail)
         wait_for(lambda: len(lab.processes()) == 1)
         assert lab.run("1").ok
 
