@@ -11,7 +11,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -58,6 +59,9 @@ class Cgroup(Protocol):
 
     def clone_fd(self) -> int:
         """v2, hybrid: the directory for CLONE_INTO_CGROUP; -1 on plain v1."""
+
+    def held(self) -> AbstractContextManager[object]:
+        """While this lasts, the fds that it has handed out stay open, also when another thread closes it."""
 
     def views(self) -> tuple[tuple[str, str], ...]:
         """(name below /sys/fs/cgroup in the container, directory on the host)."""
@@ -280,6 +284,7 @@ class KeptFiles:
         self._fds: dict[str, int] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._holders = 0
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         """A kept fd; raises OSError, ENODEV once all are closed."""
@@ -292,7 +297,7 @@ class KeptFiles:
             return b""
         # Not without the lock: the number of a closed fd is soon another file's.
         with self._lock:
-            fd = self._fds.get(path)
+            fd = None if self._closed else self._fds.get(path)
             return os.pread(self._open(path, os.O_RDONLY) if fd is None else fd, _READ_BYTES, 0)
 
     def _open(self, path: str, flags: int) -> int:
@@ -302,10 +307,27 @@ class KeptFiles:
             self._fds[path] = os.open(path, flags | os.O_CLOEXEC)
         return self._fds[path]
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Whoever closes meanwhile leaves the fds to this."""
+        with self._lock:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                self._let_go()
+
     def close(self) -> None:
         """For good."""
         with self._lock:
-            fds, self._fds, self._closed = list(self._fds.values()), {}, True
+            self._closed = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._closed and not self._holders:
+            fds, self._fds = list(self._fds.values()), {}
             for fd in fds:
                 os.close(fd)
 
@@ -319,6 +341,9 @@ class CgroupBase:
         self._directories = tuple(directories)
         self._files = KeptFiles()
         self._memory_peak = self._pids_peak = 0
+
+    def held(self) -> AbstractContextManager[object]:
+        return self._files.held()
 
     def kill(self) -> None:
         raise NotImplementedError

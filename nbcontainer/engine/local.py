@@ -163,9 +163,11 @@ class LocalEngine:
             signal.pidfd_send_signal(box.process.pidfd, signal.SIGKILL)
         except (SetupError, InternalError, ProcessLookupError):
             pass  # there is no such process, or no more
-        self.networks.detach(box)
         try:
-            self._remove(box.cgroup)
+            try:
+                self.networks.detach(box)
+            finally:
+                self._remove(box.cgroup)
         finally:
             box.process.close()
             box.sources.close()

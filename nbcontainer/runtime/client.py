@@ -205,17 +205,21 @@ class ZygoteClient:
         return InternalError(f"the zygote ended {when}" + (f": {words[-1]}" if words else ""))
 
     def launch(self, launch: Launch, cgroup: Cgroup) -> Cloned:
-        """Ask for a container's process without waiting for it; :meth:`finish` waits."""
+        """Ask for a container's process without waiting for it; :meth:`finish` waits. Raises OSError where the cgroup is gone."""
+        with cgroup.held():
+            return self._launch_in(launch, cgroup)
+
+    def _launch_in(self, launch: Launch, cgroup: Cgroup) -> Cloned:
+        cgroup_fd, task_fds = cgroup.clone_fd(), cgroup.task_fds()
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         stdout_fd, their_stdout = os.pipe()
         stderr_fd, their_stderr = os.pipe()
         line_fd = os.memfd_create(LINE_FILE) if launch.plan.python else -1
         result = Cloned(-1, -1, control, channel, stdout_fd, stderr_fd, line_fd)
-        cgroup_fd = cgroup.clone_fd()
         fds = [their_control.fileno(), their_channel.fileno(), their_stdout, their_stderr]
         fds += ([line_fd] if line_fd >= 0 else []) + ([cgroup_fd] if cgroup_fd >= 0 else [])
-        fds += ([launch.userns_fd] if launch.userns_fd >= 0 else []) + cgroup.task_fds()
+        fds += ([launch.userns_fd] if launch.userns_fd >= 0 else []) + task_fds
         ids = launch.id_map
         id_map, further = (None, None) if ids is None else ((ids.base, ids.count), ids.subordinate)
         directories = tuple(directory for _, directory in cgroup.views())
