@@ -6,10 +6,11 @@ import os
 import select
 import threading
 from collections import deque
+from types import UnionType
 from typing import Generic, TypeVar
 
 from nbcontainer.engine.attendants import TICK_SECONDS, Attendants
-from nbcontainer.events import Display, Output
+from nbcontainer.events import CellError, Display, InputRequest, Output
 
 MOST_EVENTS = 4096
 MOST_BYTES = 16 << 20
@@ -68,6 +69,11 @@ class Inbox(Generic[Said]):
             self._room.notify()
         return said
 
+    def holds(self, kinds: type | UnionType) -> bool:
+        """Something of ``kinds`` was said, and has not been read yet."""
+        with self._room:
+            return any(isinstance(said, kinds) for said in self._said)
+
     def close(self) -> None:
         """Nothing is read any more. Safe to call twice."""
         with self._room:
@@ -79,4 +85,10 @@ class Inbox(Generic[Said]):
 
 
 def _size(said: object) -> int:
-    return len(said.text) if isinstance(said, Output) else said.size_bytes if isinstance(said, Display) else 0
+    if isinstance(said, Output):
+        return len(said.text)
+    if isinstance(said, Display):
+        return said.size_bytes
+    if isinstance(said, CellError):
+        return len(said.ename) + len(said.evalue) + sum(map(len, said.traceback))
+    return len(said.prompt) if isinstance(said, InputRequest) else 0

@@ -16,6 +16,8 @@ from nbcontainer.runtime.protocol import is_json
 
 MAX_JSON_VALUES = 500_000
 """Lists and objects of a display; each takes some 60 bytes in Python, and 2 in a frame."""
+MAX_JSON_LEVELS = 200
+"""Of lists and objects in each other; who sends them on needs some stack for each, and may be deep in calls already."""
 MAX_METADATA_CHARACTERS = 1 << 16
 MAX_MESSAGE_CHARACTERS = 10_000
 MAX_TRACEBACK_CHARACTERS = 1 << 18
@@ -47,17 +49,31 @@ def _read_json(mime_type: str, text: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    """JSON as it may be sent on; None for what is none: no NaN and no infinity, and no lone surrogates."""
+    """JSON as it may be sent on; None for what is none: no NaN and no infinity, no lone surrogates, and not nested too deep."""
     try:
         value = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
+        if text.count("[") + text.count("{") > MAX_JSON_LEVELS and _is_deep(value):
+            return None
         return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
 
 
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_JSON_LEVELS):
+        inner = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [part for parts in inner for part in parts]
+        if not level:
+            return False
+    return True
+
+
 def fit_to_be_sent(value: Any) -> Any:
     """What was read from JSON, as it may be sent on."""
-    return without_surrogates(value) if isinstance(value, str) else _parse(json.dumps(value))
+    if isinstance(value, str):
+        return without_surrogates(value)
+    return None if _is_deep(value) else _parse(json.dumps(value))
 
 
 def without_surrogates(text: str) -> str:

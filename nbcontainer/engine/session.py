@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from nbcontainer.engine.box import Box
     from nbcontainer.engine.local import LocalEngine
 
-KEPT_BYTES = 1 << 16
-"""Of what is written between two cells, the last so much is shown with the next."""
+KEPT_BYTES, KEPT_PIECES = 1 << 16, 256
+"""Of what is written between two cells, the last so much is shown with the next. Far less than what an inbox takes without a reader."""
 HINT = "\n[interrupted, and still running; stop it once more, and the whole session ends with its variables]\n"
 GONE = "the session has ended with it, and its variables are gone"
 
@@ -132,27 +132,29 @@ class SessionRun(LocalRun):
             self._streams.send(message)
         if self._input is not None and self._streams.is_flushed:
             self._input.limit_bytes = self._controls.limits.memory_bytes
-            if self._input.input_fd >= 0:
-                self._streams.send_memory(self._input.input_fd)
+            self._input.give(self._streams.send_memory)
             self._input = None
         # A process that ends closes its channel first.
         if self._streams.speechless and self._kill_at is None:
             self._kill_at = time.monotonic() + GRACE_SECONDS
 
     def _on_said(self, said: Said) -> Iterator[Event]:
-        cell = self._cell
+        with self._turn:
+            cell = self._cell
+            if cell is None and isinstance(said, Output):
+                self._keep(said)
+            elif isinstance(said, CellDone):
+                self._cell = None
         if cell is not None:
-            if isinstance(said, CellDone):
-                self.leave_cell(cell)
             cell.inbox.put(said)
-        elif isinstance(said, Output):
-            self._keep(said)
         yield from super()._on_said(said)
 
     def _keep(self, output: Output) -> None:
-        self._between.append(replace(output, text=output.text[-KEPT_BYTES:]))
-        while sum(len(kept.text) for kept in self._between) > KEPT_BYTES and len(self._between) > 1:
-            self._between.popleft()
+        kept = self._between
+        before = kept.pop().text if kept and kept[-1].stream == output.stream else ""
+        kept.append(replace(output, text=(before + output.text)[-KEPT_BYTES:]))
+        while len(kept) > KEPT_PIECES or (len(kept) > 1 and sum(len(piece.text) for piece in kept) > KEPT_BYTES):
+            kept.popleft()
 
     def _end(self, finished: Finished | NbcontainerError) -> None:
         with self._turn:

@@ -25,7 +25,7 @@ NO_LIMIT_BYTES = 1 << 62
 PIECE_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 16
 """The part of a frame that is parsed at once; everything large comes as text."""
-MOST_WAITING_ANSWERS = 1 << 16
+MOST_WAITING_BYTES = 1 << 16
 PIPE_BYTES = 1 << 20
 """The most that a pipe can hold for a process without privileges (fs.pipe-max-size)."""
 _ARE_ACKNOWLEDGED = ("display", "error")
@@ -142,9 +142,8 @@ class Streams:
                 for message in self._reader.feed(data):
                     yield from self._drain_pipes()
                     yield from self._on_message(message)
-                    # Who sends frames without reading answers is no cell that waits for one.
-                    if message["t"] in _ARE_ACKNOWLEDGED and message.get("answer", True) and len(self._waiting) < MOST_WAITING_ANSWERS:
-                        self.send(ACKNOWLEDGED)
+                    if message["t"] in _ARE_ACKNOWLEDGED and message.get("answer", True):
+                        self.answer(ACKNOWLEDGED)
             except ProtocolError:
                 # The cell wrote garbage to its own channel: its displays end here, its text goes on.
                 self._channel_open = False
@@ -153,6 +152,11 @@ class Streams:
                 break
         if final:
             yield from self._drain_pipes(final=True)
+
+    def answer(self, data: bytes) -> None:
+        """What the process has asked for. Who asks again and again without reading answers is no cell that waits for one."""
+        if len(self._waiting) < MOST_WAITING_BYTES:
+            self.send(data)
 
     def send(self, data: bytes) -> None:
         """To the process, which need not read it: what it does not take now waits. Answers, and a session's cells.
@@ -195,8 +199,7 @@ class Streams:
         """Memory for the variables that come out."""
         fd, why = (-1, "nobody asked for variables") if self.transfer is None else self.transfer.allow(size_bytes)
         if fd < 0:
-            if len(self._waiting) < MOST_WAITING_ANSWERS:
-                self.send(encode_answer(NO, why))
+            self.answer(encode_answer(NO, why))
         else:
             self.send_memory(fd)
             os.close(fd)

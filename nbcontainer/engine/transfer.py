@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable
 
 from nbcontainer.data.blob import Blob
@@ -19,7 +20,11 @@ from nbcontainer.units import format_size
 
 
 class Transfer:
-    """Owns its descriptors; :meth:`close` it."""
+    """Owns its descriptors; :meth:`close` it.
+
+    A cell can have ended, and the transfer be closed, while an engine's thread is at it still: then there is nothing to give or
+    take. Never a descriptor without the lock: its number may be another file's by then.
+    """
 
     def __init__(self, outputs: tuple[str, ...] = (), *, lenient: bool = False) -> None:
         self.outputs = outputs
@@ -35,6 +40,8 @@ class Transfer:
         self._output_fd = -1
         self._output_bytes = -1
         self._received_bytes = 0
+        self._lock = threading.Lock()
+        self._closed = False
 
     def put(self, blob: Blob) -> None:
         """Have ``blob`` go in. Raises OSError where there is no room."""
@@ -57,12 +64,21 @@ class Transfer:
     def start(self, channel: socket.socket, limit_bytes: int | None) -> None:
         """Behind the message to go: the cell gets its variables."""
         self.limit_bytes = limit_bytes
-        if self.input_fd >= 0:
-            socket.send_fds(channel, [MEMORY], [self.input_fd])
+        self.give(lambda fd: socket.send_fds(channel, [MEMORY], [fd]))
+
+    def give(self, send: Callable[[int], object]) -> None:
+        """``send`` what goes in, if there is anything."""
+        with self._lock:
+            if self.input_fd >= 0:
+                send(self.input_fd)
 
     def allow(self, size_bytes: object) -> tuple[int, str]:
         """The cell's announcement: (descriptor to fill, which is the caller's, "") or (-1, why not). Only the first one counts."""
-        if type(size_bytes) is not int or size_bytes < 0 or self._output_bytes >= 0 or not self.outputs:
+        with self._lock:
+            return self._allow(size_bytes)
+
+    def _allow(self, size_bytes: object) -> tuple[int, str]:
+        if type(size_bytes) is not int or size_bytes < 0 or self._output_bytes >= 0 or not self.outputs or self._closed:
             return -1, "that was not to be announced"
         self._output_bytes = size_bytes
         if self.limit_bytes is not None and size_bytes > self.limit_bytes:
@@ -77,8 +93,12 @@ class Transfer:
 
     def receive(self, size_bytes: int, offset: int, data: bytes) -> None:
         """Where the cell is in another machine: its output in pieces, in order; what does not fit together is left out."""
+        with self._lock:
+            self._receive(size_bytes, offset, data)
+
+    def _receive(self, size_bytes: int, offset: int, data: bytes) -> None:
         if self._output_bytes < 0:
-            fd, _ = self.allow(size_bytes)
+            fd, _ = self._allow(size_bytes)
             if fd >= 0:
                 os.close(fd)
         if self._output_fd < 0 or (size_bytes, offset) != (self._output_bytes, self._received_bytes):
@@ -91,12 +111,13 @@ class Transfer:
 
     def take(self) -> memoryview | None:
         """What the cell has written, as memory that nobody else can change; None where it announced nothing or did not get to the end of it."""
-        if self._output_fd < 0 or not self.filled:
-            return None
-        try:
-            return memory.take_back(self._output_fd, self._output_bytes)
-        finally:
-            self._close_output()
+        with self._lock:
+            if self._output_fd < 0 or not self.filled:
+                return None
+            try:
+                return memory.take_back(self._output_fd, self._output_bytes)
+            finally:
+                self._close_output()
 
     def _close_output(self) -> None:
         if self._output_fd >= 0:
@@ -105,7 +126,10 @@ class Transfer:
             self._output_fd = -1
 
     def close(self) -> None:
-        if self.input_fd >= 0:
-            os.close(self.input_fd)
-            self.input_fd = -1
-        self._close_output()
+        """Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            if self.input_fd >= 0:
+                os.close(self.input_fd)
+                self.input_fd = -1
+            self._close_output()

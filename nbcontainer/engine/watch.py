@@ -172,7 +172,7 @@ class ProcessRun(ABC):
                 self._sample_at = None
                 self._begin_sampling()
             while self._answers:
-                streams.send(self._answers.popleft())
+                streams.answer(self._answers.popleft())
             self._look()
             yield from self._new()
             self._attendants.call(ready)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
 import lzma
+import socket
 import struct
 import tarfile
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcontainer.engine.vm import cpio, kernelimage, layout, qemu, unpack, wire
+from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.engine.vm.template import Snapshot, Template
 from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
 from nbcontainer.events import (
@@ -379,3 +382,59 @@ def test_other_parts_have_another_key(kernel: Path, tmp_path: Path) -> None:
         Template(tmp_path, qemu.Qemu("/q", "9.10"), image, 512, 1).directory,
     }
     assert len(keys) == 4
+
+
+# ---- the thread that takes what the guest says
+
+
+class _Process:
+    """What a Guest needs of QEMU: one end of a stream."""
+
+    def __init__(self) -> None:
+        self.stream, self.other = socket.socketpair()
+        self.alive = True
+
+    def last_words(self) -> str:
+        return ""
+
+    def end(self) -> None:
+        self.alive = False
+        with contextlib.suppress(OSError):
+            self.stream.shutdown(socket.SHUT_RDWR)
+
+    def kill(self) -> None:
+        self.stream.close()
+
+
+def _say(process: _Process, body: bytes) -> None:
+    process.other.sendall(struct.pack("<II", len(body), 0) + body)
+
+
+@pytest.mark.parametrize("levels", range(150, 1000, 10))
+def test_json_of_any_depth_is_taken_or_refused_and_nobody_waits(levels: int) -> None:
+    process = _Process()
+    guest = Guest(process)  # type: ignore[arg-type]
+    event = {"t": "event", "run": 1, "kind": "Display", "fields": {"kind": "display", "display_id": None, "metadata": {}, "data": {"application/json": 0}}}
+    _say(process, json.dumps(event).replace('"application/json": 0', f'"application/json": {"[" * levels}{"]" * levels}').encode())
+    _say(process, b'{"t": "hello", "monotonic_seconds": 1.5, "release": "6.1"}')
+    try:
+        with contextlib.suppress(InternalError):
+            guest.await_hello(20)
+        assert guest.release == "6.1" or "said" in guest.failure
+    finally:
+        guest.close()
+        process.other.close()
+
+
+def test_a_message_that_nobody_thought_of_ends_the_guest_and_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = _Process()
+    guest = Guest(process)  # type: ignore[arg-type]
+    monkeypatch.setattr(guest, "_take", lambda message: message["missing"])
+    _say(process, b'{"t": "hello"}')
+    try:
+        with pytest.raises(InternalError, match="cannot be taken"):
+            guest.await_hello(20)
+        assert not guest.alive
+    finally:
+        guest.close()
+        process.other.close()

@@ -52,6 +52,7 @@ class Guest:
         self.networks: set[str] = set()
         """Names of those that were made in it."""
         self._heard = time.monotonic()
+        self._taking = False
         self._signs: dict[str, queue.SimpleQueue[dict[str, Any]]] = {name: queue.SimpleQueue() for name in ("hello", "settled")}
         # A queue and a thread, because a signal handler must be able to send, whatever it has interrupted.
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -76,13 +77,16 @@ class Guest:
         reason = "the virtual machine ended"
         try:
             while data := self.process.stream.recv(READ_BYTES):
-                self._heard = time.monotonic()
+                self._taking = True  # a run whose reader is slow holds us up: the guest is not silent then
                 for message in reader.feed(data):
                     self._take(message)
+                self._heard, self._taking = time.monotonic(), False
         except ProtocolError as error:
             reason = f"the virtual machine said {error}"
         except OSError:
             pass  # closed by us, or reset by its end
+        except Exception as error:  # whatever it was: nobody may wait for a thread that is no more
+            reason = f"the virtual machine said something that cannot be taken ({type(error).__name__}: {error})"
         self.fail(reason)
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -164,7 +168,7 @@ class Guest:
 
     def check_silence(self) -> None:
         """Called while somebody waits: ask, and in the end give up."""
-        silent = time.monotonic() - self._heard
+        silent = 0.0 if self._taking else time.monotonic() - self._heard
         if silent > SILENCE_SECONDS:
             self.fail(f"the virtual machine has not answered for {silent:.0f} s")
         elif silent > PING_SECONDS:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 import queue
-import select
 import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.engine.attendants import TICK_SECONDS, Attendants
+from nbcontainer.engine.attendants import TICK_SECONDS
 from nbcontainer.engine.changes import Change
+from nbcontainer.engine.inbox import Inbox
 from nbcontainer.engine.vm import wire
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.events import Event, Finished, Readings, Started
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 15.0
 """From an end that was asked for (kill, second interrupt, timeout) to giving the guest up."""
 ANSWER_SECONDS = 30.0
-QUEUED_EVENTS = 4096
 Said = Event | NbcontainerError
 Answer = Limits | Readings | list[Change] | NbcontainerError | None
 
@@ -50,12 +46,7 @@ class VmRun:
         self.publisher: Publisher | None = None
         self.transfer: Transfer | None = None
         self._guest, self._on_end = guest, ended
-        self._said: deque[Said] = deque()
-        self._room = threading.Condition()
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poller = select.poll()
-        self._poller.register(self._wake_fd, select.POLLIN)
-        self._attendants = Attendants(self._poller)
+        self._inbox: Inbox[Said] = Inbox()
         self._asked = itertools.count(1)
         self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
         self._give_up_at: float | None = None
@@ -67,12 +58,7 @@ class VmRun:
         """Waits where the reader of events is slow, so that memory stays bounded."""
         if self.publisher is not None:
             self.publisher.take(said)
-        with self._room:
-            while len(self._said) >= QUEUED_EVENTS and not self._ended:
-                self._room.wait()
-            if not self._ended:
-                self._said.append(said)
-                os.eventfd_write(self._wake_fd, 1)
+        self._inbox.put(said)
 
     def take_values(self, message: dict[str, Any]) -> None:
         """A piece of the variables that come out. Raises ProtocolError."""
@@ -89,23 +75,15 @@ class VmRun:
 
     def _next(self) -> Said:
         """What was said next. Whoever attends is called meanwhile."""
-        while not self._said:
-            ready = dict(self._poller.poll(TICK_SECONDS * 1000))
-            now = time.monotonic()
-            if self._wake_fd in ready:
-                os.eventfd_read(self._wake_fd)
-            if self._give_up_at is not None and now > self._give_up_at:
+        while (said := self._inbox.next(TICK_SECONDS)) is None:
+            if self._give_up_at is not None and time.monotonic() > self._give_up_at:
                 self._give_up_at = None
                 self._guest.fail("the virtual machine did not end a container that it was told to end")
             self._guest.check_silence()
-            self._attendants.call(ready)
-        with self._room:
-            said = self._said.popleft()
-            self._room.notify()
         return said
 
     def attend(self, callback: Callable[[], None], fd: int = -1) -> None:
-        self._attendants.add(callback, fd)
+        self._inbox.attendants.add(callback, fd)
 
     def await_start(self) -> None:
         said = self._next()
@@ -131,7 +109,7 @@ class VmRun:
                 if finished:
                     break
                 yield said
-                self._attendants.call()
+                self._inbox.attendants.call()
         finally:
             if not finished:
                 self._wait_for_end()
@@ -141,7 +119,7 @@ class VmRun:
 
     def _wait_for_end(self) -> None:
         """The reader has gone away: until nothing of the container is left."""
-        self._attendants.clear()
+        self._inbox.attendants.clear()
         self.kill()
         while not isinstance(self._next(), Finished | NbcontainerError):
             pass
@@ -149,10 +127,8 @@ class VmRun:
     def close(self) -> None:
         """Nothing is read any more."""
         self._guest.forget(self)
-        with self._room:
-            self._ended = True
-            self._room.notify_all()
-            os.close(self._wake_fd)
+        self._ended = True
+        self._inbox.close()
         for waiting in list(self._answers.values()):
             waiting.put(SpecError("the container has ended"))
 
@@ -166,7 +142,7 @@ class VmRun:
         self._guest.send({"t": "line", "run": self.number, "line": line, "why": why})
 
     def is_over(self) -> bool:
-        return self._ended or self._give_up_at is not None or any(isinstance(said, Finished | NbcontainerError) for said in list(self._said))
+        return self._ended or self._give_up_at is not None or self._inbox.holds(Finished | NbcontainerError)
 
     def interrupt(self) -> None:
         if self._may_go_on:
