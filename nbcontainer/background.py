@@ -50,5 +50,7 @@ class BackgroundRun:
             if not self._ready.is_set():
                 self._early = error
         finally:
-            self._end(failure)
-            self._ready.set()
+            try:
+                self._end(failure)
+            finally:
+                self._ready.set()

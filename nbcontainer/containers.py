@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nbcontainer.background import BackgroundRun
 from nbcontainer.engine import Run
-from nbcontainer.errors import InternalError, NbcontainerError, SpecError
+from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.events import Event, InputRequest, Output
 from nbcontainer.logs import Log
 from nbcontainer.result import Collector, OnEvent, how_it_ended
@@ -47,6 +47,7 @@ class Container(RunningContainer):
         BackgroundRun(self._run, f"nbcontainer-{self.name}", self._take, self._end).begin()
 
     def _take(self, event: Event) -> None:
+        self._needed = {threading.get_ident()}
         if isinstance(event, Output):
             self.log.append(event.stream, event.text)
         elif isinstance(event, InputRequest) and not self.is_session:
@@ -56,13 +57,13 @@ class Container(RunningContainer):
 
     def _end(self, failure: BaseException | None) -> None:
         try:
+            self._volumes.close()
+            self.log.close()
             self.result = None if failure is not None else self._collector.result()
-        except NbcontainerError as error:
-            failure = error
+        except Exception as error:  # raised by wait(): nobody may wait for an end that does not come
+            failure = failure or error
         self._failure = failure
         self.ended_unix_seconds = time.time()
-        self.log.close()
-        self._volumes.close()
         if not self._keep:
             CONTAINERS.forget(self)
         self._ended.set()
@@ -94,6 +95,7 @@ class CellContainer(RunningContainer):
     def __init__(self, run: Run, collector: Collector) -> None:
         super().__init__(run, Log(on_disk=False))
         self._collector = collector
+        self._needed = {threading.get_ident()}
 
     def take(self, event: Event) -> None:
         if isinstance(event, Output):
@@ -102,12 +104,14 @@ class CellContainer(RunningContainer):
             self._note(event)
 
     def end(self) -> None:
-        with contextlib.suppress(InternalError):  # whoever waits for the cell has it raised
-            self.result = self._collector.result()
-        self.ended_unix_seconds = time.time()
-        self.log.close()
-        CONTAINERS.forget(self)
-        self._ended.set()
+        try:
+            with contextlib.suppress(InternalError):  # whoever waits for the cell has it raised
+                self.result = self._collector.result()
+        finally:
+            self.ended_unix_seconds = time.time()
+            self.log.close()
+            CONTAINERS.forget(self)
+            self._ended.set()
 
     def _forget(self) -> None:
         """It keeps nothing."""

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from nbcontainer.logs import Log, Record
 from nbcontainer.result import Collector, OnEvent, Result
 from nbcontainer.spec import ContainerSpec, Limits, parse_process
 from nbcontainer.state import ContainerRecord
+from nbcontainer.threads import start_daemon
 
 if TYPE_CHECKING:
     from nbcontainer.engine.changes import Change
@@ -51,6 +52,10 @@ class RunningContainer(ABC):
         self._limits = run.spec.limits
         self._failure: BaseException | None = None
         self._ended = threading.Event()
+        self._needed: set[int] = set()
+        """The thread that takes what it says. Its end needs that one: it cannot wait for the end itself."""
+        self._cells_of: list[int] = []
+        """Threads that wait for something that runs in it; the end of a session may need them, too."""
 
     def _note(self, event: Event) -> None:
         """What an event of its run says about it."""
@@ -164,9 +169,13 @@ class RunningContainer(ABC):
         output: str | Sequence[str],
     ) -> Result:
         spec, transfer = exchange.prepare(self._process_spec(program, options), given, output)
-        with exchange.closing(transfer):
-            begin = partial(self._run.within, spec, code, transfer)
-            result = conduct(begin, on_event, on_start, "" if program else code, transfer=transfer, on_input=on_input)
+        self._cells_of.append(threading.get_ident())
+        try:
+            with exchange.closing(transfer):
+                begin = partial(self._run.within, spec, code, transfer)
+                result = conduct(begin, on_event, on_start, "" if program else code, transfer=transfer, on_input=on_input)
+        finally:
+            self._cells_of.remove(threading.get_ident())
         if not result.goes_on:
             self._ended.wait(END_SECONDS)  # its thread is about to say so too
         return result
@@ -195,18 +204,22 @@ class RunningContainer(ABC):
         return self._run.readings()
 
     def kill(self, signum: int | str = signal.SIGKILL) -> None:
-        """Send a signal (9, "KILL", "SIGKILL") to its process; SIGINT interrupts a session's cell. SIGKILL waits for the end."""
+        """Send a signal (9, "KILL", "SIGKILL") to its process; SIGINT interrupts a session's cell.
+
+        SIGKILL waits for the end, but where the end needs this very thread, as in ``on_event`` or a widget's callback while a cell runs.
+        """
         number = signal_number(signum)
         self._refuse_after_the_end("kill")
         if number == signal.SIGKILL:
             self._run.kill()
-            self._ended.wait()
+            if not self._needs_this_thread():
+                self._ended.wait()
         else:
             self._run.signal(number)
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """SIGTERM, and SIGKILL where that has not ended it after ``timeout`` seconds. Nothing happens when it has ended."""
-        if self._ended.is_set():
+        if self._ended.is_set() or self._done_elsewhere(partial(self.stop, timeout)):
             return
         with contextlib.suppress(SpecError):
             self._run.resume()
@@ -217,6 +230,8 @@ class RunningContainer(ABC):
 
     def wait(self, timeout: float | None = None) -> Result | None:
         """Until it has ended; None when it has not after ``timeout`` seconds. Raises what its thread could not go on from."""
+        if not self._ended.is_set() and self._needs_this_thread():
+            raise SpecError(f"wait: {self.name} cannot end while this waits for it: what it says is taken here")
         deadline = None if timeout is None else time.monotonic() + timeout
         # In steps, so that a signal's handler is called meanwhile.
         while not self._ended.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic()))):
@@ -244,6 +259,8 @@ class RunningContainer(ABC):
         if not self._ended.is_set():
             if not force:
                 raise SpecError(f"rm: {self.name} is running; stop it first, or: %container rm -f {self.name}")
+            if self._done_elsewhere(self.remove):
+                return
             self._run.kill()
             self._ended.wait()
         self._forget()
@@ -251,6 +268,16 @@ class RunningContainer(ABC):
     @abstractmethod
     def _forget(self) -> None:
         """Let go of what was kept after the end; safe to call twice."""
+
+    def _needs_this_thread(self) -> bool:
+        return threading.get_ident() in (*self._needed, *self._cells_of)
+
+    def _done_elsewhere(self, what: Callable[[], None]) -> bool:
+        """Another thread does ``what`` waits for the end, where the end needs this one."""
+        if not self._needs_this_thread():
+            return False
+        start_daemon(what, f"nbcontainer-end-{self.name}")
+        return True
 
     def _refuse_after_the_end(self, what: str) -> None:
         if self._ended.is_set():
