@@ -35,6 +35,7 @@ class RouterClient:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the router lives)
         self._socket, theirs = socket.socketpair()
         self._reader = FrameReader()
+        self._asked = 0
         parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         code = f"import sys; sys.path.append({parent!r}); from nbcontainer.network.router import main; main({name!r}, {rootless!r}, {os.getpid()})"
         with theirs:
@@ -70,15 +71,22 @@ class RouterClient:
     def ask(self, kind: str, fds: Sequence[int] = (), **content: Any) -> dict[str, Any]:
         """Raises what the router raised, or InternalError where it died."""
         with self._lock:
+            self._asked += 1
+            data = encode({"t": kind, "ask": self._asked, **content})
+            sent = False
             try:
-                data = encode({"t": kind, **content})
-                sent = socket.send_fds(self._socket, [data], list(fds)) if fds else 0
-                self._socket.sendall(data[sent:])
+                first = socket.send_fds(self._socket, [data], list(fds)) if fds else 0
+                self._socket.sendall(data[first:])
+                sent = True
             except OSError:
                 raise self._death() from None
+            finally:
+                if not sent:
+                    self._process.kill()  # half a question: what came next would be taken for its rest
             return self._answer()
 
     def _answer(self) -> dict[str, Any]:
+        """Of the last question: nobody may have waited for the one before, because of an interrupt or because it took too long."""
         while True:
             try:
                 data = self._socket.recv(READ_BYTES)
@@ -89,6 +97,8 @@ class RouterClient:
             if not data:
                 raise self._death()
             for message in self._reader.feed(data):
+                if message.pop("ask", 0) != self._asked:
+                    continue
                 if message["t"] == "failed":
                     raise getattr(errors, message["kind"])(*message["arguments"])
                 return message

@@ -69,7 +69,7 @@ async def _work(control: socket.socket, router: Router, pending: asyncio.Queue[t
     await loop.sock_sendall(control, encode(first))
     while True:
         message, fds = await pending.get()
-        reply = await router.answer(message, fds)
+        reply = {**await router.answer(message, fds), "ask": message["ask"]}
         for fd in fds:
             os.close(fd)
         await loop.sock_sendall(control, encode(reply))

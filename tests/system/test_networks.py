@@ -738,3 +738,22 @@ def test_a_real_nginx_serves_one_network_and_no_other() -> None:
         assert "page of one" in neighbour.stdout, neighbour.stderr
         stranger = nbc.run(page, program="sh", net="apart")
         assert stranger.exit_code and "page of" not in stranger.stdout
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one() -> None:
+    """As after an interrupt in the middle of a question."""
+    nbc.run("pass", net="bridge")
+    networks = local.open_local().networks
+    router = networks._router
+    assert router is not None
+    os.kill(router.pid, signal.SIGSTOP)
+    router._socket.settimeout(0.05)
+    try:
+        with pytest.raises(InternalError, match="did not answer"):
+            networks.list()
+    finally:
+        router._socket.settimeout(60)
+        os.kill(router.pid, signal.SIGCONT)
+    assert networks.create("late", internal=True).name == "late"
+    assert [network.name for network in networks.list()] == ["bridge", "late"]
+    networks.remove("late")
