@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from array import array
@@ -142,6 +143,11 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self.early_interval_seconds = FIRST_SECOND_INTERVAL_SECONDS
 
+    def start_over(self) -> None:
+        """In a forked process: the thread is the parent's, and may have held the lock."""
+        self._changed, self._thread = threading.Condition(), None
+        self._tokens = set()
+
     def add(
         self,
         cgroup: Sampled,
@@ -212,3 +218,4 @@ class Sampler:
 
 SAMPLER = Sampler()
 """The one of this process."""
+os.register_at_fork(after_in_child=SAMPLER.start_over)

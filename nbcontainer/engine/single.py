@@ -24,6 +24,10 @@ class Single(Generic[Kind]):
         self._lock = threading.Lock()
         self._owner_pid = 0
         self.current: Kind | None = None
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # a thread that is in the parent only may have held it
 
     def open(self) -> Kind:
         with self._lock:
