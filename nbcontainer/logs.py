@@ -131,16 +131,15 @@ class Log:
     def lines(self, tail: int | None = None) -> list[Record]:
         """Whole lines; what was written in pieces is one line again, with the time of its beginning. The last ``tail``."""
         found: list[Record] = []
-        begun: dict[str, Record] = {}
+        begun: dict[str, tuple[float, list[str]]] = {}  # pieces: a line may come in a million of them
         for record in self.records():
             for piece in record.text.splitlines(keepends=True):
-                line = begun.pop(record.stream, Record(record.unix_seconds, record.stream, ""))
-                line = Record(line.unix_seconds, line.stream, line.text + piece)
+                seconds, pieces = begun.setdefault(record.stream, (record.unix_seconds, []))
+                pieces.append(piece)
                 if piece.endswith("\n"):
-                    found.append(line)
-                else:
-                    begun[record.stream] = line
-        found += begun.values()
+                    del begun[record.stream]
+                    found.append(Record(seconds, record.stream, "".join(pieces)))
+        found += (Record(seconds, "stderr" if stream == "stderr" else "stdout", "".join(pieces)) for stream, (seconds, pieces) in begun.items())
         return found if tail is None else found[max(0, len(found) - tail) :]
 
     def text(self, stream: str) -> str:

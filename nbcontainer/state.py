@@ -62,8 +62,12 @@ def state_directory() -> Path:
         # Passable, because a container's root attaches its own root below stage/ with ids that nobody else has.
         for directory, mode in ((path, 0o711), (path / "kernels", 0o700), (path / "stage", 0o711)):
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
     except OSError as error:
         raise HostError(f"no place for state: {path}: {error.strerror}", f"mkdir -p {path} and make it yours") from None
+    if owner != os.geteuid():
+        # Where others may write, such as an XDG_RUNTIME_DIR in /tmp: who owns it chooses what we remove and mount.
+        raise HostError(f"no place for state: {path} belongs to user {owner}", "export XDG_RUNTIME_DIR= to a directory of your own, or unset it")
     return path
 
 
