@@ -82,6 +82,7 @@ def test_any_answer_is_one_or_a_protocol_error(message: dict[str, Any]) -> None:
         assert all(map(math.isfinite, numbers_in(answer)))
 
 
+@example("SetupError", ["", 1 << 31, "", ""])
 @given(st.sampled_from(["SpecError", "HostError", "SetupError", "InternalError", "OSError", None]), st.lists(ANY_TEXT | st.integers(), max_size=5))
 def test_any_error_is_one_of_ours_or_a_protocol_error(kind: Any, arguments: list[Any]) -> None:
     try:

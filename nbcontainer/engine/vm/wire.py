@@ -100,6 +100,7 @@ def event_to_json(run: int, event: Event) -> dict[str, Any]:
 
 
 PIECE_BYTES = 1 << 20
+MOST_ERRNO = 4095
 
 
 def pieces_to_json(kind: str, run: int, size_bytes: int, read: Callable[[int, int], bytes | memoryview]) -> Iterator[dict[str, Any]]:
@@ -136,6 +137,8 @@ def error_from_json(message: Mapping[str, Any]) -> NbcontainerError:
     error, types = _ERRORS[kind]
     if len(arguments) != len(types) or any(not isinstance(value, wanted) for value, wanted in zip(arguments, types, strict=True)):
         raise ProtocolError(f"a {kind} that is none")
+    if any(isinstance(value, int) and not 0 <= value <= MOST_ERRNO for value in arguments):
+        raise ProtocolError(f"a {kind} with a number that is none of Linux's")
     return error(*arguments)
 
 
