@@ -73,8 +73,7 @@ class ExecRun(Within, ProcessRun):
         super()._look()
         if self._input is not None and self._streams.is_flushed:
             self._input.limit_bytes = self._container.limits.memory_bytes
-            if self._input.input_fd >= 0:
-                self._streams.send_memory(self._input.input_fd)
+            self._input.give(self._streams.send_memory)
             self._input = None
 
     def _take_sample(self, sample: Sample) -> None:

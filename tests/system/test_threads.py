@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +21,6 @@ from nbcontainer.engine.single import Single
 from nbcontainer.engine.streams import MOST_WAITING_BYTES
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Event, Output
-from nbcontainer.runtime.client import Cloned
 
 SECONDS = 60.0
 
@@ -37,15 +35,13 @@ def within_time(what: Callable[[], object]) -> None:
 
 def test_a_signal_after_the_end_reaches_nobody_else() -> None:
     """The number of a pidfd that was closed is soon another process's."""
-    with subprocess.Popen(["true"]) as ended, subprocess.Popen(["sleep", "600"]) as other:
-        number, (control, channel) = os.pidfd_open(ended.pid), socket.socketpair()
-        cloned = Cloned(ended.pid, number, control, channel, -1, -1)
-        cloned.close()
-        fd = os.pidfd_open(other.pid)
-        assert fd == number, "the first number that is free"
+    runs: list[Run] = []
+    nbc.run("pass", mem="64M", workspace="none", on_start=runs.append)
+    assert isinstance(runs[0], LocalRun)
+    with subprocess.Popen(["sleep", "600"]) as other:
+        runs[0]._process.pidfd = fd = os.pidfd_open(other.pid)
         try:
-            cloned.signal(signal.SIGKILL)
-            cloned.close()
+            runs[0].signal(signal.SIGTERM)
             assert select.select([fd], [], [], 0.2) == ([], [], []), "it was ended"
         finally:
             other.kill()
