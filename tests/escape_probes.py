@@ -780,6 +780,25 @@ def _abstract(host: Host) -> Any:
     socket.socket(socket.AF_UNIX).connect("\0" + host["abstract"])
 
 
+@probe(
+    "reach a Unix socket of the host by its path",
+    "Docker's and D-Bus's are such; those that the root shows have another inode there, to which nobody listens",
+    "ECONNREFUSED ENOENT EACCES",
+    doors={"root none": OWN_ROOT_ONLY},
+    all_capabilities=True,
+)
+def _path_socket(host: Host) -> Any:
+    refusals = []
+    for path in host["sockets"]:
+        try:
+            socket.socket(socket.AF_UNIX).connect(path)
+        except OSError as error:
+            refusals.append(error)
+        else:
+            return path
+    raise refusals[-1]
+
+
 @probe("change the network", "without NET_ADMIN even one's own is as it is")
 def _network(host: Host) -> Any:
     # RTM_SETLINK for an interface that no namespace has.

@@ -5,6 +5,7 @@ All probes of a variant run in one container. Where a variant opens a door, the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -57,7 +58,11 @@ def host_facts() -> Iterator[dict[str, Any]]:
     name = f"nbcontainer-test-{os.getpid()}"
     abstract.bind(f"\0{name}")
     abstract.listen()
-    with listener, abstract, tempfile.NamedTemporaryFile(dir=Path.home(), prefix=".nbcontainer-test-") as secret:
+    # One in the notebook's directory, and one that --root host shows.
+    places = [Path.cwd() / f".{name}", Path("/var/tmp") / name]
+    with contextlib.ExitStack() as stack, tempfile.NamedTemporaryFile(dir=Path.home(), prefix=".nbcontainer-test-") as secret:
+        for sock in (listener, abstract, *map(_listen, places)):
+            stack.enter_context(sock)
         secret.write(b"secret")
         secret.flush()
         yield {
@@ -66,7 +71,18 @@ def host_facts() -> Iterator[dict[str, Any]]:
             "port": listener.getsockname()[1],
             "abstract": name,
             "secret": secret.name,
+            "sockets": [f"/workspace/.{name}", *map(str, places)],
         }
+    for path in places:
+        path.unlink()
+
+
+def _listen(path: Path) -> socket.socket:
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(path))
+    path.chmod(0o777)
+    unix.listen()
+    return unix
 
 
 @pytest.fixture(scope="module")
