@@ -23,7 +23,8 @@ ADDRESS = steps.RESOLVER
 """On the router's lo, and reached by the default route, so that every container's /etc/resolv.conf is the same."""
 PORT = 53
 FORWARD_SECONDS = 5.0
-MOST_FORWARDS = 128
+MOST_FORWARDS, MOST_OF_ONE = 256, 32
+"""Datagrams that wait for the host's resolvers: of all containers, and of one, which must not use up those of the others."""
 _HEADER = struct.Struct("!HHHHHH")
 _A, _PTR, _AAAA, _ANY, _IN = 1, 12, 28, 255, 1
 _RESPONSE, _AUTHORITATIVE, _RECURSION, _RECURSION_DESIRED = 0x8000, 0x0400, 0x0080, 0x0100
@@ -148,6 +149,7 @@ class Resolver:
         self._names, self._make_socket = names, make_socket
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: Counter[str] = Counter()
+        self._datagrams: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._transport: Any = None
 
@@ -157,11 +159,18 @@ class Resolver:
         self._server = await asyncio.start_server(self._serve_stream, ADDRESS, PORT)
 
     def take_datagram(self, query: bytes, peer: tuple[str, int]) -> None:
-        if len(self._tasks) >= MOST_FORWARDS:
+        asker = peer[0]
+        if len(self._tasks) >= MOST_FORWARDS or self._datagrams[asker] >= MOST_OF_ONE:
             return  # as a resolver that is too busy does
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._datagrams[asker] -= 1
+
         task = asyncio.get_running_loop().create_task(self._answer_datagram(query, peer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._datagrams[asker] += 1
+        task.add_done_callback(done)
 
     async def _answer_datagram(self, query: bytes, peer: tuple[str, int]) -> None:
         data = await self._resolve(query, peer[0], socket.SOCK_DGRAM)

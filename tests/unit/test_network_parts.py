@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
 import xml.etree.ElementTree as ElementTree
 from ipaddress import IPv4Network
@@ -148,3 +150,39 @@ def test_the_way_of_a_packet() -> None:
     out = packet_path(_picture("web", way_out="host"))
     assert "masquerade" in out[-1] and "5: nbc-1@if3" in out[-1]
     assert "pasta" in packet_path(_picture("web", way_out="pasta"))[-1]
+
+
+def test_one_container_s_questions_do_not_keep_the_others_from_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithAWayOut(OneName):
+        def has_way_out(self, asker: str) -> bool:
+            return True
+
+    class Sent:
+        def __init__(self) -> None:
+            self.to: list[str] = []
+
+        def sendto(self, data: bytes, peer: tuple[str, int]) -> None:
+            self.to.append(peer[0])
+
+    async def never(family: int, kind: int) -> socket.socket:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def ask() -> None:
+        served = resolver.Resolver(WithAWayOut(), never)
+        served._transport = sent = Sent()
+        for number in range(1000):
+            served.take_datagram(query(f"slow{number}.example", 1), ("10.0.0.66", 5353))
+        served.take_datagram(query("web", 1), ("10.0.0.9", 5353))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert sent.to == ["10.0.0.9"]
+        assert len(served._tasks) == resolver.MOST_OF_ONE
+        for task in (waiting := list(served._tasks)):
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert not +served._datagrams and not served._tasks
+
+    monkeypatch.setattr(resolver, "upstreams", lambda: ["192.0.2.1"])
+    asyncio.run(ask())

@@ -439,3 +439,18 @@ def test_a_message_that_nobody_thought_of_ends_the_guest_and_whoever_waits_for_i
     finally:
         guest.close()
         process.other.close()
+
+
+def test_a_guest_that_does_not_read_what_it_asked_for_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcontainer.engine.vm.guest.MOST_OUTGOING", 100)
+    process = _Process()
+    guest = Guest(process)  # type: ignore[arg-type]
+    for _ in range(2000):  # far more than the socket holds
+        guest.send({"t": "line", "line": "x" * 1000})
+    _say(process, b'{"t": "hello", "monotonic_seconds": 1.5, "release": "6.1"}')
+    try:
+        with pytest.raises(InternalError, match="more than it reads"):
+            guest.await_hello(20)
+    finally:
+        guest.close()
+        process.other.close()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 18
 SEED_BYTES = 64
 NETWORK_SECONDS = 120.0
+MOST_OUTGOING = 1 << 17
+"""Messages that wait for the guest to read them: more than pieces of the largest variables are."""
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
 """A guest that says nothing for this long, though it was asked, hangs."""
@@ -90,6 +92,8 @@ class Guest:
         self.fail(reason)
 
     def _take(self, message: dict[str, Any]) -> None:
+        if self._outgoing.qsize() > MOST_OUTGOING:
+            raise ProtocolError("more than it reads the answers to")
         kind = message["t"]
         if kind in ("event", "refused"):
             number = message.get("run")
