@@ -75,6 +75,9 @@ def create(name: str) -> Volume:
     """The volume of this name, made where there is none. Raises SpecError, HostError."""
     place = directory() / check_name(name)
     try:
+        directory().mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What a cell writes here belongs to this user, set-uid programs too: other users of the host may not come near.
+        directory().chmod(0o700)
         place.mkdir(mode=0o711, parents=True, exist_ok=True)
         # Containers' ids are mapped: what its root writes belongs, on the host, to whom the volume belongs.
         (place / _DATA).mkdir(mode=0o755, exist_ok=True)

@@ -241,3 +241,18 @@ def test_the_zygotes_death_ends_sessions_with_an_error() -> None:
         container.run("1")
     assert nbc.run("print('next')", mem="64M", workspace="none").stdout == "next\n"
     assert rootless() or CONTAINERS.all() == []
+
+
+def test_a_program_of_a_cell_in_a_volume_is_nobody_else_s_to_run() -> None:
+    """It may be set-uid, and belongs to the notebook's user."""
+    make = "cp /bin/true /data/set-uid; chmod 4755 /data/set-uid"
+    try:
+        assert nbc.run(make, program=["sh"], volumes=["nbc-test-uid:/data"], mem="64M", workspace="none").ok
+        made = volumes.find("nbc-test-uid").path / "set-uid"
+        assert made.stat().st_mode & 0o4000 and made.stat().st_uid == os.geteuid()
+        assert volumes.directory().stat().st_mode & 0o077 == 0
+        if not rootless():
+            other = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", str(made)], check=False, capture_output=True)
+            assert b"Permission denied" in other.stderr
+    finally:
+        volumes.remove("nbc-test-uid")
