@@ -29,7 +29,10 @@ from nbcontainer.events import Event, Output
 from nbcontainer.state import list_containers, prune
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECONDS = 20.0
+SECONDS = 60.0
+"""For what happens at once on a machine that has nothing else to do."""
+NEVER_SECONDS = 2
+"""For what does not happen at all."""
 SERVE = """
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -124,9 +127,9 @@ def serve(text: str, port: int = 80) -> str:
     return SERVE.format(text=text.encode(), port=port)
 
 
-def fetch(url: str, **options: Any) -> nbc.Result:
+def fetch(url: str, seconds: float = SECONDS, **options: Any) -> nbc.Result:
     """What a container prints that asks for ``url``."""
-    code = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=3).read().decode())"
+    code = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout={seconds}).read().decode())"
     return nbc.run(code, **{"net": "bridge", **options})
 
 
@@ -148,7 +151,7 @@ def test_containers_reach_each_other_by_name_and_no_others() -> None:
             answer = fetch(f"http://{host}/")
             assert answer.stdout.startswith("hello 1"), answer.stderr
         for host in ("web", port_address):
-            other = fetch(f"http://{host}/", net="apart")
+            other = fetch(f"http://{host}/", NEVER_SECONDS, net="apart")
             assert other.error is not None and other.error.ename == "URLError", other.stdout
     gone = fetch("http://web/")
     assert gone.error is not None and "Name or service not known" in gone.error.evalue + gone.stderr
@@ -184,7 +187,7 @@ def test_both_families_work_and_a_container_knows_its_own_name() -> None:
         import socket
         for name in ("six", "box"):
             found = {item[0].name: item[4][0] for item in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)}
-            with socket.create_connection((found["AF_INET6"], 80), timeout=5) as sock:
+            with socket.create_connection((found["AF_INET6"], 80), timeout=60) as sock:
                 sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
                 assert b"six fd" in sock.makefile("rb").read()
         assert socket.gethostbyaddr(found["AF_INET"])[0] in ("six", "box")
@@ -453,13 +456,13 @@ def test_the_way_out_and_what_it_does_not_lead_to() -> None:
     before = hostnet.state()
     try:
         with _outside(forwards=True) as (outside, host_side):
-            result = nbc.run(_ASK.format(address=outside, port=9100), net="bridge")
+            result = nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net="bridge")
             assert result.ok and result.stdout.strip() == host_side, (result.error, "masqueraded: it sees the host")
             for address, port in ((host_side, 9101), ("169.254.169.254", 80)):
-                refused = nbc.run(_ASK.format(address=address, port=port), net="bridge")
+                refused = nbc.run(_ASK.format(address=address, port=port, seconds=NEVER_SECONDS), net="bridge")
                 assert refused.error is not None and refused.error.ename == "TimeoutError", (address, refused.stdout)
             with network("inner", internal=True):
-                assert not nbc.run(_ASK.format(address=outside, port=9100), net="inner").ok
+                assert not nbc.run(_ASK.format(address=outside, port=9100, seconds=NEVER_SECONDS), net="inner").ok
             with running(serve("direct "), net="bridge") as run:
                 address = next(iter(item.containers[run.container_id] for item in networks().list() if run.container_id in item.containers))
                 assert b"direct " in ask(address, 80), "the host reaches a container by its address"
@@ -476,7 +479,7 @@ def test_root_gets_out_by_pasta_where_the_host_does_not_forward() -> None:
     before = hostnet.state()
     try:
         with _outside(forwards=False) as (outside, host_side):
-            result = nbc.run(_ASK.format(address=outside, port=9100), net="bridge")
+            result = nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net="bridge")
             assert result.ok and result.stdout.strip() == host_side, (result.error, result.spec.notes)
             assert nbc.networks.ls()[0].way_out == "pasta"
             pasta = networks()._pasta.pid
@@ -484,7 +487,7 @@ def test_root_gets_out_by_pasta_where_the_host_does_not_forward() -> None:
             assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapBnd:\t0000000000201000" in status, "it is nobody, with the right to enter a namespace"
             with _another_address("10.55.0.1"):  # pasta's connections to it would be the host's own
                 for address in (host_side, "10.55.0.1", "169.254.169.254"):
-                    assert not nbc.run(_ASK.format(address=address, port=9101), net="bridge").ok, address
+                    assert not nbc.run(_ASK.format(address=address, port=9101, seconds=NEVER_SECONDS), net="bridge").ok, address
             with running(serve("direct "), net="bridge") as run:
                 (address,) = [item.containers[run.container_id] for item in networks().list() if run.container_id in item.containers]
                 assert b"direct " in ask(address, 80), "the host reaches a container by its address"
@@ -544,18 +547,18 @@ def test_an_ordinary_user_gets_out_by_pasta() -> None:
     if not rootless() or outside is None:
         pytest.skip("for the rootless lane of tests/run, which is on a host of its own")
     require(shutil.which("pasta"), "pasta is missing: apt install passt")
-    result = nbc.run(_ASK.format(address=outside, port=9100), net="bridge")
+    result = nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net="bridge")
     assert result.ok and result.stdout.strip() == "203.0.113.1", (result.error, "it sees the host")
     with socket.create_server(("0.0.0.0", 9102)), network("inner", internal=True):
         for address, net in (("203.0.113.1", "bridge"), (outside, "inner")):
             port = 9102 if address == "203.0.113.1" else 9100
-            assert not nbc.run(_ASK.format(address=address, port=port), net=net).ok, (address, net)
+            assert not nbc.run(_ASK.format(address=address, port=port, seconds=NEVER_SECONDS), net=net).ok, (address, net)
     assert nbc.networks.ls()[0].way_out == "pasta"
 
 
 _ASK = """
 import socket
-with socket.create_connection(({address!r}, {port}), timeout=2) as sock:
+with socket.create_connection(({address!r}, {port}), timeout={seconds}) as sock:
     print(sock.recv(100).decode())
 """
 

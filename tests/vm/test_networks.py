@@ -80,6 +80,11 @@ def serving(name: str, *ports: str) -> Iterator[nbc.Container]:
         yield container
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
 def ask(port: int, size: int = 10) -> bytes:
     """What the server in the guest says of ``size`` bytes; one half of the connection ends before the other."""
     with socket.create_connection(("127.0.0.1", port), timeout=120) as sock:
@@ -94,32 +99,34 @@ def ask(port: int, size: int = 10) -> bytes:
 @pytest.mark.essential
 def test_published_ports_lead_from_this_host_into_the_guest() -> None:
     """By the channel: the guest has no card."""
-    with serving("one", "18110:80", "18053:53/udp", "80") as one, serving("two", "18111:80"):
+    first, second, names = free_port(), free_port(), free_port()
+    with serving("one", f"{first}:80", f"{names}:53/udp", "80") as one, serving("two", f"{second}:80"):
         chosen = one.spec.ports[2].host_port
         assert any(f"127.0.0.1:{chosen}->80/tcp" in note for note in one.spec.notes)
-        assert ask(18110, 2 << 20) == b"one had %d" % (2 << 20)
-        with socket.create_connection(("127.0.0.1", 18110)) as idle, ThreadPoolExecutor(20) as pool:
+        assert ask(first, 2 << 20) == b"one had %d" % (2 << 20)
+        with socket.create_connection(("127.0.0.1", first)) as idle, ThreadPoolExecutor(20) as pool:
             idle.sendall(bytes(10))
-            answers = list(pool.map(ask, [18111, chosen] * 20, range(40)))
+            answers = list(pool.map(ask, [second, chosen] * 20, range(40)))
         assert answers == [b"%s had %d" % (name, size) for size, name in zip(range(40), [b"two", b"one"] * 20, strict=True)]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(120)
-            sock.sendto(b"datagram", ("127.0.0.1", 18053))
+            sock.sendto(b"datagram", ("127.0.0.1", names))
             assert sock.recv(100) == b"margatad"
-        assert any("127.0.0.1:18110->80/tcp" in record.ports for record in list_containers())
-        with pytest.raises(nbc.SpecError, match=r"port 18110/tcp of 127\.0\.0\.1 is in use on this host"):
-            nbc.run("", publish="18110:80", engine="vm")
+        assert any(f"127.0.0.1:{first}->80/tcp" in record.ports for record in list_containers())
+        with pytest.raises(nbc.SpecError, match=f"port {first}/tcp of 127.0.0.1 is in use on this host"):
+            nbc.run("", publish=f"{first}:80", engine="vm")
         with pytest.raises(nbc.SpecError, match="is not an address of this host"):
             nbc.run("", publish="192.0.2.77:18112:80", engine="vm")
-    for port in (18110, 18111, chosen):
+    for port in (first, second, chosen):
         with pytest.raises(ConnectionRefusedError):
             ask(port)
 
 
 def test_published_ports_are_free_when_the_guest_is_gone() -> None:
-    with serving("lost", "18113:80") as lost:
-        assert ask(18113) == b"lost had 10"
-        with socket.create_connection(("127.0.0.1", 18113), timeout=120) as sock:
+    port = free_port()
+    with serving("lost", f"{port}:80") as lost:
+        assert ask(port) == b"lost had 10"
+        with socket.create_connection(("127.0.0.1", port), timeout=120) as sock:
             (record,) = [record for record in list_containers() if record.id == lost.id]
             os.kill(record.pid, signal.SIGKILL)
             with contextlib.suppress(ConnectionResetError):
@@ -127,5 +134,5 @@ def test_published_ports_are_free_when_the_guest_is_gone() -> None:
         with pytest.raises(nbc.InternalError):
             lost.wait()
         with pytest.raises(ConnectionRefusedError):
-            ask(18113)
-    socket.create_server(("127.0.0.1", 18113)).close()
+            ask(port)
+    socket.create_server(("127.0.0.1", port)).close()
