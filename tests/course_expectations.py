@@ -145,6 +145,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "cable": "assert works and 'eth0' in looked.stdout or os.geteuid() or nbc_engine == 'vm'",
         "web": "assert not works or answers['bridge'] == 'hello from web, pid 1' and all(answers[who].startswith('NO') for who in ('none', 'notebook')), answers",
         "twice": "assert not works or twice == ['hello from one, pid 1', 'hello from two, pid 1']",
+        "nginx": "assert not works or not NGINX or [page.partition(':')[0] for page in pages.values()] == ['page of first', 'page of second', 'NO'], pages",
         "lab": "assert not works or apart['lab'] == 'hello from web, pid 1' and apart['bridge'].startswith('NO'), apart",
         "publish": "assert not works or published == 'hello from web, pid 1'",
     },
