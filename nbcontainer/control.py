@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "s"
 MOST_REQUEST_BYTES = 64 << 20
+AGAIN_SECONDS = 0.1
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -45,6 +46,7 @@ class Listener:
     """Answers until :meth:`close`. Raises OSError, HostError where it cannot be made."""
 
     def __init__(self, directory: str) -> None:
+        self._closed = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -63,7 +65,9 @@ class Listener:
             try:
                 connection, _ = self._socket.accept()
             except OSError:
-                return  # it was closed
+                if self._closed.wait(AGAIN_SECONDS):
+                    return
+                continue  # out of descriptors: some will be closed, and whoever has connected waits
             try:
                 start_daemon(partial(_serve, connection), "nbcontainer-control")
             except HostError:
@@ -73,6 +77,7 @@ class Listener:
         self._socket.close()
 
     def close(self) -> None:
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept
         if self._thread is not threading.current_thread():

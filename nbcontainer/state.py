@@ -105,7 +105,8 @@ class KernelState:
     def sockets(self, name: str) -> str:
         """A directory of this kernel's own, for Unix sockets that a container makes; its files end with the kernel's."""
         path = state_directory() / "sockets" / self.place / name
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory, mode in ((path.parent.parent, 0o711), (path.parent, 0o711), (path, 0o700)):
+            directory.mkdir(mode=mode, exist_ok=True)  # each with its mode, whatever the umask is
         return str(path)
 
     def nests_in(self, directories: tuple[str, ...]) -> None:

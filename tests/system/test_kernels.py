@@ -25,7 +25,7 @@ from nbformat import v4
 
 from nbcontainer.errors import SpecError
 from nbcontainer.jupyter.kernelspec import install, read_words
-from nbcontainer.state import list_containers, prune, state_directory
+from nbcontainer.state import CONTROL, list_containers, prune, state_directory
 
 READY_SECONDS = 60
 GROW = "import time\ndata = []\nprint('growing', flush=True)\nwhile True: data.append(bytearray(8 << 20)); time.sleep(0.02)"
@@ -91,7 +91,7 @@ class Kernel:
 
 def sockets() -> list[Path]:
     """Of the kernels of this process."""
-    return [path for place in footprint.places() for path in (state_directory() / "sockets" / place).rglob("*")]
+    return [path for place in footprint.places() for path in (state_directory() / "sockets" / place).rglob("*") if CONTROL not in path.parts]
 
 
 def test_the_kernel_is_the_first_process_of_a_container(tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from facilities import only_as_root
 
+from nbcontainer import control
 from nbcontainer.cgroups import GONE, KeptFiles
 from nbcontainer.engine.inbox import MOST_BYTES, Inbox
 from nbcontainer.engine.messages import MAX_JSON_LEVELS, read_display
@@ -18,7 +22,7 @@ from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError
 from nbcontainer.events import CellError, Event, InputRequest, Output
 from nbcontainer.logs import Log
-from nbcontainer.state import state_directory
+from nbcontainer.state import KernelState, state_directory
 from nbcontainer.verbs.shown import Table
 
 LARGE = MOST_BYTES // 4
@@ -129,3 +133,36 @@ def test_a_place_for_state_that_belongs_to_somebody_else_is_refused(monkeypatch:
         assert is_refused()
         os.chown(place, 65534, 65534)
         assert not is_refused()
+
+
+def test_a_kernel_that_was_out_of_descriptors_is_asked_again(tmp_path: Path) -> None:
+    listener = control.Listener(str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        # Linux has taken a descriptor for the first one already.
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as asks:
+            asks.settimeout(20)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                first.connect(str(tmp_path / control.NAME))
+                asks.connect(str(tmp_path / control.NAME))
+                asks.sendall(b'{"knows": "nobody"}\n')
+                time.sleep(3 * control.AGAIN_SECONDS)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert json.loads(asks.recv(4096)) == {"knows": False}
+    finally:
+        listener.close()
+
+
+def test_directories_of_sockets_are_nobody_else_s_whatever_the_umask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("nbcontainer.state.state_directory", lambda: tmp_path)
+    (tmp_path / "kernels").mkdir()
+    before = os.umask(0)
+    try:
+        state = KernelState()
+        made = Path(state.sockets("control"))
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (made, made.parent, made.parent.parent)] == [0o700, 0o711, 0o711]
+    state.close()
