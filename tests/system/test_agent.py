@@ -65,6 +65,7 @@ def guest() -> Iterator[Guest]:
     yield guest
     guest.close()
     thread.join()
+    agent._ports.close()
     theirs.close()
 
 
