@@ -104,6 +104,8 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             return
         if "keep" in front:
             raise SpecError("--keep: is for containers in the background; add -d")
+        if "exec" in front and ("explain" in front or "dry_run" in front):
+            raise SpecError(f"--{'explain' if 'explain' in front else 'dry-run'}: shows the plan of a new container, and this one is there already")
         options = dict(parsed.container)
         engine = options.pop("engine", None)
         quiet = bool(front.get("quiet"))

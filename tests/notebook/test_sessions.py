@@ -206,6 +206,7 @@ def test_verbs(kernel: Kernel, lab: str) -> None:
         ("%container run -it bash", "no terminals"),
         ("%%container -d --exec lab\n1", "exec -d lab sleep 60"),
         ("%container exec -d -o x lab true", "not for what runs in the background"),
+        ("%%container --exec lab --explain\n1", "the plan of a new container"),
         ("%container stats nosuch", "there is no container nosuch"),
         ("%container stop lba", "did you mean lab"),
         ("%container stop", "the following arguments are required: NAME"),

@@ -212,3 +212,40 @@ def test_a_python_process_beside_a_program_has_variables() -> None:
     with nbc.start("sleep 60", program=["sh"], mem="256M") as container:
         result = container.run("y = x * 2", input={"x": 21}, output=["y"])
         assert result.values == {"y": 42}, result.describe()
+
+
+ATTACK = """\
+import os, threading
+import numpy as np
+SIZE = 16 << 20
+x = np.zeros(SIZE, np.uint8)
+held, hits = {}, 0
+def attack():
+    global hits
+    while True:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                found = os.fstat(int(name))
+                if found.st_size >= SIZE and found.st_ino not in held: held[found.st_ino] = os.dup(int(name))
+            except OSError: continue
+        for fd in held.values():
+            for spoil in (lambda: os.pwrite(fd, os.urandom(1 << 16), SIZE // 2), lambda: os.ftruncate(fd, 4096), lambda: os.ftruncate(fd, 2 * SIZE)):
+                try: spoil(); hits += 1
+                except OSError: pass
+threading.Thread(target=attack, daemon=True).start()
+"""
+
+
+def test_a_cell_that_goes_on_writing_while_the_kernel_reads() -> None:
+    """What came is the kernel's own, or is refused; the cell has the file still, and can change nothing of it."""
+    with nbc.start(mem="512M", workspace="none") as session:
+        assert session.run(ATTACK).ok
+        for _ in range(5):
+            result = session.run("x = np.zeros(SIZE, np.uint8)", output=["x"])
+            came = result.values.get("x")
+            assert (came is None) == bool(result.missing)
+            if came is not None:
+                before = came.copy()
+                assert session.run("before = hits\nwhile held and hits < before + 100: pass").ok
+                assert came.shape == (16 << 20,) and (came == before).all()
+        assert int(session.run("print(hits)").stdout) > 100
