@@ -50,11 +50,15 @@ class LocalNetworks:
                     self._close(router)
                     raise
                 self._router = router
+            elif self._pasta is not None and self._pasta.died:
+                self._find_way_out(self._router)
             return self._router
 
     def _find_way_out(self, router: RouterClient) -> None:
         from nbcontainer.network.pasta import LINK, Pasta
 
+        if self._pasta is not None:
+            self._pasta.close()
         self._pasta = Pasta(router.pid, rootless=self._user_ids is not None)
         router.ask("way_out", name="pasta", link=LINK, why_not=self._pasta.why_not)
 
@@ -81,6 +85,8 @@ class LocalNetworks:
         """Its names and published ports, from now on; returns the spec with the ports that were chosen, and notes."""
         if not spec.networks:
             return spec
+        if self._pasta is not None and self._pasta.died:
+            self._open()  # the container may have been attached in advance
         names = [name for name in (spec.name, spec.hostname) if name]
         ports = [[port.host_address, port.host_port, port.container_port, port.protocol] for port in spec.ports]
         self.limit(box, spec, spec.limits)

@@ -14,6 +14,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from nbcontainer.errors import HostError, NbcontainerError, SetupError
 from nbcontainer.linux import syscalls
 from nbcontainer.network.netlink import CREATE, EXCLUSIVE, Netlink, request
 from nbcontainer.network.subnets import address
@@ -211,6 +212,14 @@ def default_mtu(netlink: Netlink) -> int:
     }
     mtus = [link.get_attr("IFLA_MTU") for link in netlink.dump(ifinfmsg, GET_LINK) if link["index"] in indexes]
     return min([1500, *(int(mtu) for mtu in mtus if mtu)])
+
+
+def why_refused(step: str, what: str, error: OSError, *needed: tuple[Netlink, int, str]) -> NbcontainerError:
+    """What to raise where Linux refused: HostError where an interface (its namespace, index, name) is not there any more, else SetupError."""
+    for netlink, index, name in needed:
+        if all(link["index"] != index for link in netlink.dump(ifinfmsg, GET_LINK)):
+            return HostError(f"{what}: its interface {name} has been removed", "restart the notebook's kernel, which makes networks anew")
+    return SetupError(step, error.errno or 0, f"{what} ({error.strerror})")
 
 
 def statistics(netlink: Netlink) -> dict[int, tuple[int, int]]:

@@ -113,12 +113,11 @@ class Router(Names):
         """The kernel has found one, a link that is here now, or says why there is none."""
         if self._rules is None:
             return {}  # without rules nothing is forwarded
-        self.why_no_way_out = ", and ".join(filter(None, [self.why_no_way_out, str(request["why_not"])]))
-        if not request["why_not"]:
-            self.why_no_way_out = ""
-            self._out_index = uplink.index_of(self.netlink, str(request["link"]))
-            self._out_name = str(request["link"])
-            self.way_out = str(request["name"])
+        why, link = str(request["why_not"]), str(request["link"])
+        self.why_no_way_out = ", and ".join(filter(None, [self.why_no_way_out, why])) if why else ""
+        self.way_out, self._out_name = ("", "") if why else (str(request["name"]), link)
+        self._out_index = None if why else uplink.index_of(self.netlink, link)
+        self._renew_rules()
         return {}
 
     # ---- networks
@@ -147,7 +146,8 @@ class Router(Names):
             with contextlib.suppress(OSError):
                 self.netlink.ask(links.delete(bridge.index))
             self._subnets.give_back(subnet)
-            raise SetupError("make network", error.errno or 0, f"{name} ({error.strerror})") from None
+            uplinks = [(self._host, self.uplink.host_index, self.uplink.name)] if self.uplink is not None else []
+            raise links.why_refused("make network", f"network {name}", error, *uplinks) from None
         return self._described(network)
 
     def _renew_rules(self) -> None:
@@ -258,7 +258,8 @@ class Router(Names):
                 self.netlink.ask(*(links.delete(endpoint.outer_index) for endpoint in endpoints))
             os.close(namespace_fd)
             if isinstance(error, OSError):
-                raise SetupError("attach to network", error.errno or 0, f"{', '.join(request['networks'])} ({error.strerror})") from None
+                bridges = [(self.netlink, network.bridge.index, network.bridge.name) for network in networks]
+                raise links.why_refused("attach to network", f"network {', '.join(request['networks'])}", error, *bridges) from None
             raise
         finally:
             inner.close()

@@ -62,6 +62,11 @@ class Pasta:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    @property
+    def died(self) -> bool:
+        """It gave a way out, and does not any more."""
+        return not self.why_not and self._process is not None and self._process.poll() is not None
+
     def _run(self, words: list[str], namespace: IO[bytes], started: threading.Event) -> None:
         try:
             self._process = subprocess.Popen(

@@ -426,6 +426,63 @@ def test_an_interface_that_vanishes_is_no_trouble() -> None:
     assert fetch("http://nobody/").error is not None
 
 
+def test_interfaces_that_somebody_removes_are_named() -> None:
+    only_as_root("the uplink is there for root")
+    local.shutdown()
+    before = hostnet.state()
+    from pyroute2 import IPRoute
+
+    try:
+        nbc.run("pass", net="bridge")
+        with IPRoute() as route:
+            (link,) = [item for item in route.get_links() if str(item.get_attr("IFLA_IFNAME")).startswith("nbc")]
+            route.link("del", index=link["index"])
+        with pytest.raises(nbc.HostError, match=f"network late: its interface {link.get_attr('IFLA_IFNAME')} has been removed"):
+            networks().create("late")
+        assert [item.name for item in networks().list()] == ["bridge"]
+        assert nbc.run("print(1)", net="bridge").stdout == "1\n", "containers still reach each other"
+        local.open_local().drop_spares()
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        inner = os.open(f"/proc/{networks()._router.pid}/ns/net", os.O_RDONLY)
+        from nbcontainer.linux import syscalls
+
+        syscalls.setns(inner, syscalls.CLONE_NEWNET)
+        try:
+            with IPRoute() as route:
+                route.link("del", index=route.link_lookup(ifname="nbc0")[0])
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
+            os.close(own)
+            os.close(inner)
+        with pytest.raises(nbc.HostError, match="network bridge: its interface nbc0 has been removed"):
+            nbc.run("pass", net="bridge")
+    finally:
+        local.shutdown()
+    assert _settled(before) == before
+    nbc.run("pass", net="bridge")
+
+
+def test_subnets_that_the_host_has_are_not_taken() -> None:
+    only_as_root("it gives the host addresses")
+    from pyroute2 import IPRoute
+
+    local.shutdown()
+    before = hostnet.state()
+    with IPRoute() as route:
+        for address, length in (("10.192.0.1", 12), ("10.77.5.1", 24)):
+            route.addr("add", index=1, address=address, prefixlen=length)
+        try:
+            with pytest.raises(SpecError, match=r"10\.77\.5\.0/25 collides with 10\.77\.5\.\d+/\d+, which is in use here"):
+                networks().create("mine", subnet="10.77.5.0/25")
+            assert [item.subnet for item in networks().list()] == ["172.16.4.0/22"], "the first of the next pool; its link to the host has 172.16.0.0/22"
+        finally:
+            local.shutdown()
+            for address, length in (("10.192.0.1", 12), ("10.77.5.1", 24)):
+                route.addr("del", index=1, address=address, prefixlen=length)
+    assert _settled(before) == before
+    nbc.run("pass", net="bridge")
+
+
 def test_the_address_pool_used_up_and_a_subnet_that_the_host_has() -> None:
     code = """
     import sys
@@ -485,6 +542,13 @@ def test_root_gets_out_by_pasta_where_the_host_does_not_forward() -> None:
             pasta = networks()._pasta.pid
             status = Path(f"/proc/{pasta}/status").read_text()
             assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapBnd:\t0000000000201000" in status, "it is nobody, with the right to enter a namespace"
+            os.kill(pasta, signal.SIGKILL)
+            deadline = time.monotonic() + SECONDS
+            while not networks()._pasta.died:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net="bridge").ok, "another one took its place"
+            pasta = networks()._pasta.pid
             with _another_address("10.55.0.1"):  # pasta's connections to it would be the host's own
                 for address in (host_side, "10.55.0.1", "169.254.169.254"):
                     assert not nbc.run(_ASK.format(address=address, port=9101, seconds=NEVER_SECONDS), net="bridge").ok, address
