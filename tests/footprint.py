@@ -115,8 +115,13 @@ def processes() -> list[str]:
 
 
 def _fds() -> list[str]:
+    """Without the engine's control socket, which is there from the first container on that lives for a moment."""
+    listener: Any = getattr(getattr(_local_engine(), "state", None), "_listener", None)
+    control = listener._socket.fileno() if listener is not None else -1
     found = []
     for fd in os.listdir("/proc/self/fd"):
+        if int(fd) == control:
+            continue
         try:
             found.append(os.readlink(f"/proc/self/fd/{fd}"))
         except FileNotFoundError:
