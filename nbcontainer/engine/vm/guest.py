@@ -76,7 +76,7 @@ class Guest:
 
     def _receive(self) -> None:
         reader = FrameReader()
-        reason = "the virtual machine ended"
+        reason = ""
         try:
             while data := self.process.stream.recv(READ_BYTES):
                 self._taking = True  # a run whose reader is slow holds us up: the guest is not silent then
@@ -89,7 +89,7 @@ class Guest:
             pass  # closed by us, or reset by its end
         except Exception as error:  # whatever it was: nobody may wait for a thread that is no more
             reason = f"the virtual machine said something that cannot be taken ({type(error).__name__}: {error})"
-        self.fail(reason)
+        self.fail(reason or f"the virtual machine {self.process.how_it_ended()}")
 
     def _take(self, message: dict[str, Any]) -> None:
         if self._outgoing.qsize() > MOST_OUTGOING:

@@ -12,6 +12,7 @@ file copy-on-write, so any number of them share it, and nobody writes to it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -103,6 +104,10 @@ class Template:
         try:
             fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if error.errno == errno.EROFS and self.snapshot() is not None:
+                # A whole kernel in a container, which has the host's cache as a read-only volume: nobody builds in here.
+                yield
+                return
             raise HostError(f"{self._lock_path} cannot be written: {error.strerror}", f"export {CACHE_VARIABLE}=DIRECTORY") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -1,0 +1,70 @@
+"""Whole kernels in containers on this host, whose cells have no way to containers but a virtual machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_client.provisioning import KernelProvisionerFactory
+from jupyter_core.utils import ensure_event_loop
+
+import nbcontainer
+from nbcontainer.engine import local
+from nbcontainer.jupyter.kernelspec import install, read_words
+
+READY_SECONDS = 120
+CELL = "%%container --mem 64M --no-live {}\nimport os\nprint('pid', os.getpid(), os.uname().release)"
+
+
+@pytest.fixture
+def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where kernelspecs are looked for."""
+    entry = EntryPoint("nbcontainer", "nbcontainer.jupyter.provisioner:ContainerProvisioner", KernelProvisionerFactory.GROUP_NAME)
+    KernelProvisionerFactory.instance().provisioners["nbcontainer"] = entry
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
+    yield tmp_path
+    local.shutdown()
+    ensure_event_loop().close()  # jupyter_client's
+
+
+def run_in_kernel(prefix: Path, words: str, *cells: str) -> list[str]:
+    """What each of the cells shows, of a kernel in a container that was installed with ``words``."""
+    package = Path(nbcontainer.__file__).parent
+    here = f"-v {package}:/opt/here/nbcontainer:ro -e PYTHONPATH=/opt/here"  # it may be installed as a path alone, which no container shows
+    install(read_words(f"--name contained {words} {here} --prefix {prefix}".split()))
+    manager, client = start_new_kernel(READY_SECONDS, "contained", cwd=str(prefix))
+    assert isinstance(manager, KernelManager)
+    shown = []
+    try:
+        for cell in ("%load_ext nbcontainer", *cells):
+            texts: list[str] = []
+            client.execute_interactive(
+                cell, timeout=READY_SECONDS, output_hook=lambda message, texts=texts: texts.append(message["content"].get("text") or message["content"].get("evalue") or "")
+            )
+            shown.append("".join(texts))
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    return shown[1:]
+
+
+def test_cells_of_a_contained_kernel_take_the_virtual_machine(prefix: Path, cache: Path) -> None:
+    """With the host's snapshot, read-only, half of a gigabyte is enough."""
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    refused, ran = run_in_kernel(prefix, f"--mem 512M -v {cache}:/root/.cache/nbcontainer/vm:ro", CELL.format("--engine local"), CELL.format(""))
+    assert "this is a container of nbcontainer's already" in refused
+    assert "--engine vm" in refused
+    assert ran.startswith("pid 1 "), ran
+    assert os.uname().release not in ran.splitlines()[0]
+    assert "This runs in a virtual machine" in ran
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == files
+
+
+def test_a_kernel_that_is_too_small_for_it_says_so(prefix: Path) -> None:
+    (said,) = run_in_kernel(prefix, "--mem 200M", CELL.format(""))
+    assert "want of memory" in said
+    assert "400 MiB" in said
