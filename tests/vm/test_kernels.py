@@ -62,9 +62,3 @@ def test_cells_of_a_contained_kernel_take_the_virtual_machine(prefix: Path, cach
     assert os.uname().release not in ran.splitlines()[0]
     assert "This runs in a virtual machine" in ran
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == files
-
-
-def test_a_kernel_that_is_too_small_for_it_says_so(prefix: Path) -> None:
-    (said,) = run_in_kernel(prefix, "--mem 200M", CELL.format(""))
-    assert "want of memory" in said
-    assert "400 MiB" in said
