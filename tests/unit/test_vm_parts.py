@@ -397,6 +397,9 @@ class _Process:
     def last_words(self) -> str:
         return ""
 
+    def how_it_ended(self) -> str:
+        return "ended"
+
     def end(self) -> None:
         self.alive = False
         with contextlib.suppress(OSError):
