@@ -18,13 +18,14 @@ from nbcontainer.engine.local import LocalEngine
 from nbcontainer.errors import NbcontainerError
 from nbcontainer.events import Finished, Output, Started
 from nbcontainer.jupyter.lastwords import Iopub, Listener, say
+from nbcontainer.runtime.title import TITLE
 from nbcontainer.spec import ContainerSpec
 from nbcontainer.units import format_size
 
 EXEC_SECONDS = 2.0
 END_SECONDS = 5.0
-_ZYGOTE_MARK = b"forkhooks"
-"""What stands in the command line of the zygote, and of its children until they execute a program."""
+_ZYGOTE_MARKS = (TITLE, b"forkhooks")
+"""One of these stands in the command line of the zygote, and of its children until they execute a program."""
 _CONTROL = {number: None for number in range(32) if chr(number) not in "\t\n\r"} | {127: None}
 
 
@@ -59,7 +60,7 @@ class KernelContainer:
             try:
                 with open(f"/proc/{self.pid}/cmdline", "rb") as file:
                     command = file.read()
-                if command and _ZYGOTE_MARK not in command:  # that of a dead process is empty
+                if command and not any(mark in command for mark in _ZYGOTE_MARKS):  # that of a dead process is empty
                     return
             except OSError:
                 pass  # it has just ended; the watching thread knows how
