@@ -59,6 +59,7 @@ class GuestEngine(LocalEngine):
 
     def __init__(self, branches: Sequence[str]) -> None:
         self._shared = branches
+        self._resumed = False
         super().__init__()
         self.state.listens = False
 
@@ -90,6 +91,28 @@ class GuestEngine(LocalEngine):
 
     def _give_back_ids(self, id_map: IdMap | None) -> None:
         pass
+
+    def make_spares(self, shape: ContainerSpec, count: int) -> None:
+        """None before the guest is resumed: all guests of a snapshot would have the same, or go on making it."""
+        if self._resumed:
+            super().make_spares(shape, count)
+
+    def resumed(self) -> None:
+        """This guest is one of a kind from now on."""
+        self._resumed = True
+
+    def settle(self) -> None:
+        """Run once what every cell runs, so that its code is in memory; returns when nothing of it is left."""
+        for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):
+            with contextlib.closing(self.start(make_spec(options, workspace="none"), "print(1)").events()) as events:
+                for _ in events:
+                    pass
+        zygote = self._client.pid
+        while True:
+            with open(f"/proc/{zygote}/task/{zygote}/children", encoding="ascii") as file:
+                if not file.read():
+                    return
+            time.sleep(NO_HOST_SECONDS)  # it collects what has ended, and says nothing
 
 
 class Port:
@@ -158,7 +181,7 @@ class Agent:
         elif kind == "resume":
             self._resume(message)
         elif kind == "settle":
-            self._settle()
+            self._engine.settle()
             self._port.send({"t": "settled"})
 
     def _resume(self, message: dict[str, Any]) -> None:
@@ -183,15 +206,8 @@ class Agent:
         except NbcontainerError as error:
             self._port.send({"t": "broken", "why": str(error)})
             return
+        self._engine.resumed()
         self._port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
-
-    def _settle(self) -> None:
-        """Code that has run once before the snapshot is in memory afterwards; boxes that wait would be the same in all guests."""
-        for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):
-            with contextlib.closing(self._engine.start(make_spec(options, workspace="none"), "print(1)").events()) as events:
-                for _ in events:
-                    pass
-        self._engine.drop_spares()
 
     def _refresh(self, stamp: str) -> None:
         """The host changed its packages: forget what was cached of the shares."""
