@@ -210,12 +210,21 @@ def test_without_mem_the_guest_s_own_size_is_the_limit() -> None:
 
 
 def test_idle_it_takes_little_memory() -> None:
+    """All that QEMU has in memory, also what it shares with other guests of the snapshot and with other QEMUs."""
     vm.shutdown()
-    engine = vm.open_vm()
-    guest, _ = engine._guest_for(make_spec(workspace="none"))
+    guest, _ = vm.open_vm()._guest_for(make_spec(workspace="none"))
     assert guest.responds()
-    idle = psutil.Process(guest.process.pid).memory_info().rss
-    assert idle < IDLE_BYTES, f"{idle >> 20} MiB after the restore"
+    process = psutil.Process(guest.process.pid)
+    assert "-incoming" in process.cmdline(), "it was booted, not restored"
+    idle = process.memory_info().rss
+    assert idle < IDLE_BYTES, {name: _status(process.pid)[name] for name in ("VmRSS", "RssAnon", "RssFile", "RssShmem")}
+
+
+def test_a_restored_guest_has_no_containers_but_its_own() -> None:
+    """What waited when the snapshot was written would be the same in every guest."""
+    code = "import os; print(sum(open(f'/proc/{pid}/cmdline').read() != '' for pid in os.listdir('/proc') if pid.isdigit()))"
+    vm.shutdown()
+    assert run(code, share=["pid"]).stdout == "4\n", "process 1, the agent, the zygote, the cell"
 
 
 def test_ps_lists_it_while_it_runs() -> None:
