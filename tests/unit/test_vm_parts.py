@@ -7,8 +7,12 @@ import gzip
 import io
 import json
 import lzma
+import os
 import socket
 import struct
+import subprocess
+import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -115,6 +119,24 @@ def kernel_module(depends: str) -> bytes:
     struct.pack_into("<IIQQQQ", sections, 64, 1, 1, 0, 0, 64 + len(names), len(info))
     struct.pack_into("<IIQQQQ", sections, 128, 10, 3, 0, 0, 64, len(names))
     return bytes(header) + names + info + bytes(sections)
+
+
+def test_programs_run_without_their_symbols(tmp_path: Path) -> None:
+    whole = Path(os.path.realpath(sys.executable)).read_bytes()
+    short = unpack.without_symbols(whole)
+    assert len(short) < len(whole) and unpack.without_symbols(short) == short
+    program = tmp_path / "python"
+    program.write_bytes(short)
+    program.chmod(0o755)
+    libraries = sysconfig.get_config_var("LIBDIR") or ""
+    environment = {"PYTHONHOME": sys.base_prefix, "LD_LIBRARY_PATH": libraries}
+    done = subprocess.run([program, "-IS", "-c", "print(6 * 7)"], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout == "42\n", done.stderr
+
+
+@pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", b"\x7fELF\2\1", b"\x7fELF\2\1" + bytes(100), b"\x7fELF\2\1" + b"\xff" * 100])
+def test_what_is_no_program_stays_as_it_is(data: bytes) -> None:
+    assert unpack.without_symbols(data) == data
 
 
 def test_module_dependencies() -> None:

@@ -16,29 +16,26 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine import Run, memory
-from nbcontainer.engine.box import Box
 from nbcontainer.engine.changes import Change
-from nbcontainer.engine.local import LocalEngine
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
+from nbcontainer.engine.vm.guestengine import GuestEngine
 from nbcontainer.engine.vm.guestports import GuestPorts
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
 from nbcontainer.engine.watch import ProcessRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import Display, Event, Finished, Readings
 from nbcontainer.linux import syscalls
-from nbcontainer.runtime import rootfs, skeleton
-from nbcontainer.runtime.plan import IdMap
+from nbcontainer.runtime import skeleton
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
-from nbcontainer.runtime.skeleton import Branch
-from nbcontainer.spec import ContainerSpec, Limits, make_spec
+from nbcontainer.spec import ContainerSpec, Limits
 
 READ_BYTES = 1 << 18
 RNDADDENTROPY = 0x40085203
@@ -47,72 +44,6 @@ NO_HOST_SECONDS = 0.002
 SAMPLE_AFTER_SECONDS = 0.15
 EARLY_SAMPLES_SECONDS = 0.025
 """The whole of a short cell takes as long here as ten on a host; so that charts show as much of it, and not more."""
-ALL_IDS = IdMap(0, 0xFFFFFFFF)
-"""9p has no idmapped mounts, so container ids are the guest's: it is the guest that keeps them from the host's files."""
-
-
-class GuestEngine(LocalEngine):
-    """The local engine, in a machine of its own."""
-
-    look_again_seconds = (float("inf"), float("inf"))
-    """The host's side looks at the host's files; over 9p it would take minutes."""
-
-    def __init__(self, branches: Sequence[str]) -> None:
-        self._shared = branches
-        self._resumed = False
-        super().__init__()
-        self.state.listens = False
-
-    def _look_around(self) -> rootfs.Surroundings:
-        """Shared directories are part of every root; they are mounted after the snapshot, and empty until then."""
-        found = tuple(Branch(path, f"share-{index}", "shared by the host", True, searched=False) for index, path in enumerate(sorted(self._shared)))
-        return replace(super()._look_around(), branches=found)
-
-    def _take_ids(self) -> IdMap:
-        return ALL_IDS
-
-    def _make_box(self, shape: ContainerSpec) -> Box:
-        if not self._client.alive:
-            # A new one would not know what to hide; the host starts a new guest.
-            os.write(2, b"the zygote ended\n")
-            os._exit(1)
-        return super()._make_box(shape)
-
-    def wait(self) -> None:
-        """Until the zygote has read all that it needs from the initramfs. Raises NbcontainerError."""
-        self._client.wait()
-
-    def hide(self, hidden: skeleton.Hidden) -> None:
-        """In all containers to come: what "other" may not read in the shares, which are mounted by now. Raises OSError."""
-        base = f"/proc/{self._client.pid}/root{self._config.stage}/base"
-        for branch in self._config.branches:
-            if not branch.searched:
-                skeleton.SkeletonBuilder(f"{base}/{branch.key}", branch.path, exists=True).hide(hidden)
-
-    def _give_back_ids(self, id_map: IdMap | None) -> None:
-        pass
-
-    def make_spares(self, shape: ContainerSpec, count: int) -> None:
-        """None before the guest is resumed: all guests of a snapshot would have the same, or go on making it."""
-        if self._resumed:
-            super().make_spares(shape, count)
-
-    def resumed(self) -> None:
-        """This guest is one of a kind from now on."""
-        self._resumed = True
-
-    def settle(self) -> None:
-        """Run once what every cell runs, so that its code is in memory; returns when nothing of it is left."""
-        for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):
-            with contextlib.closing(self.start(make_spec(options, workspace="none"), "print(1)").events()) as events:
-                for _ in events:
-                    pass
-        zygote = self._client.pid
-        while True:
-            with open(f"/proc/{zygote}/task/{zygote}/children", encoding="ascii") as file:
-                if not file.read():
-                    return
-            time.sleep(NO_HOST_SECONDS)  # it collects what has ended, and says nothing
 
 
 class Port:

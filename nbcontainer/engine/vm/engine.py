@@ -99,6 +99,11 @@ class VmEngine:
             self._guests[sources] = guest
             return guest, shares
 
+    def look_ahead(self) -> None:
+        """Begin what the first guest would wait for, beside whatever the caller does meanwhile. Raises HostError."""
+        with self._lock:
+            self._hidden.look()
+
     def _drop_dead(self) -> None:
         for key in [key for key, guest in self._guests.items() if not guest.alive]:
             self._guests.pop(key).close()
@@ -228,6 +233,7 @@ class VmEngine:
         with self._lock:
             while self._guests:
                 self._guests.popitem()[1].close()
+            self._hidden.close()
         self.state.close()
 
 

@@ -6,6 +6,7 @@ over 9p that would take minutes, so the kernel's side looks, while a guest start
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from nbcontainer.engine.vm.layout import base_directories
@@ -44,3 +45,9 @@ class HiddenFiles:
                 raise HostError(f"files that nobody may read could not be listed: {error.strerror}", "sudo apt-get install findutils") from None
         assert self._found is not None
         return self._found
+
+    def close(self) -> None:
+        """Nothing is left running: waits for a search that nobody has asked about."""
+        if self._search is not None:
+            with contextlib.suppress(HostError):
+                self.result()

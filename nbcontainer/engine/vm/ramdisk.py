@@ -21,6 +21,7 @@ from typing import IO
 from nbcontainer.engine.vm.cpio import Writer
 from nbcontainer.engine.vm.kernelimage import KernelImage
 from nbcontainer.engine.vm.layout import CONFIG_PATH, HOME, MODULES_DIRECTORY, base_directories
+from nbcontainer.engine.vm.unpack import without_symbols
 from nbcontainer.errors import HostError, InternalError
 
 TRACE_SECONDS = 120.0
@@ -56,7 +57,7 @@ class Packer:
             if stat.S_ISDIR(status.st_mode):
                 self._archive.directory(path)
             elif stat.S_ISREG(status.st_mode):
-                data = Path(path).read_bytes()
+                data = without_symbols(Path(path).read_bytes())
                 self._archive.file(path, data, 0o755 if status.st_mode & 0o111 else 0o644, int(status.st_mtime))
         except OSError:
             return  # a test that reads it in the guest would miss it; containers read the share

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbcontainer.engine.vm import kernelimage, qemu
-from nbcontainer.engine.vm.engine import guest_cpus, guest_memory_mib
+from nbcontainer.engine.vm.engine import guest_cpus, guest_memory_mib, open_vm
 from nbcontainer.engine.vm.template import Template, cache_directory
 from nbcontainer.errors import HostError, NbcontainerError
 
@@ -38,6 +38,7 @@ def set_up(kernel: str | None, force: bool, tell: Tell) -> None:
     tell(f"Linux {image.release}: {image.origin}")
     downloaded = time.monotonic()
     template = Template(cache_directory(), program, image, guest_memory_mib(), guest_cpus())
+    open_vm().look_ahead()
     with template.locked():
         if force or not template.bootable:
             template.build_boot_files(tell, force=True)

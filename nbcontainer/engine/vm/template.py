@@ -247,7 +247,7 @@ def _resumed(guest: Guest, shares: tuple[Share, ...], hidden: Callable[[], Hidde
 
 
 def _key(program: qemu.Qemu, kernel: KernelImage, memory_mib: int, cpus: int) -> str:
-    parts = [program.version, str(program.starts_elf), qemu.COMMAND_LINE, str(SLOTS), str(memory_mib), str(cpus), sys.version, sys.executable]
+    parts = [program.version, str(program.starts_elf), qemu.COMMAND_LINE, qemu.CPU, str(SLOTS), str(memory_mib), str(cpus), sys.version, sys.executable]
     parts += [*kernel.identity(), *base_directories()]
     parts += [f"{name} {importlib.metadata.version(name)}" for name in ("ipython", "traitlets")]
     for path, relative in ramdisk.sources():

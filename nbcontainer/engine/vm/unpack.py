@@ -18,6 +18,7 @@ from pathlib import Path
 from nbcontainer.errors import HostError
 
 ELF = b"\x7fELF"
+PT_LOAD = 1
 PVH_ENTRY_NOTE = 18
 LOAD_ADDRESS = 0x1000000
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -109,6 +110,25 @@ def stand_in_kernel() -> bytes:
     load = struct.pack("<IIQQQQQQ", 1, 5, notes_at, LOAD_ADDRESS, LOAD_ADDRESS, len(note), len(note), 4096)
     annotate = struct.pack("<IIQQQQQQ", 4, 4, notes_at, LOAD_ADDRESS, LOAD_ADDRESS, len(note), len(note), 4)
     return header + load + annotate + note
+
+
+def without_symbols(program: bytes) -> bytes:
+    """A program or shared library without what Linux and the dynamic loader never read: symbols and debugging information.
+
+    Everything else is returned as it is.
+    """
+    if not program.startswith(ELF + b"\2\1"):
+        return program
+    try:
+        table_at, entry_size, count = *struct.unpack_from("<Q", program, 0x20), *struct.unpack_from("<HH", program, 0x36)
+        headers = [struct.unpack_from("<IIQQQQ", program, table_at + index * entry_size) for index in range(count)]
+    except (struct.error, OverflowError):
+        return program  # it ends too early, and whoever starts it will say so
+    loaded = max((offset + size for kind, _, offset, _, _, size in headers if kind == PT_LOAD), default=0)
+    if not 0 < loaded < len(program):
+        return program  # a kernel module has no such headers
+    # e_shoff, and then e_shentsize, e_shnum and e_shstrndx: there are no sections.
+    return program[:0x28] + bytes(8) + program[0x30:0x3A] + bytes(6) + program[0x40:loaded]
 
 
 def module_dependencies(module: bytes) -> list[str]:
