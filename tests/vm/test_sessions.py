@@ -9,6 +9,7 @@ import pytest
 
 import nbcontainer
 from nbcontainer.containers import CONTAINERS, Container
+from nbcontainer.engine.vm import engine as vm
 from nbcontainer.errors import SpecError
 
 
@@ -65,3 +66,17 @@ def test_stop_ends_a_session(lab: Container) -> None:
     lab.stop()
     result = lab.wait()
     assert result is not None and result.exit_code == 143
+
+
+def test_the_files_of_one_that_was_kept_can_be_compared_until_it_is_removed() -> None:
+    with nbcontainer.start("echo >/etc/new", program=["sh"], engine="vm", mem="64M", workspace="none", keep=True) as container:
+        assert container.wait() is not None
+        assert ("A", "/etc/new") in [(change.kind, change.path) for change in container.diff()]
+        assert container.diff() == container.diff()
+        assert vm.open_vm()._guests and next(iter(vm.open_vm()._guests.values())).busy
+    assert not any(guest.busy for guest in vm.open_vm()._guests.values())
+    with nbcontainer.start("echo >/etc/new", program=["sh"], engine="vm", mem="64M", workspace="none", keep=True) as container:
+        container.wait()
+        vm.shutdown()
+        with pytest.raises(SpecError, match="virtual machine has ended"):
+            container.diff()

@@ -77,6 +77,8 @@ class Agent:
     def __init__(self, port: Port, engine: GuestEngine) -> None:
         self._port, self._engine = port, engine
         self._runs: dict[int, Run] = {}
+        self._kept: dict[int, Run] = {}
+        """Those whose files stay (--keep), until they are forgotten."""
         self._early: dict[int, list[str]] = {}
         self._inputs: dict[int, tuple[int, int]] = {}
         self._stamp = ""
@@ -97,8 +99,10 @@ class Agent:
             self._begin(message, wire.spec_from_json(message["spec"]))
         elif kind == "input":
             self._take_input(message)
-        elif kind in ("interrupt", "kill", "forget"):
+        elif kind in ("interrupt", "kill"):
             self._tell_run(message["run"], kind)
+        elif kind == "forget":
+            self._forget(message["run"])
         elif kind == "line":
             self._answer_input(message)
         elif kind == "control":
@@ -190,7 +194,7 @@ class Agent:
 
     def _control(self, message: dict[str, Any]) -> None:
         number, what = message["run"], message["what"]
-        run = self._runs.get(number)
+        run = self._runs.get(number) or (self._kept.get(number) if what == "diff" else None)
         answer: Limits | Readings | list[Change] | NbcontainerError | None = None
         try:
             if run is None:
@@ -240,6 +244,8 @@ class Agent:
                 self._ports.begin(number, run, self._engine.networks)
             with self._lock:
                 self._runs[number] = run
+                if spec.keep:
+                    self._kept[number] = run
                 early = self._early.pop(number, [])
             for what in early:
                 _apply(run, what)
@@ -279,6 +285,12 @@ class Agent:
             run = self._runs.get(message["run"])
         if run is not None:
             run.answer_input(message["line"], message["why"])
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            run = self._kept.pop(number, None)
+        if run is not None:
+            run.forget()
 
     def _tell_run(self, number: int, what: str) -> None:
         with self._lock:

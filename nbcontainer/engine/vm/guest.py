@@ -45,6 +45,7 @@ class Guest:
         """Version of its Linux, once it has said hello."""
         self._offset_seconds = 0.0
         self._runs: dict[int, VmRun] = {}
+        self._kept: dict[int, VmRun] = {}
         self._numbers = itertools.count(1)
         self._questions: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._pings: dict[int, threading.Event] = {}
@@ -108,7 +109,7 @@ class Guest:
                 run.take_values(message)
         elif kind == "answer":
             number = message.get("run")
-            run = self._runs.get(number) if isinstance(number, int) else None
+            run = self._runs.get(number) or self._kept.get(number) if isinstance(number, int) else None
             answer = wire.answer_from_json(message, self._offset_seconds)
             if run is not None:
                 run.answer(message.get("ask"), answer)
@@ -137,7 +138,9 @@ class Guest:
                 return
             words = self.process.last_words()
             self._failure = reason + (f" ({words})" if words else "")
-            runs = list(self._runs.values())
+            runs, kept = list(self._runs.values()), list(self._kept.values())
+        for run in kept:
+            run.lose()
         for run in runs:
             run.put(InternalError(f"{self._failure}; the next cell starts a new one"))
         for sign in self._signs.values():
@@ -157,7 +160,8 @@ class Guest:
 
     @property
     def busy(self) -> bool:
-        return bool(self._runs)
+        """It has containers, or files of some that were kept."""
+        return bool(self._runs or self._kept)
 
     @property
     def failure(self) -> str:
@@ -295,6 +299,15 @@ class Guest:
         self._ports.begin(run.number, listeners)
 
     def forget(self, run: VmRun) -> None:
+        self._kept.pop(run.number, None)
         self._runs.pop(run.number, None)
         if self._ports is not None:
             self._ports.end(run.number)
+
+    def keep(self, run: VmRun) -> None:
+        """It has ended, and its files stay until it is forgotten."""
+        self.forget(run)
+        self._kept[run.number] = run
+
+    def keeps(self, run: VmRun) -> bool:
+        return run.number in self._kept

@@ -125,8 +125,11 @@ class VmRun:
             pass
 
     def close(self) -> None:
-        """Nothing is read any more."""
-        self._guest.forget(self)
+        """Nothing is read any more. What was to be kept stays in the guest, and can be asked about."""
+        if self.spec.keep and self.started is not None:
+            self._guest.keep(self)
+        else:
+            self._guest.forget(self)
         self._ended = True
         self._inbox.close()
         for waiting in list(self._answers.values()):
@@ -177,13 +180,29 @@ class VmRun:
 
     def changes(self) -> list[Change]:
         if self._ended:
-            raise HostError("diff: what a container in the virtual machine has written goes with it, also with --keep", "use diff while it runs")
+            if not self._is_kept:
+                raise SpecError("diff: the container has ended, and its files with it")
+            if not self._guest.alive:
+                raise SpecError("diff: the container's virtual machine has ended, and its files with it")
         changes = self._control("diff")
         if not isinstance(changes, list):
             raise InternalError("the virtual machine did not say what was changed")
         return changes
 
-    def forget(self) -> None: ...
+    @property
+    def _is_kept(self) -> bool:
+        return self._ended and self._guest.keeps(self)
+
+    def forget(self) -> None:
+        """Its files, where they were kept."""
+        if self._is_kept:
+            self._guest.forget(self)
+            self._guest.send({"t": "forget", "run": self.number})
+
+    def lose(self) -> None:
+        """The guest has ended; whoever waits for an answer need not."""
+        for waiting in list(self._answers.values()):
+            waiting.put(InternalError(self._guest.failure))
 
     def pause(self) -> None:
         self._control("pause")
@@ -204,7 +223,7 @@ class VmRun:
         return readings
 
     def _control(self, what: str, changes: dict[str, Any] | None = None) -> Limits | Readings | list[Change] | None:
-        if self._ended:
+        if self._ended and what != "diff":
             raise SpecError(f"{'stats' if what == 'readings' else what}: the container has ended")
         ask = next(self._asked)
         waiting = self._answers[ask] = queue.SimpleQueue()

@@ -10,7 +10,7 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
           that come out, A → K ``{"t": "values", run, size, offset, data}``
 4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
           ``{"t": "refused", run, kind, arguments}`` where the container could not be started or a run broke
-5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, ``{"t": "forget", run}``
+5. K → A  ``{"t": "interrupt", run}``, ``{"t": "kill", run}``, and once a container that was to be kept is removed, ``{"t": "forget", run}``
    K → A  ``{"t": "control", run, ask, what, changes}``: pause, resume, update, readings, signal or diff; answered by
           ``{"t": "answer", run, ask, limits | readings | diff | kind, arguments}``
    K → A  ``{"t": "line", run, line, why}``: what the cell asked for by an InputRequest; without a line, why there is none
