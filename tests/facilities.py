@@ -41,6 +41,11 @@ def only_as_root(reason: str) -> None:
         pytest.skip(f"only as root: {reason}")
 
 
+def in_guest() -> bool:
+    """Whether this is the guest lane's virtual machine, by software emulation and with few programs."""
+    return os.environ.get("NBCONTAINER_TEST_GUEST") == "1"
+
+
 def full_run() -> bool:
     """Whether this is ``tests/run --full``, where long tests run at full length."""
     return os.environ.get("NBCONTAINER_FULL") == "1"

@@ -42,7 +42,7 @@ OLDEST_RELEASE = (6, 3)
 """Idmapped mounts of a tmpfs, which the local engine needs."""
 PROGRAMS = (
     "sh bash od ls cat ps grep head tail tr find rm touch dd id hostname sleep wc true false echo mkdir chmod env unshare setpriv mount "
-    "umount kill stat sort uname nproc seq busybox cp mv ln test expr date readlink"
+    "umount kill stat sort uname nproc seq busybox cp mv ln test expr date readlink awk mawk perl cut tee xargs sed"
 ).split()
 SOURCES = ("nbcontainer", "tests", "pyproject.toml", "notebooks")
 LEFT_OUT = {"__pycache__", "test", "tests", "idlelib", "turtledemo", "ensurepip", "config-3.11-x86_64-linux-gnu"}
@@ -106,8 +106,10 @@ def build_image(image: Path) -> None:
         for name in ("/bin", "/sbin", "/lib", "/lib64"):
             if os.path.islink(name):
                 tree.link(name, os.readlink(name))
-        for name in ("/usr/local/bin", "/usr/local/share", "/etc/ssl/private"):
+        for name in ("/usr/local/bin", "/usr/local/share", "/etc/ssl/certs"):
             tree.directory(name)
+        _add_secrets(tree)
+        tree.link("/usr/local/bin/python3", sys.executable)
         for name in PROGRAMS:
             found = shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin")
             if found is not None:
@@ -132,6 +134,13 @@ def build_image(image: Path) -> None:
         command = [shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin") or "mke2fs", "-q", "-F", "-t", "ext4", "-d", directory, "-m", "0"]
         subprocess.run([*command, "-O", "^has_journal", str(partial)], check=True)
         os.rename(partial, image)
+
+
+def _add_secrets(tree: Tree) -> None:
+    """What every machine has and "other" may not read. Nobody can log in with these."""
+    tree.directory("/etc/ssl/private", 0o700)
+    for name in ("shadow", "gshadow"):
+        tree.file(f"/etc/{name}", b"root:*:::::::\n", 0o640)
 
 
 def _add_libraries_of_extensions(packer: ramdisk.Packer, directories: list[str]) -> None:
@@ -218,7 +227,7 @@ def main() -> int:
         build_image(image)
         print(f"made the guest's disk in {time.monotonic() - began:.0f} s")
     environment = {key: value for key, value in os.environ.items() if key in ("CI", "NBCONTAINER_REQUIRE", "NBCONTAINER_FULL")}
-    environment["NBCONTAINER_REQUIRE"] = "all"
+    environment |= {"NBCONTAINER_REQUIRE": "all", "NBCONTAINER_TEST_GUEST": "1"}
     job: dict[str, Any] = {"python": sys.executable, "arguments": words or ["-q", "tests/system"], "selected": "-k" in words}
     job |= {"environment": environment, "source": str(ROOT), "ordinary": users}
     job["session"] = [SESSION_TESTS if word == "tests/system" else word for word in job["arguments"]] if "--session" in chosen else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from facilities import require
+from facilities import in_guest, require
 
 import nbcontainer as nbc
 
@@ -19,7 +19,8 @@ HELLO = {
     "python3": "print('hello', 6 * 7)",
     "make": "all:\n\t@echo hello 42",
 }
-MUST_BE_THERE = ("bash", "sh", "perl", "node", "awk", "python3")
+MUST_BE_THERE = {"bash", "sh", "perl", "node", "awk", "python3"} - ({"node"} if in_guest() else set())
+"""The guest's disk has no room for Node.js, which is as large as all of Python."""
 
 
 @pytest.mark.parametrize("name", HELLO)
