@@ -73,7 +73,7 @@ def test_the_files_of_one_that_was_kept_can_be_compared_until_it_is_removed() ->
         assert container.wait() is not None
         assert ("A", "/etc/new") in [(change.kind, change.path) for change in container.diff()]
         assert container.diff() == container.diff()
-        assert vm.open_vm()._guests and next(iter(vm.open_vm()._guests.values())).busy
+        assert any(guest.busy for guest in vm.open_vm()._guests.values())
     assert not any(guest.busy for guest in vm.open_vm()._guests.values())
     with nbcontainer.start("echo >/etc/new", program=["sh"], engine="vm", mem="64M", workspace="none", keep=True) as container:
         container.wait()
