@@ -60,19 +60,21 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def unix_users(count: int, homes: Path, prefix: str = PREFIX) -> Iterator[list[str]]:
-    """Accounts with home directories, for as long as this lasts."""
+    """Accounts with home directories, for as long as this lasts. Raises CalledProcessError where one is there already."""
     names = [f"{prefix}{number:02d}" for number in range(count)]
     homes.mkdir(parents=True, exist_ok=True)
     homes.chmod(0o755)
+    made = []
     try:
         for name in names:
             subprocess.run(["/usr/sbin/useradd", "-m", "-d", str(homes / name), "-s", "/bin/sh", name], check=True, stderr=subprocess.PIPE)
+            made.append(name)
             (homes / name).chmod(0o700)
             (homes / name / "work").mkdir()
             subprocess.run(["chown", "-R", f"{name}:", str(homes / name)], check=True)
         yield names
     finally:
-        for name in names:
+        for name in made:
             for process in processes_of(name):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
