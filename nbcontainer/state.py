@@ -13,6 +13,7 @@ import secrets
 import shutil
 import struct
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ ID_RANGE_START = 0x70000000
 ID_RANGE_COUNT = 65536
 ID_RANGES = 4000
 CONTROL = "control"
+READ_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,14 @@ def _kernel_files() -> Iterator[tuple[Path, bool]]:
 
 def _read(path: Path) -> dict[str, Any]:
     """A kernel's record; empty where there is none. Raises OSError, ValueError."""
+    for _ in range(READ_ATTEMPTS):
+        with contextlib.suppress(ValueError):
+            return _decode(path)
+        time.sleep(0.001)  # it is being written at this moment
+    return _decode(path)
+
+
+def _decode(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     content: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0] if text else {"cgroups": [], "containers": []}
     return content
@@ -252,7 +262,7 @@ def list_places() -> list[Place]:
             containers = tuple(ContainerRecord(**entry) for entry in content["containers"])
             places.append(Place(path.stem, tuple(content["cgroups"]), containers, int(content.get("kernel_pid", 0))))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # it was being written, or its kernel has just ended
+            continue  # its kernel has just ended, or is another version's
     return places
 
 

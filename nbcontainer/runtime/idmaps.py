@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 
 from nbcontainer.linux import subordinate, syscalls
 from nbcontainer.linux.subordinate import SubordinateIds
 from nbcontainer.runtime.steps import write_file
+
+ENDS_MILLISECONDS = 100
+
+
+def is_ending(pidfd: int) -> bool:
+    """Also just before it can be waited for: its files in /proc are root's then."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(ENDS_MILLISECONDS))
 
 
 class IdMaps:

@@ -277,7 +277,8 @@ class SkeletonBuilder:
         """The lower file or directory at ``relative`` does not exist any more."""
         with contextlib.suppress(FileExistsError):  # a directory above does not exist any more either
             path = self._parents(relative)
-            if not os.path.lexists(path):
+            # Inside an opaque one nothing of it shows, and Linux, which merges nothing there, would list the whiteout itself.
+            if not os.path.lexists(path) and not self._inside_opaque(path):
                 os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
 
     def devices(self) -> None:

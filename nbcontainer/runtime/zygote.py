@@ -27,7 +27,7 @@ from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.linux.subordinate import SubordinateIds
 from nbcontainer.runtime import join, skeleton
 from nbcontainer.runtime.below import clone_below
-from nbcontainer.runtime.idmaps import IdMaps
+from nbcontainer.runtime.idmaps import IdMaps, is_ending
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
 from nbcontainer.runtime.inside import OOM_SCORE
 from nbcontainer.runtime.plan import Plan
@@ -234,7 +234,7 @@ class Zygote:
             with contextlib.suppress(BrokenPipeError):
                 os.write(write_end, b"m")
         except OSError as error:
-            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # else it has said why on its channel
+            if not is_ending(pidfd):  # else it has said why on its channel
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 os.close(pidfd)

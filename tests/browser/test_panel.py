@@ -156,8 +156,8 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
 
 def test_all_charts_can_be_switched_on_and_hover_shows_values(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
     hungry = "import threading\nfor _ in range(3): threading.Thread(target=lambda: exec('while True: pass'), daemon=True).start()\n"
-    write = "data = bytearray(30_000_000)\nwhile True:\n    with open('/tmp/x', 'wb') as file: file.write(data[:4_000_000])"
-    book = notebook(f"%%container --live --mem 128M --cpus 0.1\n{hungry}{write}")
+    write = "while True:\n    with open('/tmp/x', 'wb') as file: file.write(data[:4_000_000])"
+    book = notebook(f"%%container --live --mem 128M --cpus 0.1\ndata = bytearray(b'x') * 30_000_000\n{hungry}{write}")
     book.run(0, 1)
     for name in ("Processes", "Disk", "Network", "Pressure"):
         book.panel.get_by_label(name, exact=True).check()

@@ -42,7 +42,7 @@ OLDEST_RELEASE = (6, 3)
 """Idmapped mounts of a tmpfs, which the local engine needs."""
 PROGRAMS = (
     "sh bash od ls cat ps grep head tail tr find rm touch dd id hostname sleep wc true false echo mkdir chmod env unshare setpriv mount "
-    "umount kill stat sort uname nproc seq busybox cp mv ln test expr date readlink awk mawk perl cut tee xargs sed"
+    "umount kill stat sort uname nproc seq busybox cp mv ln test expr date readlink awk mawk perl cut tee xargs sed setsid"
 ).split()
 SOURCES = ("nbcontainer", "tests", "pyproject.toml", "notebooks")
 LEFT_OUT = {"__pycache__", "test", "tests", "idlelib", "turtledemo", "ensurepip", "config-3.11-x86_64-linux-gnu"}

@@ -21,7 +21,7 @@ from nbclient.exceptions import CellExecutionError
 
 ENGINES = (os.environ["NBCONTAINER_ENGINE"],) if os.environ.get("NBCONTAINER_ENGINE") else ("local", "vm")
 LARGEST_BYTES = 400 << 10
-ON_THE_VM = ("01-what-is-a-container", "03-namespaces-one-by-one", "05-cpu", "14-how-safe-is-it")
+ON_THE_VM = ("01-what-is-a-container", "03-namespaces-one-by-one", "14-how-safe-is-it")
 """The essential ones: what each of the locks does, also where the virtual machine is all that there is. ``--full`` has all of them."""
 AS_ORDINARY_USER = ("01-what-is-a-container", "03-namespaces-one-by-one", "15-your-own-container-in-60-lines")
 CHINESE = re.compile("[\u4e00-\u9fff]")

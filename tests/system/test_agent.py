@@ -28,6 +28,9 @@ class Stream:
     def last_words(self) -> str:
         return ""
 
+    def how_it_ended(self) -> str:
+        return "ended"
+
     def end(self) -> None:
         self.alive = False
         self.stream.shutdown(socket.SHUT_RDWR)

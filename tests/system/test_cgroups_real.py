@@ -93,7 +93,7 @@ def test_readings_of_a_process_that_holds_memory(cgroup: Cgroup) -> None:
     sample = cgroup.sample()
     assert sample.memory_peak_bytes >= sample.memory_bytes >= sample.working_set_bytes > 19 * MIB
     assert sample.pids == 1 and cgroup.pids() == [pid]
-    assert cgroup.memory_by_kind()["anon"] > 19 * MIB
+    wait_for(lambda: cgroup.memory_by_kind()["anon"] > 19 * MIB, "they are anonymous")
     cgroup.kill()
     assert end(pid, pidfd) == -signal.SIGKILL
     wait_for(lambda: cgroup.pids() == [], "a reaped process is in no list")
