@@ -194,9 +194,7 @@ class Search:
         tests += " -o ( ! -type d ! -type l ! -perm -o+r -printf f%p\\0 )"
         existing = [path for path in dict.fromkeys(directories) if os.path.isdir(path) and not os.path.islink(path)]
         self._output = os.memfd_create("hidden")
-        self._process = subprocess.Popen(
-            ["find", *existing, "-xdev", *tests.split()], stdout=self._output, stderr=subprocess.DEVNULL
-        )
+        self._process = subprocess.Popen(["find", *existing, "-xdev", *tests.split()], stdout=self._output, stderr=subprocess.DEVNULL)
 
     @property
     def pid(self) -> int:
