@@ -43,7 +43,9 @@ def cell(code: str = WAITS, **options: object) -> Iterator[tuple[RunningContaine
 
     thread = threading.Thread(target=run)
     thread.start()
+    deadline = time.monotonic() + 60
     while not (CONTAINERS.all() and "ready" in CONTAINERS.all()[0].logs()):
+        assert thread.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
     container = CONTAINERS.find("cell")
     try:
@@ -102,8 +104,11 @@ def test_its_exit_code_can_be_waited_for() -> None:
 
 
 def test_its_log_can_be_followed_and_keeps_the_end() -> None:
-    code = f"print('ready')\nfor i in range(40): print(str(i).rjust({IN_MEMORY_BYTES // 10}))\nprint('last')"
+    lines = f"for i in range(40): print(str(i).rjust({IN_MEMORY_BYTES // 10}))\nprint('last')"
+    # "ready" is not among what is kept, so the lines wait until it has been seen
+    code = f"import os, time\nprint('ready', flush=True)\nwhile not os.path.exists('/tmp/seen'): time.sleep(0.01)\n{lines}"
     with cell(code) as (container, result):
+        container.exec(["touch", "/tmp/seen"])
         followed = "".join(record.text for record in container.follow())
         assert len(result().stdout) > 4 * IN_MEMORY_BYTES
         kept = container.logs()
