@@ -13,6 +13,7 @@ from typing import Any
 from nbcontainer.linux import syscalls
 
 State = dict[str, list[str]]
+_EVERY_FAMILY, _INET = 0, 1
 
 
 def leave_real_host() -> None:
@@ -44,9 +45,10 @@ def state() -> State:
         found["routes"] = [_route(item) for family in (socket.AF_INET, socket.AF_INET6) for item in route.get_routes(family=family)]
         found["rules"] = [str(sorted(map(str, item["attrs"]))) for family in (socket.AF_INET, socket.AF_INET6) for item in route.get_rules(family=family)]
     if os.geteuid() == 0:  # others may not look, and change them even less
-        with NFTables() as tables:
-            found["tables"] = [str(item.get_attr("NFTA_TABLE_NAME")) for item in tables.get_tables()]
-            found["nft rules"] = [str(item["attrs"]) for item in tables.get_rules()]
+        with NFTables(nfgen_family=_EVERY_FAMILY) as tables:
+            found["tables"] = [f"{item['nfgen_family']} {item.get_attr('NFTA_TABLE_NAME')}" for item in tables.get_tables()]
+            found["nft chains"] = [f"{item['nfgen_family']} {item['attrs']}" for item in tables.get_chains()]
+            found["nft rules"] = [f"{item['nfgen_family']} {item['attrs']}" for item in tables.get_rules()]
     found["sysctls"] = [f"{path} {_text(path)}" for path in _SYSCTLS]
     return {kind: sorted(lines) for kind, lines in found.items()}
 
@@ -82,3 +84,26 @@ def in_another_namespace() -> Iterator[int]:
         os.close(own)
         if fd >= 0:
             os.close(fd)
+
+
+@contextmanager
+def foreign_rules() -> Iterator[None]:
+    """Somebody else has a table on the host, with a rule in a chain that forwarded packets pass, and a chain that is empty."""
+    from pyroute2.nftables.main import NFTables
+
+    marked = [
+        {"attrs": [("NFTA_EXPR_NAME", "meta"), ("NFTA_EXPR_DATA", {"attrs": [("NFTA_META_DREG", 1), ("NFTA_META_KEY", 3)]})]},
+        {"attrs": [("NFTA_EXPR_NAME", "immediate"), ("NFTA_EXPR_DATA", {"attrs": [("NFTA_IMMEDIATE_DREG", 0), ("NFTA_IMMEDIATE_DATA", _ACCEPT)]})]},
+    ]
+    with NFTables(nfgen_family=_INET) as tables:
+        tables.table("add", name="foreign")
+        try:
+            tables.chain("add", table="foreign", name="passing", hook="forward", type="filter", priority=5, policy=1)
+            tables.chain("add", table="foreign", name="empty")
+            tables.rule("add", table="foreign", chain="passing", expressions=(marked,))
+            yield
+        finally:
+            tables.table("del", name="foreign")
+
+
+_ACCEPT = {"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", 1)]})]}

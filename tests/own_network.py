@@ -1,5 +1,6 @@
 """Run a command as root of a host of its own: ``own_network.py COMMAND...``, in a new network namespace with a loopback, a link to
-another machine (203.0.113.2, which tells who asks at port 9100) and a default route by it. The machine ends with the command."""
+another machine (203.0.113.2, which tells who asks at port 9100) and a default route by it, and /dev/net/tun for everybody, as udev has
+it. The machine ends with the command."""
 
 from __future__ import annotations
 
@@ -15,12 +16,15 @@ import hostnet  # noqa: E402
 from pyroute2 import IPRoute  # noqa: E402
 
 from nbcontainer.linux import syscalls  # noqa: E402
+from nbcontainer.network import tun  # noqa: E402
 
 HOST, OUTSIDE, PORT = "203.0.113.1", "203.0.113.2", 9100
 
 
 def main() -> None:
     hostnet.leave_real_host()
+    if not tun.everybody_may_open_it():
+        tun.give_to_everybody()
     ready, made, command = os.pipe(), os.pipe(), os.pidfd_open(os.getpid())
     outside = os.fork()
     if outside == 0:

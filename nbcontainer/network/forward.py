@@ -19,6 +19,8 @@ from nbcontainer.ports import Port
 
 PIECE_BYTES = 1 << 18
 CONNECT_SECONDS = 10.0
+LINGER_SECONDS = 5.0
+"""For what a container has sent when it ends: whoever asked still gets it."""
 UDP_IDLE_SECONDS = 60.0
 MOST_UDP_CLIENTS = 1024
 BACKLOG = 512
@@ -40,7 +42,8 @@ class Published:
     port: Port
     listener: socket.socket
     target: tuple[str, int]
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _accepting: asyncio.Task[None] | None = None
+    _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _clients: dict[tuple[str, int], _Client] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -48,17 +51,15 @@ class Published:
         if self.port.protocol == "udp":
             loop.add_reader(self.listener, self._take_datagrams)
         else:
-            self._spawn(self._accept())
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._accepting = loop.create_task(self._accept())
 
     def close(self) -> None:
+        """Nobody is let in any more; streams that are open have LINGER_SECONDS to come to their end."""
         loop = asyncio.get_running_loop()
-        for task in list(self._tasks):
-            task.cancel()
+        if self._accepting is not None:
+            self._accepting.cancel()
+        for connection in self._connections:
+            loop.call_later(LINGER_SECONDS, connection.cancel)
         if self.port.protocol == "udp":
             loop.remove_reader(self.listener)
         for client in self._clients.values():
@@ -77,7 +78,9 @@ class Published:
             except OSError:
                 await asyncio.sleep(0.1)  # out of descriptors: some will be closed
                 continue
-            self._spawn(self._carry(client))
+            connection = loop.create_task(self._carry(client))
+            self._connections.add(connection)
+            connection.add_done_callback(self._connections.discard)
 
     async def _carry(self, client: socket.socket) -> None:
         loop = asyncio.get_running_loop()

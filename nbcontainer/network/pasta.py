@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import IO
+
+from nbcontainer.network import tun
 
 LINK = "pasta0"
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -24,6 +27,7 @@ _AS_NOBODY = [
     *("--inh-caps", _RIGHTS, "--ambient-caps", _RIGHTS, "--bounding-set", f"-all,{_RIGHTS}"),
 ]
 """For root. It would become nobody itself, and then lacks the right to enter a namespace of root's; of these two it keeps the first."""
+_WITH_TUN = "import sys; sys.path.append({parent!r}); from nbcontainer.network.tun import main; main()"
 POLL_SECONDS = 0.005
 
 
@@ -43,6 +47,10 @@ class Pasta:
             self.why_not = "this host has no default route"
             self.close()
             return
+        if why_not := tun.why_not():
+            self.why_not = f"for pasta, {why_not}"
+            self.close()
+            return
         # No port of the host's leads in (-t, -u), none of the namespace out to the host's loopback (-T, -U, --no-map-gw).
         nothing = "-t none -u none -T none -U none --no-map-gw".split()
         place = f"/proc/{router_pid}/ns"
@@ -52,6 +60,8 @@ class Pasta:
             programs[1], *([] if rootless else _AS_NOBODY), "--pdeathsig", "KILL",
             programs[0], "--foreground", "--quiet", "--config-net", *nothing, "--ns-ifname", LINK, *namespaces,
         ]  # fmt: skip
+        if not rootless and not tun.everybody_may_open_it():
+            words = [sys.executable, "-IS", "-c", _WITH_TUN.format(parent=str(Path(__file__).resolve().parents[2])), *words]
         started = threading.Event()
         with open(f"{place}/net", "rb") as namespace:
             threading.Thread(target=self._run, args=(words, namespace, started), name="nbcontainer-pasta", daemon=True).start()

@@ -168,7 +168,7 @@ def as_svg(picture: NetworkPicture) -> str:
         height = bottom + _LINE * (number + 1)
     width = columns[2] + _WIDTH + _MARGIN
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" style="max-width:100%;height:auto" role="img" '
         f'aria-label="{escape(title, quote=True)}"><style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(svg.shapes)}</svg>'
     )
 

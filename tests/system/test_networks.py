@@ -262,6 +262,27 @@ def test_datagrams_and_large_streams_pass_published_ports() -> None:
             assert stream.recv(100) == str(8 << 20).encode()
 
 
+def test_what_a_container_sent_before_its_end_arrives() -> None:
+    code = """
+    import socket
+    server = socket.create_server(("", 9000))
+    print("serving", flush=True)
+    client, _ = server.accept()
+    client.sendall(bytes({size}))
+    """
+    size = 2 << 20
+    publish = ["19000:9000"]
+    with running(textwrap.dedent(code).format(size=size), publish=publish) as run, socket.create_connection(("127.0.0.1", 19000), timeout=SECONDS) as stream:
+        deadline = time.monotonic() + SECONDS
+        while any(record.id == run.container_id for record in list_containers()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        received = 0
+        while data := stream.recv(1 << 16):
+            received += len(data)
+        assert received == size
+
+
 def test_ports_that_cannot_be_had_are_refused_before_anything_runs() -> None:
     with socket.create_server(("127.0.0.1", 18090)), pytest.raises(SpecError, match=r"port 18090/tcp of 127.0.0.1 is in use"):
         nbc.run("raise SystemExit(3)", publish=["18090:80"])
@@ -506,13 +527,18 @@ def test_the_address_pool_used_up_and_a_subnet_that_the_host_has() -> None:
     assert len(lines) == (4 if rootless() else 3), "four /22 are in a /20; root's link to the host has one of them"
 
 
+_NFTABLES = ("tables", "nft chains", "nft rules")
+
+
 def test_the_way_out_and_what_it_does_not_lead_to() -> None:
-    """The host forwards, and beyond it is another machine: both are namespaces of this test."""
+    """The host forwards, and beyond it is another machine: both are namespaces of this test. Somebody else has rules there, too."""
     only_as_root("it makes a machine beyond the host")
     local.shutdown()
     before = hostnet.state()
     try:
-        with _outside(forwards=True) as (outside, host_side):
+        with hostnet.foreign_rules(), _outside(forwards=True) as (outside, host_side):
+            with_foreign = hostnet.state()
+            assert len(with_foreign["nft rules"]) == len(before["nft rules"]) + 1
             result = nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net="bridge")
             assert result.ok and result.stdout.strip() == host_side, (result.error, "masqueraded: it sees the host")
             for address, port in ((host_side, 9101), ("169.254.169.254", 80)):
@@ -523,6 +549,10 @@ def test_the_way_out_and_what_it_does_not_lead_to() -> None:
             with running(serve("direct "), net="bridge") as run:
                 address = next(iter(item.containers[run.container_id] for item in networks().list() if run.container_id in item.containers))
                 assert b"direct " in ask(address, 80), "the host reaches a container by its address"
+            assert len(hostnet.state()["nft rules"]) > len(with_foreign["nft rules"]), "ours are beside them"
+            local.shutdown()
+            after = hostnet.state()
+            assert [after[kind] for kind in _NFTABLES] == [with_foreign[kind] for kind in _NFTABLES]
     finally:
         local.shutdown()
     assert _settled(before) == before
