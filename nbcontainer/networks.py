@@ -14,6 +14,7 @@ from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.units import shown
 
 if TYPE_CHECKING:
+    from nbcontainer.engine import Networks
     from nbcontainer.network.described import NetworkDescription, NetworkPicture
 
 DEFAULT = "bridge"
@@ -53,12 +54,26 @@ def rm(name: str, *, engine: str | None = None) -> None:
 def names() -> tuple[str, ...]:
     """Of the networks that this kernel has made; nothing is started for it."""
     found = {DEFAULT}
-    for module in ("nbcontainer.engine.local", "nbcontainer.engine.vm.engine"):
-        engine = sys.modules[module].ENGINE.current if module in sys.modules else None
-        if engine is not None:
-            with contextlib.suppress(NbcontainerError):
-                found.update(engine.networks.names())
+    for networks in _open():
+        with contextlib.suppress(NbcontainerError):
+            found.update(networks.names())
     return tuple(sorted(found))
+
+
+def of_container(container_id: str) -> tuple[NetworkDescription, ...]:
+    """Those that a running container is on; nothing is started for it."""
+    found: list[NetworkDescription] = []
+    for networks in _open():
+        with contextlib.suppress(NbcontainerError):
+            found += [network for network in (networks.list() if networks.names() else ()) if container_id in network.containers]
+    return tuple(found)
+
+
+def _open() -> list[Networks]:
+    """Of the engines that this process has started."""
+    modules = [sys.modules.get(f"nbcontainer.engine.{name}") for name in ("local", "vm.engine")]
+    engines = [module.ENGINE.current for module in modules if module is not None]
+    return [engine.networks for engine in engines if engine is not None]
 
 
 def prune(*, engine: str | None = None) -> tuple[str, ...]:

@@ -26,9 +26,13 @@ class Port:
     container_port: int
     protocol: Literal["tcp", "udp"]
 
+    @property
+    def host(self) -> str:
+        """The host's address as it stands before a port."""
+        return f"[{self.host_address}]" if ":" in self.host_address else self.host_address
+
     def __str__(self) -> str:
-        host = f"[{self.host_address}]" if ":" in self.host_address else self.host_address
-        return f"{host}:{self.host_port}->{self.container_port}/{self.protocol}"
+        return f"{self.host}:{self.host_port}->{self.container_port}/{self.protocol}"
 
     def at(self, host_port: int) -> Port:
         return dataclasses.replace(self, host_port=host_port)

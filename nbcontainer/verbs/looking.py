@@ -9,8 +9,10 @@ from typing import Any
 
 import psutil
 
+from nbcontainer import networks
 from nbcontainer.containers import CONTAINERS
 from nbcontainer.errors import SpecError
+from nbcontainer.ports import Port
 from nbcontainer.running import RunningContainer
 from nbcontainer.state import list_containers
 from nbcontainer.verbs.shown import Document, Table
@@ -57,6 +59,30 @@ def diff(given: argparse.Namespace) -> Table | str:
     if any(change.kind == "D" for change in changes):
         note = "D: the file below is untouched; a whiteout (a device 0/0) in the container's layer hides it."
     return Table(("", "PATH"), tuple((change.kind, change.path) for change in changes), note)
+
+
+def port_arguments(parser: argparse.ArgumentParser) -> None:
+    _name(parser)
+    parser.add_argument("port", metavar="PORT[/udp]", nargs="?", help="only this port of the container")
+
+
+def port(given: argparse.Namespace) -> str:
+    container = CONTAINERS.find(given.name, "port")
+    if given.port is None:
+        return "\n".join(f"{_inner(port)} -> {port.host}:{port.host_port}" for port in _published(container))
+    wanted = given.port if "/" in given.port else f"{given.port}/tcp"
+    found = [f"{port.host}:{port.host_port}" for port in _published(container) if _inner(port) == wanted]
+    if not found:
+        raise SpecError(f"port: {wanted} of {container.name} is not published")
+    return "\n".join(found)
+
+
+def _published(container: RunningContainer) -> tuple[Port, ...]:
+    return () if container.status == "exited" else container.spec.ports
+
+
+def _inner(port: Port) -> str:
+    return f"{port.container_port}/{port.protocol}"
 
 
 def inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +140,20 @@ def _described(container: RunningContainer) -> dict[str, Any]:
         "Mounts": [
             {"Type": mount.kind, "Source": mount.source, "Destination": mount.target, "RW": not mount.read_only} for mount in spec.mounts
         ],
+        "NetworkSettings": _network_settings(container),
         "Namespaces": {} if container.pid is None else namespaces_of(container.pid),
         "Cgroups": [] if container.pid is None else [path for path, _ in cgroups_of(container.pid)],
+    }
+
+
+def _network_settings(container: RunningContainer) -> dict[str, Any]:
+    ports: dict[str, list[dict[str, str]]] = {}
+    for port in _published(container):
+        ports.setdefault(_inner(port), []).append({"HostIp": port.host_address, "HostPort": str(port.host_port)})
+    joined = networks.of_container(container.id) if container.spec.networks and container.status != "exited" else ()
+    return {
+        "Ports": ports,
+        "Networks": {network.name: {"IPAddress": network.containers[container.id], "Gateway": network.gateway} for network in joined},
     }
 
 

@@ -23,6 +23,7 @@ import pytest
 from facilities import full_run, only_as_root, require, rootless
 
 import nbcontainer as nbc
+from nbcontainer import verbs
 from nbcontainer.engine import local
 from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.events import Event, Output
@@ -378,6 +379,7 @@ KERNEL = """
 import sys
 sys.path.insert(0, {repository!r})
 import nbcontainer as nbc
+from nbcontainer import verbs
 nbc.run("import time; print('up', flush=True); time.sleep(60)", net="bridge", publish=["18095:80"], on_event=lambda event: print(event, flush=True))
 """
 
@@ -766,6 +768,19 @@ def test_net_delay_is_in_force_or_the_cell_does_not_run() -> None:
             assert float(nbc.run(textwrap.dedent(code), net="bridge").stdout) > 0.29, "there and back"
     except nbc.HostError as error:
         assert "netem" in error.message and "modprobe sch_netem" in error.remedy
+
+
+def test_ports_and_addresses_of_a_container_are_told() -> None:
+    with running(serve("x"), net="bridge", name="web", publish=["18097:80", "[::1]:18098:53/udp"]) as run:
+        port, inspect = verbs.find("port"), verbs.find("inspect")
+        assert port.answer(["web"]) == "80/tcp -> 127.0.0.1:18097\n53/udp -> [::1]:18098"
+        assert port.answer(["web", "80"]) == "127.0.0.1:18097"
+        with pytest.raises(SpecError, match="port: 53/tcp of web is not published"):
+            port.answer(["web", "53"])
+        settings = inspect.answer(["web"]).content[0]["NetworkSettings"]  # type: ignore[union-attr]
+        assert settings["Ports"]["80/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": "18097"}]
+        (bridge,) = [network for network in networks().list() if network.name == "bridge"]
+        assert settings["Networks"] == {"bridge": {"IPAddress": bridge.containers[run.container_id], "Gateway": bridge.gateway}}
 
 
 def test_inspect_shows_what_is_there() -> None:
