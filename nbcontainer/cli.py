@@ -33,7 +33,7 @@ USAGE = """usage: nbcontainer COMMAND
   doctor [--json]                       what this host can do, and what to type where it cannot
   ps [-q] [--no-trunc] [--format F]     running containers
   stats [--no-stream] [NAME...]         what they use
-  logs [-f] NAME, top, inspect, diff, attach, wait, pause, resume, update, stop, kill, rm
+  logs [-f] NAME, top, port, inspect, diff, attach, wait, pause, resume, update, stop, kill, rm
                                         look at containers of your notebooks, change and end them (each has --help)
   exec [-d] [-i] [OPTIONS] NAME PROGRAM run a program in a container of a notebook's
   volume create|ls|inspect|rm|prune     named volumes
@@ -307,7 +307,7 @@ def _kernel(words: list[str]) -> int:
     return main(words)
 
 
-_VERBS = ("ps", "stats", "volume", *"top logs attach inspect diff pause resume update stop kill wait rm".split())
+_VERBS = ("ps", "stats", "volume", *"top port logs attach inspect diff pause resume update stop kill wait rm".split())
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "doctor": _doctor,
