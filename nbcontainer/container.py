@@ -31,6 +31,7 @@ def run(
     input: Mapping[str, Any] | Inward | None = None,
     output: str | Sequence[str] = (),
     engine: str | None = None,
+    cell_number: int = 0,
     **options: Any,
 ) -> Result:
     """Run ``code`` in a new container and wait for its end.
@@ -42,12 +43,13 @@ def run(
     while the cell runs. ``on_event`` is called with each event as it happens. ``on_input`` returns the line that the cell asks for
     by ``input()`` or ``getpass()``, or raises EOFError; without it, asking is an error in the cell. ``input`` are variables for the
     cell, by name (for a program: texts and numbers, as its environment); those that ``output`` names come back in ``Result.values``.
+    ``cell_number`` stands in tracebacks: ``Cell In[5]``.
     What the code does is in the result; raises only SpecError, HostError, SetupError and InternalError.
     """
     text = read_code(code, bool(program))
     chosen = program if program else program_of(text, (), bare=bool(options.get("bare")))
     spec = starting(lambda: make_spec(options, program=chosen))
-    spec = spec.replace(program=program_of(text, spec.program))
+    spec = spec.replace(program=program_of(text, spec.program), cell_number=cell_number)
     spec, transfer = exchange.prepare(spec, input, output)
 
     def begin() -> Run:
@@ -76,6 +78,7 @@ def start(
     keep: bool = False,
     on_event: OnEvent | None = None,
     engine: str | None = None,
+    cell_number: int = 0,
     **options: Any,
 ) -> Container:
     """Start a container that runs in the background, and return when it does.
@@ -89,7 +92,7 @@ def start(
 
     session = code is None and not program
     text = read_code(code if code is not None else "", bool(program))
-    spec = background(starting(lambda: make_spec(options, program=program)), session=session, keep=keep)
+    spec = background(starting(lambda: make_spec(options, program=program)), session=session, keep=keep).replace(cell_number=cell_number)
     return open_container(lambda: starting(lambda: open_engine(engine).start(spec, text)), spec, on_event)
 
 

@@ -47,6 +47,8 @@ class Display:
     display_id: str | None = None
     size_bytes: int = 0
     """How much it was on its way here; for limits."""
+    value: str = ""
+    """Of a result that is small and of plain types: itself, as :mod:`nbcontainer.data.small` writes it."""
 
 
 @dataclass(frozen=True, slots=True)

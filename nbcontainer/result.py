@@ -164,7 +164,7 @@ def describe_end(event: Event, *, quiet: bool) -> str:
     """A line for how something in the background has ended; "" where there is nothing to say."""
     if not isinstance(event, Finished) or (quiet and event.outcome == "exited"):
         return ""
-    return f"ended ({how_it_ended(event)}) after {event.usage.wall_seconds:.1f} s"
+    return f"ended ({how_it_ended(event)}) after {event.usage.wall_seconds:.1f} s{f'; {event.note}' if event.note else ''}"
 
 
 def how_it_ended(end: Finished | Result) -> str:

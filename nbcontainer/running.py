@@ -110,15 +110,16 @@ class RunningContainer(ABC):
         on_input: OnInput | None = None,
         input: Mapping[str, Any] | Inward | None = None,
         output: str | Sequence[str] = (),
+        cell_number: int = 0,
         **options: Any,
     ) -> Result:
         """Run a Python cell: in a session, with what earlier cells have left, else in a new process.
 
-        ``input``, ``output`` and ``on_input`` as for :func:`nbcontainer.run`.
+        ``input``, ``output``, ``on_input`` and ``cell_number`` as for :func:`nbcontainer.run`.
         ``options``: timeout, max_output, interval, and outside a session env, workdir and user. What the code does is in the
         result, of which ``usage`` and ``samples`` are this cell's. Where the session ends with it, ``result.note`` says so.
         """
-        return self._conduct(code, (), options, on_event, on_start, on_input, input, output)
+        return self._conduct(code, (), options, on_event, on_start, on_input, input, output, cell_number)
 
     def exec(
         self,
@@ -167,8 +168,10 @@ class RunningContainer(ABC):
         on_input: OnInput | None,
         given: Mapping[str, Any] | Inward | None,
         output: str | Sequence[str],
+        cell_number: int = 0,
     ) -> Result:
-        spec, transfer = exchange.prepare(self._process_spec(program, options), given, output)
+        spec = self._process_spec(program, options).replace(cell_number=cell_number)
+        spec, transfer = exchange.prepare(spec, given, output)
         self._cells_of.append(threading.get_ident())
         try:
             with exchange.closing(transfer):

@@ -148,6 +148,8 @@ class ContainerSpec:
     """Sentences for the reader about what was chosen, such as an empty /workspace."""
     once: bool = False
     """No other container of this kind is to be expected: none is made in advance."""
+    cell_number: int = 0
+    """The number of the notebook's cell, as in ``In [5]``; 0: none."""
 
     def replace(self, **changes: Any) -> ContainerSpec:
         return dataclasses.replace(self, **changes)
@@ -571,4 +573,5 @@ def parse_process(spec: ContainerSpec, program: str | Iterable[str], options: Ma
         background=False,
         init=False,
         notes=(),
+        cell_number=0,
     )

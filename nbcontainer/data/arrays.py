@@ -6,13 +6,16 @@ NumPy itself is imported only where an array comes, or where it is loaded anyway
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from nbcontainer.data.blob import DataError
+from nbcontainer.data.blob import DataError, Lazy
 
 KINDS = ("npy", "npy-scalar")
 MAX_HEADER_BYTES = 10_000
 """What NumPy itself takes as the largest safe one: it is read by ast.literal_eval."""
+PIECE_BYTES = 4 << 20
 COPY_BELOW_BYTES = 1 << 20
 """Smaller arrays are copied, so that they do not keep all the memory that came with them."""
 
@@ -31,17 +34,36 @@ def encode(value: Any) -> tuple[str, tuple[Any, ...], tuple[Any, ...]] | None:
         return None
     if array.dtype.hasobject:
         raise _refusal(value, f"its dtype {array.dtype} holds Python objects; convert it: .astype(float) or .astype(str), or use .tolist()")
-    if not array.flags.c_contiguous and not array.flags.f_contiguous:
-        array = numpy.ascontiguousarray(array)
     header = io.BytesIO()
     described = numpy.lib.format.header_data_from_array_1_0(array)
     try:
         numpy.lib.format.write_array_header_2_0(header, described)
     except UnicodeEncodeError:
         raise _refusal(value, "the names of its fields have letters that npy has not; rename them") from None
+    if not array.nbytes:
+        return kind, (header.getvalue(), b""), ()
     raw = array.T if described["fortran_order"] else array
-    # A view of bytes: not every dtype (dates, void) has a buffer of its own.
-    return kind, (header.getvalue(), raw.reshape(-1).view(numpy.uint8) if array.nbytes else b""), ()
+    # A view may show few bytes many times (broadcast_to), and be far larger than what this process could copy.
+    return kind, (header.getvalue(), _as_bytes(raw) if raw.flags.c_contiguous else Lazy(array.nbytes, partial(_pieces, raw))), ()
+
+
+def _as_bytes(array: Any) -> Any:
+    """A view of a contiguous array: not every dtype (dates, void) has a buffer of its own."""
+    import numpy
+
+    return array.reshape(-1).view(numpy.uint8)
+
+
+def _pieces(array: Any) -> Iterator[Any]:
+    """The bytes of an array, in C order."""
+    import numpy
+
+    if array.nbytes <= PIECE_BYTES or array.flags.c_contiguous:
+        yield _as_bytes(numpy.ascontiguousarray(array))
+        return
+    at_once = PIECE_BYTES // (array.nbytes // len(array))
+    for begin in range(0, len(array), max(1, at_once)):
+        yield from _pieces(array[begin : begin + at_once] if at_once else array[begin])
 
 
 def _refusal(value: Any, hint: str) -> Exception:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 PREFIX = struct.Struct("<8sQ")
@@ -25,26 +26,41 @@ class DataError(Exception):
     """What is there is not what it says it is; one line."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A part whose bytes are made while it is written, so that there is never a copy of all of it: ``pieces`` are contiguous buffers."""
+
+    nbytes: int
+    pieces: Callable[[], Iterable[Any]]
+
+
+def size_of(part: Any) -> int:
+    """How many bytes a part of a blob takes."""
+    return int(part.nbytes) if isinstance(part, Lazy) else memoryview(part).nbytes
+
+
 class Blob:
-    """Variables that are about to be written: ``head`` is a JSON object, ``parts`` are contiguous buffers (bytes, arrays, ...)."""
+    """Variables that are about to be written: ``head`` is a JSON object, ``parts`` are contiguous buffers (bytes, arrays, ...) or Lazy."""
 
     def __init__(self, head: dict[str, Any], parts: Sequence[Any]) -> None:
-        views = [memoryview(part).cast("B") for part in parts]
-        body = json.dumps({**head, "sizes": [view.nbytes for view in views]}, separators=(",", ":")).encode()
-        self._pieces: list[tuple[int, memoryview]] = [(0, memoryview(PREFIX.pack(MAGIC, len(body)) + body))]
+        sizes = [size_of(part) for part in parts]
+        body = json.dumps({**head, "sizes": sizes}, separators=(",", ":")).encode()
+        self._parts: list[tuple[int, Any]] = [(0, PREFIX.pack(MAGIC, len(body)) + body)]
         offset = PREFIX.size + len(body)
-        for view in views:
+        for part, size in zip(parts, sizes, strict=True):
             offset = _aligned(offset)
-            self._pieces.append((offset, view))
-            offset += view.nbytes
+            self._parts.append((offset, part))
+            offset += size
         self.size_bytes = offset
 
     def write(self, fd: int) -> None:
         """To a file that is large enough already, or grows. Raises OSError."""
-        for offset, view in self._pieces:
-            while view:
-                written = os.pwrite(fd, view[:WRITE_BYTES], offset)
-                view, offset = view[written:], offset + written
+        for offset, part in self._parts:
+            for piece in part.pieces() if isinstance(part, Lazy) else (part,):
+                view = memoryview(piece).cast("B")
+                while view:
+                    written = os.pwrite(fd, view[:WRITE_BYTES], offset)
+                    view, offset = view[written:], offset + written
 
 
 def _aligned(offset: int) -> int:

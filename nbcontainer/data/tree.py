@@ -1,23 +1,26 @@
 """Values as data that can be read back without running anything: JSON, with marks for what JSON has not, and parts of raw bytes.
 
 A mark is an object with the one key NUL: ``{"\\0": [kind, ...]}``. It stands for a tuple, set, complex number or dict with other keys
-than texts, or for parts of the blob: bytes, an array (npy), a table (Arrow).
+than texts, or for parts of the blob: bytes, a long text, an array (npy), a table (Arrow).
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from nbcontainer.data import arrays, tables
-from nbcontainer.data.blob import DataError
+from nbcontainer.data.blob import DataError, Lazy
 
 MARK = "\0"
 MAX_VALUES = 2_000_000
 """Numbers, texts and collections of all variables; each takes some 60 bytes in Python."""
 MAX_DEPTH = 100
+LONG_TEXT = 1 << 16
+"""Characters: a longer text is a part."""
 MAX_EQUAL_HASHES = 1000
 SUPPORTED = (
     "None, bool, int, float, complex, str, bytes, list, tuple, set and dict of such values, NumPy arrays and numbers (without objects in them), "
@@ -58,7 +61,7 @@ class Encoder:
         if kind in (str, int, float, bool, type(None)):
             if kind is int and value.bit_length() > 10_000:
                 raise CannotTravel(value, f"an integer of {value.bit_length()} bits is too long; send it as bytes")
-            return value
+            return value if kind is not str or len(value) <= LONG_TEXT else {MARK: ["str", self._add(_lazy_text(value))]}
         if depth > MAX_DEPTH:
             raise CannotTravel(value, f"it has more than {MAX_DEPTH} levels")
         if kind in _COUNTED and self._count + len(value) > MAX_VALUES:
@@ -110,6 +113,15 @@ _ENCODERS: dict[type, Callable[[Encoder, Any, int], Any]] = {
 _COUNTED = (list, tuple, set, frozenset, dict)
 
 
+def _lazy_text(text: str) -> Lazy:
+    return Lazy(sum(map(len, _encoded(text))), partial(_encoded, text))
+
+
+def _encoded(text: str) -> Iterator[bytes]:
+    for begin in range(0, len(text), LONG_TEXT):
+        yield text[begin : begin + LONG_TEXT].encode("utf-8", "surrogatepass")
+
+
 def _hint(value: Any) -> str:
     """How to make data of it, where that is easy to say."""
     for kind in (dict, list, tuple, set, str, int, float):
@@ -156,6 +168,8 @@ class Decoder:
         index, *extra = rest
         if kind in ("bytes", "bytearray"):
             return _COLLECTIONS[kind](self._part(index))
+        if kind == "str":
+            return str(self._part(index), "utf-8", "surrogatepass")
         if kind in arrays.KINDS:
             return arrays.decode(kind, self._part(index), self._part(index + 1))
         if kind in tables.KINDS:

@@ -46,6 +46,7 @@ def shape_of(spec: ContainerSpec) -> ContainerSpec:
         keep=False,
         background=False,
         notes=(),
+        cell_number=0,
     )
 
 
@@ -165,4 +166,4 @@ def make_go(spec: ContainerSpec, code: str, mask: int) -> Go:
         directories: tuple[str, ...] = (spec.workdir,)
     else:
         directories = ("/workspace", "/") if own_root else (*_current_directory(), "/")
-    return Go(code, spec.program, environment, directories, spec.user, mask, spec.init, spec.session)
+    return Go(code, spec.program, environment, directories, spec.user, mask, spec.init, spec.session, cell_number=spec.cell_number)

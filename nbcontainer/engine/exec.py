@@ -132,7 +132,7 @@ class ExecRun(Within, ProcessRun):
         usage = usage_between(self._first, self._last, self._highest_bytes, time.monotonic() - self._started)
         verdict = judge(status, self._reason, usage.oom_kills, self._streams.error)
         gone = self._container.has_ended or is_exiting(self._container.pid)
-        note = "; ".join(filter(None, (verdict.note, ENDED_TOO if gone else "")))
+        note = "; ".join(filter(None, (self._streams.note_after(verdict.note), ENDED_TOO if gone else "")))
         return Finished(verdict.outcome, verdict.exit_code, verdict.signal, self._streams.error, usage, note, goes_on=not gone)
 
 

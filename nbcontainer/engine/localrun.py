@@ -186,4 +186,5 @@ class LocalRun(ProcessRun):
         killed = killed_processes(self.container_id, self._process.pid) if usage.oom_kills else ()
         by_kind = self._controls.memory_by_kind if usage.oom_kills else {}
         line = self._line.last() if verdict.outcome == "oom" and verdict.signal else None
-        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, error, usage, verdict.note, by_kind, killed, line=line)
+        note = self._streams.note_after(verdict.note)
+        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, error, usage, note, by_kind, killed, line=line)

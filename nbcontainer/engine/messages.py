@@ -9,6 +9,7 @@ import math
 import os
 from typing import Any
 
+from nbcontainer.data.small import MOST_CHARACTERS
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import CellError, Display, InputRequest
 from nbcontainer.runtime.client import setup_error
@@ -38,7 +39,8 @@ def read_display(message: dict[str, Any]) -> Display | None:
     known = _parse(metadata) if len(metadata) <= MAX_METADATA_CHARACTERS else None
     size = sum(len(text) for text in parts.values())
     identity = display_id if isinstance(display_id, str) else None
-    return Display(kind, data, known if isinstance(known, dict) else {}, identity, size)
+    value = parts.get("value", "") if kind == "result" else ""
+    return Display(kind, data, known if isinstance(known, dict) else {}, identity, size, value if len(value) <= MOST_CHARACTERS else "")
 
 
 def _read_json(mime_type: str, text: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine.inbox import Inbox
 from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.processes import session_of
-from nbcontainer.engine.streams import SPOOL_LIMIT_BYTES, CellDone, Said
+from nbcontainer.engine.streams import CLOSED, SPOOL_LIMIT_BYTES, CellDone, Said
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import Reason, judge, usage_between, usage_since
 from nbcontainer.engine.watch import GRACE_SECONDS
@@ -54,6 +54,7 @@ class SessionRun(LocalRun):
         self._input: Transfer | None = None
         """Whose variables are to follow what was sent."""
         self._over: _Ended | None = None
+        self._fell_silent = False
 
     # ---- from anywhere
 
@@ -137,6 +138,12 @@ class SessionRun(LocalRun):
         # A process that ends closes its channel first.
         if self._streams.speechless and self._kill_at is None:
             self._kill_at = time.monotonic() + GRACE_SECONDS
+            self._fell_silent = True
+
+    def _signal(self, number: int) -> None:
+        if number == signal.SIGKILL and self._fell_silent and not self._reason:
+            self._streams.complaint = self._streams.complaint or CLOSED
+        super()._signal(number)
 
     def _on_said(self, said: Said) -> Iterator[Event]:
         with self._turn:

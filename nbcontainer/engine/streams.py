@@ -16,6 +16,7 @@ from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import NbcontainerError
 from nbcontainer.events import CellError, Event, Output
 from nbcontainer.runtime.client import Cloned
+from nbcontainer.runtime.inside import CHANNEL_FD
 from nbcontainer.runtime.protocol import ACKNOWLEDGED, MEMORY, NO, FrameReader, ProtocolError, encode_answer
 
 SPOOL_LIMIT_BYTES = 1 << 30
@@ -29,6 +30,9 @@ MOST_WAITING_BYTES = 1 << 16
 PIPE_BYTES = 1 << 20
 """The most that a pipe can hold for a process without privileges (fs.pipe-max-size)."""
 _ARE_ACKNOWLEDGED = ("display", "error")
+MISUSED = "the cell wrote to file descriptor {fd}, its channel to the notebook, what is no message ({why}): what it displays after that is not shown, what it prints is"
+CLOSED = f"the cell closed file descriptor {CHANNEL_FD}, its channel to the notebook"
+CUT_OFF = "it ended in the middle of something that it was showing, which is lost"
 
 
 class _Pipe:
@@ -77,6 +81,8 @@ class Streams:
         """The exception that it said last."""
         self.inner_status: int | None = None
         self.failure: NbcontainerError | None = None
+        self.complaint = ""
+        """Why some of what it said is lost; a sentence for the reader."""
         self.transfer: Transfer | None = None
         """The variables that go into and come out of the cell."""
 
@@ -93,6 +99,10 @@ class Streams:
     def speechless(self) -> bool:
         """Its channel is closed, or was misused: no cell can reach it any more."""
         return not self._channel_open
+
+    def note_after(self, note: str) -> str:
+        """``note``, and the complaint, if there is one."""
+        return "; ".join(filter(None, (note, self.complaint)))
 
     def register(self, poller: select.poll) -> None:
         for fd in (*self._pipes, self._channel.fileno()):
@@ -144,13 +154,15 @@ class Streams:
                     yield from self._on_message(message)
                     if message["t"] in _ARE_ACKNOWLEDGED and message.get("answer", True):
                         self.answer(ACKNOWLEDGED)
-            except ProtocolError:
-                # The cell wrote garbage to its own channel: its displays end here, its text goes on.
+            except ProtocolError as error:
+                self.complaint = MISUSED.format(fd=CHANNEL_FD, why=error)
                 self._channel_open = False
                 channel.shutdown(socket.SHUT_RDWR)
             if not final:
                 break
         if final:
+            if self._reader.is_in_a_message and not self.complaint:
+                self.complaint = CUT_OFF
             yield from self._drain_pipes(final=True)
 
     def answer(self, data: bytes) -> None:

@@ -82,7 +82,8 @@ class Transfer:
             return -1, "that was not to be announced"
         self._output_bytes = size_bytes
         if self.limit_bytes is not None and size_bytes > self.limit_bytes:
-            return -1, f"--mem {format_size(self.limit_bytes)} is the most that can come out of this container"
+            most = f"--mem {format_size(self.limit_bytes)} is the most that can come out of this container"
+            return -1, f"{most}; give it --mem {-(-size_bytes // (1 << 29)) / 2 + 0.5:g}G, or bring out a smaller part"
         if size_bytes > host_memory_bytes()[1]:
             return -1, f"this host has only {format_size(host_memory_bytes()[1])} of memory left"
         try:

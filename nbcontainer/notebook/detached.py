@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from nbcontainer.events import CellError, Display, Event, Output
+from nbcontainer.notebook import results
 from nbcontainer.notebook.live import is_kernel
 from nbcontainer.notebook.sanitise import DisplayIds, sanitise, sanitise_metadata
 from nbcontainer.notebook.screen import pace_of
@@ -19,6 +20,7 @@ class DetachedScreen:
 
     def __init__(self, shell: Any, *, trusted: bool = False) -> None:
         self._kernel = shell.kernel if is_kernel(shell) else None
+        self._outs, self._number = shell.user_ns["_oh"], shell.displayhook.prompt_count
         self._parent = None if self._kernel is None else self._kernel.get_parent("shell")
         self._pace = pace_of(shell)
         self._trusted = trusted
@@ -51,6 +53,9 @@ class DetachedScreen:
         if self._kernel is None:
             self._write("stdout", f"{data.get('text/plain', '')}\n")
             return
+        if event.kind == "result":
+            self._show_result(event, data, metadata)
+            return
         transient = {}
         kind = "display_data"
         if event.display_id is not None:
@@ -61,6 +66,12 @@ class DetachedScreen:
             transient = {"display_id": known}
         self._pace.wait_for(event.size_bytes)
         self._send(kind, {"data": data, "metadata": metadata, "transient": transient})
+
+    def _show_result(self, event: Display, data: dict[str, Any], metadata: dict[str, Any]) -> None:
+        """``Out[5]`` of the cell that started it; ``_`` is the cell's that runs now."""
+        self._pace.wait_for(event.size_bytes)
+        self._outs[self._number] = results.value_of(event.value, data, metadata)
+        self._send("execute_result", {"execution_count": self._number, "data": data, "metadata": metadata})
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
         kernel: Any = self._kernel

@@ -19,7 +19,7 @@ from nbcontainer.languages import program_of
 from nbcontainer.notebook import explain
 from nbcontainer.notebook.configured import ConfiguredMagics, with_configuration
 from nbcontainer.notebook.failure import ContainerFailed, render
-from nbcontainer.notebook.screen import Screen, pace_of
+from nbcontainer.notebook.screen import Screen
 from nbcontainer.notebook.variables import Reader, bring_in
 from nbcontainer.options import ParsedLine, help_text, parse_exec, parse_options, verb_help_text
 
@@ -114,10 +114,11 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         if front.get("dry_run"):
             return
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
-        screen = Screen(hidden, pace_of(self.shell), trusted="trust_output" in front)
+        screen = Screen(self.shell, hidden, trusted="trust_output" in front)
         reader = Reader(self.shell)
         runs = partial(container.run, engine=engine) if "exec" not in front else runner_in(front["exec"], parsed.program, engine)
-        options |= {"on_input": reader, "output": front.get("output", ())}
+        shell: Any = self.shell
+        options |= {"on_input": reader, "output": front.get("output", ()), "cell_number": shell.displayhook.prompt_count}
         options["input"] = bring_in(front.get("input", []), self.shell, cell, program=bool(parsed.program))
         if quiet or (isinstance(runs, partial) and runs.func is run_elsewhere):
             result = runs(cell, program=parsed.program, on_event=screen.show, on_start=reader.on_start, **options)
@@ -168,7 +169,8 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         started: list[str] = []
         options = {**parsed.container, "keep": bool(parsed.front.get("keep"))}
         code = cell if cell is not None else "" if parsed.program else None
-        running = container.start(code, program=parsed.program, on_event=on_event, **options)
+        shell: Any = self.shell
+        running = container.start(code, program=parsed.program, on_event=on_event, cell_number=shell.displayhook.prompt_count, **options)
         started.append(running.name)
         print(running.name)
         for note in running.spec.notes:
@@ -259,7 +261,7 @@ def run_elsewhere(place: str, name: str, cell: str, *, program: tuple[str, ...],
 
     if output:
         raise SpecError(f"-o {output[0]}: comes out of Python cells only; what a program writes is kept by --out NAME")
-    del options["on_input"], options["on_start"]
+    del options["on_input"], options["on_start"], options["cell_number"]
     env = [f"{key}={value}" for key, value in as_environment(input or {}).items()] + options.pop("env", [])
     return elsewhere.execute(place, name, program, cell, **({"env": env} if env else {}), **options)
 
@@ -275,9 +277,9 @@ def runner_in(name: str, program: tuple[str, ...], engine: str | None) -> Callab
         return partial(run_elsewhere, place, name)
     there = CONTAINERS.find(name, "--exec")
 
-    def run_it(cell: str, *, program: tuple[str, ...], on_input: Any, output: Any, **options: Any) -> Any:
+    def run_it(cell: str, *, program: tuple[str, ...], on_input: Any, output: Any, cell_number: int, **options: Any) -> Any:
         if not program:
-            return there.run(cell, on_input=on_input, output=output, **options)
+            return there.run(cell, on_input=on_input, output=output, cell_number=cell_number, **options)
         if output:
             raise SpecError(f"-o {output[0]}: comes out of Python cells only; what a program writes is kept by --out NAME")
         return there.exec(program, cell, **options)

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from nbcontainer.events import CellError, Display, Event, Finished, Output
+from nbcontainer.notebook import results
 from nbcontainer.notebook.sanitise import DisplayIds, sanitise, sanitise_metadata
 
 JUPYTER_BYTES_PER_SECOND, JUPYTER_BURST_BYTES = 8e5, 2e6
@@ -45,12 +46,13 @@ def pace_of(shell: Any) -> Pace:
 
 
 class Screen:
-    """Shows events as they come. ``hidden`` names the streams that go into a variable instead."""
+    """Shows events as they come, in the thread of the cell. ``hidden`` names the streams that go into a variable instead."""
 
-    def __init__(self, hidden: frozenset[str], pace: Pace, *, trusted: bool = False) -> None:
+    def __init__(self, shell: Any, hidden: frozenset[str], *, trusted: bool = False) -> None:
+        self._shell = shell
         self._hidden = hidden
         self._trusted = trusted
-        self._pace = pace
+        self._pace = pace_of(shell)
         self._display_ids = DisplayIds()
         self._error: CellError | None = None
 
@@ -86,7 +88,9 @@ class Screen:
             return
         data = dict(event.data) if self._trusted else sanitise(event.data)
         metadata = dict(event.metadata) if self._trusted else sanitise_metadata(event.metadata)
-        if event.display_id is None:
+        if event.kind == "result":
+            results.show(self._shell, results.value_of(event.value, data, metadata), data, metadata)
+        elif event.display_id is None:
             shown.display(data, raw=True, metadata=metadata)
         elif event.kind == "display":
             shown.display(data, raw=True, metadata=metadata, display_id=self._display_ids.new(event.display_id))

@@ -25,6 +25,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from nbcontainer.data import small
 from nbcontainer.runtime import questions, transfer
 from nbcontainer.runtime.channel import CHANNEL, flush
 from nbcontainer.runtime.protocol import LINE_FD, LINE_SIGNAL, Go, is_json
@@ -33,7 +34,7 @@ MAX_DISPLAY_BYTES = 32 << 20
 FIGURE = "matplotlib.figure", "Figure"
 
 
-def _send_display(kind: str, data: dict[str, Any], metadata: dict[str, Any] | None, display_id: str | None) -> None:
+def _send_display(kind: str, data: dict[str, Any], metadata: dict[str, Any] | None, display_id: str | None, value: str = "") -> None:
     message = {"t": "display", "kind": kind, "id": display_id}
     size, name = max(((len(value), name) for name, value in data.items() if isinstance(value, str | bytes)), default=(0, ""))
     if size > MAX_DISPLAY_BYTES:  # before it is encoded, which takes as much memory again
@@ -42,6 +43,7 @@ def _send_display(kind: str, data: dict[str, Any], metadata: dict[str, Any] | No
     try:
         parts = {f"data {name}": _portable(name, value) for name, value in data.items()}
         parts["metadata"] = json.dumps(metadata or {})
+        parts.update({"value": value} if value else {})
     except (TypeError, ValueError) as error:
         parts = {"data text/plain": f"[not shown: {error}]"}
     CHANNEL.send(message, parts)
@@ -77,8 +79,15 @@ class FrameDisplayHook(DisplayHook):
     """The value of the last expression as a frame."""
 
     _bundle: tuple[dict[str, Any], dict[str, Any]] | None = None
+    _value: Any = None
 
     cell = ""
+
+    @property
+    def prompt_count(self) -> int:
+        """Of this cell. While a cell runs, the shell's count is its own in some versions of IPython, and the next one's in others."""
+        shell: Any = self.shell
+        return int(shell.execution_count)
 
     def quiet(self) -> bool:
         """A semicolon at the end hides the value; IPython's own looks into the history, which is off here."""
@@ -91,11 +100,17 @@ class FrameDisplayHook(DisplayHook):
     def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
         self._bundle = (format_dict, md_dict or {})
 
+    def update_user_ns(self, result: Any) -> None:
+        self._value = result
+        update: Any = super().update_user_ns
+        update(result)
+
     def finish_displayhook(self) -> None:
+        value, self._value = self._value, None
         if self._bundle is not None:
             data, metadata = self._bundle
             self._bundle = None
-            _send_display("result", data, metadata, None)
+            _send_display("result", data, metadata, None, small.encode(value))
 
 
 def _text_of(error: BaseException) -> str:
@@ -251,6 +266,7 @@ def run_python(shell: CellShell, go: Go, channel_fd: int) -> int:
 def run_code(shell: Any, go: Go) -> int:
     """One cell, with the variables that go in and come out: its exit code."""
     shell.displayhook.cell = go.code
+    shell.execution_count = go.cell_number or shell.execution_count
     if go.has_input and not transfer.take_in(shell, go):
         return 1
     code = _exit_code(_run_cell(shell, go.code))

@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -215,6 +216,9 @@ def _serve(run_python: RunPython) -> int:
             _write_all(encode({"t": "done", "code": code}))
     except SystemExit:
         return EXIT_TERMINATED
+    except OSError as error:
+        print(f"file descriptor {CHANNEL_FD}, by which the session gets its cells: {error.strerror}; it cannot go on", file=sys.stderr, flush=True)
+        return EXIT_SETUP_FAILED
     return 0
 
 

@@ -95,6 +95,8 @@ class Go(NamedTuple):
     """Of these, those that the code does not speak of, or that cannot be rebuilt, are left out."""
     outputs: tuple[str, ...] = ()
     """Variables that are wanted back."""
+    cell_number: int = 0
+    """For tracebacks and ``Out``; 0: no notebook's."""
 
 
 NEXT_CELL = b"c"
@@ -138,6 +140,11 @@ class FrameReader:
     def __init__(self, max_json_bytes: int = MAX_FRAME_BYTES) -> None:
         self._buffer = bytearray()
         self._max_json_bytes = max_json_bytes
+
+    @property
+    def is_in_a_message(self) -> bool:
+        """The rest of it has not come."""
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         self._buffer += data

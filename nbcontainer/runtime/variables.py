@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from nbcontainer.data.blob import Blob, read_blob
+from nbcontainer.data.blob import Blob, read_blob, size_of
 from nbcontainer.data.tree import SUPPORTED, CannotTravel, Encoder
 from nbcontainer.units import format_size
 
@@ -72,7 +72,7 @@ def gather(names: Iterable[str], namespace: dict[str, Any]) -> tuple[Blob, list[
         except MemoryError:
             problems.append(f"-o {name}: there is not enough memory in the container to send it")
         else:
-            sizes[name] = sum(memoryview(part).nbytes for part in encoder.parts[before:])
+            sizes[name] = sum(map(size_of, encoder.parts[before:]))
     return Blob({"values": values}, encoder.parts), problems, sizes
 
 

@@ -97,3 +97,37 @@ def test_the_debugger_asks_its_reader(notebook: Kernel) -> None:
     lines = iter(["p 6 * 7", "c"])
     cell = notebook.run("%%container --quiet\nx = 1\nbreakpoint()\nprint('after')", lambda content: next(lines))
     assert "42" in cell.text and cell.text.endswith("after\n")
+
+
+def test_the_last_expression_is_the_result_of_the_cell(notebook: Kernel) -> None:
+    cell = run(notebook, "print('before')\n6 * 7")
+    assert [output["kind"] for output in cell.outputs] == ["stream", "execute_result"]
+    number = cell.outputs[1]["execution_count"]
+    assert cell.data == [{"text/plain": "42"}]
+    assert notebook.run(f"_ + 1, Out[{number}], _{number}").text == "(43, 42, 42)"
+    assert run(notebook, "6 * 7;").outputs == [] and run(notebook, "None").outputs == []
+    assert run(notebook, "('a', [1.5, {2: None}])").text == notebook.run("_").text == "('a', [1.5, {2: None}])"
+    several = run(notebook, "get_ipython().ast_node_interactivity = 'all'\n1\nprint('between')\nawait __import__('asyncio').sleep(0, 2)")
+    assert [output["kind"] for output in several.outputs] == ["stream", "execute_result"] and several.data == [{"text/plain": "2"}]
+
+
+def test_of_other_results_the_notebook_has_what_is_shown(notebook: Kernel) -> None:
+    cell = run(notebook, "import pandas as pd\nfrom IPython.display import display\ndisplay('x')\npd.DataFrame({'a': [1, 2]})")
+    assert [output["kind"] for output in cell.outputs] == ["display_data", "execute_result"]
+    again = notebook.run("_")
+    assert again.outputs[0]["kind"] == "execute_result" and again.data == [cell.data[1]] and "<table" in again.data[0]["text/html"]
+    assert "bring that out with -o NAME" in notebook.run("_.describe()").text
+    hostile = run(notebook, "class H:\n    def _repr_html_(self): return '<script>1</script><b>x</b>'\nH()")
+    assert hostile.data[0]["text/html"] == "<b>x</b>" == notebook.run("_.data['text/html']; _").data[0]["text/html"]
+
+
+def test_tracebacks_name_the_notebook_s_cell(notebook: Kernel) -> None:
+    number = notebook.run("1").outputs[0]["execution_count"]
+    assert f"Cell In[{number + 1}], line 2" in run(notebook, "x = 1\nx / 0").text
+
+
+def test_a_cell_that_ends_by_a_forged_value_has_none(notebook: Kernel) -> None:
+    code = "from nbcontainer.runtime.channel import CHANNEL\nCHANNEL.send({'t': 'display', 'kind': 'result'}, {'data text/plain': 'shown', 'value': VALUE})"
+    for value in ("'{'", "'[' * 60_000", "'{\"\\\\0\": [\"npy\", 0]}'", "'1' * 5000", "'1' * 10_000_000"):
+        assert run(notebook, code.replace("VALUE", value)).text == "shown"
+        assert notebook.run("type(_).__name__").text == "'ContainerValue'"

@@ -100,6 +100,28 @@ def test_a_session_keeps_its_variables(kernel: Kernel, lab: str) -> None:
     assert kernel.say("%%container --exec lab\nprint(x)") == "41\n"
 
 
+def results(kernel: Kernel, cell: str) -> list[tuple[int, str]]:
+    contents = [message["content"] for message in kernel.outputs[cell] if message["msg_type"] == "execute_result"]
+    return [(content["execution_count"], content["data"]["text/plain"]) for content in contents]
+
+
+def test_a_session_s_results_are_out_of_both(kernel: Kernel, lab: str) -> None:
+    ((number, text),) = results(kernel, kernel.run("%%container --exec lab\nclass A:\n    def __repr__(self): return 'a'\n    size = 5\nA()"))
+    assert text == "a"
+    assert kernel.say(f"%%container --exec lab\n_.size + Out[{number}].size + _{number}.size") == "15\n"
+    assert kernel.say(f"_, Out[{number}]") == "(15, a)\n"
+    assert f"Cell In[{number + 3}], line 1" in kernel.say("%%container --exec lab\n1 / 0")
+
+
+def test_a_detached_container_s_result_is_out_of_the_cell_that_started_it(kernel: Kernel) -> None:
+    cell = kernel.run("%%container -d --name back --mem 64M\nimport time\ntime.sleep(1)\n'late'")
+    kernel.run("'mine'")
+    if not results(kernel, cell):
+        kernel.listen(lambda message: message["msg_type"] == "execute_result", 30)
+    ((number, text),) = results(kernel, cell)
+    assert text == "'late'" and kernel.say(f"_, Out[{number}]") == "('mine', 'late')\n"
+
+
 def test_another_process_sees_the_sessions_files_and_processes(kernel: Kernel, lab: str) -> None:
     kernel.run("%%container --exec lab\nopen('/tmp/x', 'w').write('from python')")
     assert kernel.say("%%container --exec lab bash\ncat /tmp/x; echo; cat /proc/1/comm") == "from python\npython\n"

@@ -82,6 +82,24 @@ def test_whatever_a_cell_writes_to_its_channel(kinds: list[str]) -> None:
     assert nbc.run("print('next')", mem="64M").stdout == "next\n"
 
 
+def test_a_line_says_why_output_is_missing() -> None:
+    garbage = nbc.run("import os\nprint('a'); os.write(3, b'garbage' * 100); print('b')", mem="64M")
+    assert (garbage.ok, garbage.stdout) == (True, "a\nb\n")
+    assert garbage.note.startswith("the cell wrote to file descriptor 3, its channel to the notebook, what is no message (a frame of ")
+    half = nbc.run("import os\nos.write(3, (500).to_bytes(4, 'little') + bytes(4) + b'{'); os._exit(4)", mem="64M")
+    assert half.exit_code == 4 and half.note == "it ended in the middle of something that it was showing, which is lost"
+    killed = nbc.run("import time; display(1); time.sleep(60)", mem="64M", timeout=0.5)
+    assert (killed.outcome, killed.note) == ("timeout", "")
+
+
+def test_a_container_that_is_killed_in_the_middle_of_a_display_says_so() -> None:
+    write = "import os, signal\nwrite = os.write\ndef half(fd, data):\n    write(fd, data[:1_000_000]); END\nos.write = half\ndisplay({'text/plain': 'x' * 3_000_000}, raw=True)"
+    ended = nbc.run(write.replace("END", "os._exit(9)"), mem="128M")
+    assert (ended.exit_code, ended.outputs) == (9, []) and ended.note == "it ended in the middle of something that it was showing, which is lost"
+    killed = nbc.run(write.replace("END", "x = bytearray(200_000_000)"), mem="64M")
+    assert killed.outcome == "oom" and "it ended in the middle of something" in killed.describe()
+
+
 def test_with_an_init_a_forged_status_is_the_cell_s_own_lie() -> None:
     """The status of a cell below an init comes from the container, see protocol; it can be forged, and nothing more."""
     result = run_hostile(1, ["forged"], 30, init=True)

@@ -179,16 +179,18 @@ def test_giving_a_cell_up_interrupts_it(lab: Container) -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "why"),
     [
-        "import os; os.close(3)",
-        "import os; os.write(3, b'garbage' * 100)",
-        "import os; os.write(3, (5).to_bytes(4, 'little') + b'\\xff\\xff\\xff\\xff')",
+        ("import os; os.close(3)", "file descriptor 3, by which the session gets its cells: Bad file descriptor"),
+        ("import os, time; os.close(3); time.sleep(600)", "the cell closed file descriptor 3, its channel to the notebook"),
+        ("import os; os.write(3, b'garbage' * 100)", "the cell wrote to file descriptor 3, its channel to the notebook, what is no message"),
+        ("import os; os.write(3, (5).to_bytes(4, 'little') + b'\\xff\\xff\\xff\\xff')", "what is no message"),
+        ("import os; os.write(3, (500).to_bytes(4, 'little') + bytes(4)); os._exit(0)", "it ended in the middle of something that it was showing"),
     ],
 )
-def test_a_session_that_ruins_its_channel_ends_with_a_clear_outcome(lab: Container, code: str) -> None:
+def test_a_session_that_ruins_its_channel_ends_with_a_clear_outcome(lab: Container, code: str, why: str) -> None:
     result = lab.run(code)
-    assert not result.goes_on and GONE in result.note
+    assert not result.goes_on and GONE in result.note and why in result.note + result.stderr
     with pytest.raises(SpecError, match="has ended"):
         lab.run("1")
 

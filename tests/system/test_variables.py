@@ -89,6 +89,24 @@ def test_more_than_the_container_may_have_does_not_come_out() -> None:
     assert result.error.evalue.startswith("-o big: 5 GiB cannot come out: --mem 256 MiB")
 
 
+@pytest.mark.parametrize(
+    "code",
+    ["np.broadcast_to(np.uint8(1), (5 << 30,))", "np.zeros(10 << 30, dtype=np.uint8)[::2]", "['x' * (512 << 20)] * 10", "np.lib.stride_tricks.as_strided(np.uint8([1]), (5 << 30,), (0,))"],
+)
+def test_what_is_large_only_once_it_is_copied_is_refused_before_that(code: str) -> None:
+    with nbc.start(mem="768M") as lab:
+        result = lab.run(f"import numpy as np; big = {code}", output=["big"])
+        assert result.error is not None and result.goes_on
+        assert result.error.evalue == "-o big: 5 GiB cannot come out: --mem 768 MiB is the most that can come out of this container; give it --mem 6G, or bring out a smaller part"
+
+
+def test_views_and_texts_come_out_without_a_copy_of_them() -> None:
+    code = "import numpy as np\na = np.arange(20 << 20)[::-1]\nb = np.broadcast_to(np.int8(3), (50 << 20,))\nc = 'ä' * (30 << 20)"
+    result = nbc.run(code, mem="288M", output=["a", "b", "c"])
+    assert result.ok, result.describe()
+    assert result.values["a"][0] == (20 << 20) - 1 and result.values["b"].sum() == 150 << 20 and result.values["c"] == "ä" * (30 << 20)
+
+
 def test_a_cell_that_ends_before_it_has_sent() -> None:
     result = nbc.run("import os; x = 1; os._exit(0)", output=["x"])
     assert not result.ok and "-o x: did not come back" in result.describe()

@@ -67,6 +67,39 @@ VALUES = st.recursive(
 )
 
 
+MB = 1 << 20
+
+
+def views() -> Iterator[Any]:
+    """Of more than one piece each, none of them contiguous."""
+    numbers = np.arange(3 * MB, dtype=np.int32)
+    yield numbers[::-1]
+    yield numbers[1::2]
+    yield np.broadcast_to(np.int32(7), (3 * MB,))
+    yield np.broadcast_to(numbers[:1000], (2000, 1000))
+    yield np.broadcast_to(numbers[:2000, None], (2000, 1000))
+    yield numbers.reshape(3, 1024, 1024)[:, ::-1, 1:]
+    yield numbers.reshape(3, 1024, 1024).transpose(1, 0, 2)
+    yield np.asfortranarray(numbers.reshape(3, 1024, 1024))[1:]
+    yield numbers.view("M8[s]")[::-2]
+    yield np.broadcast_to(np.array([(1, 2.5, "x")], dtype="i2,f8,U3"), (500_000,))
+    yield np.broadcast_to(np.array("x" * 2 * MB), (2, 1))
+    yield np.zeros((5, 0, 3))[::2]
+    yield np.zeros((0, 4 * MB))[:, ::2]
+
+
+@pytest.mark.parametrize("array", list(views()), ids=lambda array: f"{array.dtype.kind}{array.shape}")
+def test_views_come_back_as_they_were_piece_by_piece(array: Any) -> None:
+    back = come_out(array=array)["array"]
+    assert (back.dtype, back.shape) == (array.dtype, array.shape) and np.array_equal(back, array)
+    assert all(np.asarray(piece).nbytes <= 16 * MB for part in [variables.gather(["a"], {"a": array})[0]._parts[-1][1]] for piece in getattr(part, "pieces", list)())
+
+
+@pytest.mark.parametrize("text", ["x" * (1 << 16), "x" * ((1 << 16) + 1), "äé" * 70_000, "\ud800\udc00😀" * 30_000, "a\0" * 40_000])
+def test_long_texts_come_back_as_they_were(text: str) -> None:
+    assert come_out(text=text, inside=[{"a": (text, 1)}]) == {"text": text, "inside": [{"a": (text, 1)}]}
+
+
 @given(VALUES)
 def test_plain_values_come_back_as_they_were(value: Any) -> None:
     back = come_out(value=value)["value"]

@@ -212,7 +212,7 @@ def event_from_json(message: Mapping[str, Any], clock_offset_seconds: float) -> 
         data = {without_surrogates(name): fit_to_be_sent(value) for name, value in read.get("data", dict).items()}
         size = sum(len(value if isinstance(value, str) else json.dumps(value)) for value in data.values())
         metadata = fit_to_be_sent(read.get("metadata", dict)) or {}
-        return Display(read.choice("kind", _DISPLAYS), data, metadata, identity, size)
+        return Display(read.choice("kind", _DISPLAYS), data, metadata, identity, size, read.get("value", str))
     if kind == "CellError":
         return _cell_error(read)
     if isinstance(kind, str) and kind in _MOMENTS:
