@@ -2,7 +2,7 @@
 
 Another notebook, or the ``nbcontainer`` command, connects to the socket beside the kernel's file, in a directory that nobody else can
 enter, and sends one line of JSON: ``{"verb": "kill", "given": {...}}``, the arguments of a verb as its parser has them, or
-``{"exec": {...}}``, or ``{"knows": NAME}``. The answer is lines of JSON:
+``{"exec": {...}}``, ``{"knows": NAME}`` or ``{"kept": true}``, for which rows of ``ps -a`` come. The answer is lines of JSON:
 
 - ``{"text": ...}``, ``{"table": {...}}``, ``{"document": ...}``, or ``{"record": [seconds, stream, text]}`` again and again, until the end;
 - for a program: ``{"spec": ...}``, and then its events, as :mod:`nbcontainer.engine.vm.wire` has them; meanwhile ``I`` interrupts it;
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "s"
 MOST_REQUEST_BYTES = 64 << 20
+NOT_UNDERSTOOD = "that is not understood there{why}; another version of nbcontainer may be running: restart the notebook's kernel"
 AGAIN_SECONDS = 0.1
 _CREDENTIALS = struct.Struct("3i")
 
@@ -91,11 +92,21 @@ def _serve(connection: socket.socket) -> None:
         if uid != os.geteuid():
             return
         try:
-            _answer(connection, _request(connection))
+            _answer_understood(connection)
         except NbcontainerError as error:
             from nbcontainer.engine.vm import wire
 
             _send(connection, wire.error_to_json(0, error))
+
+
+def _answer_understood(connection: socket.socket) -> None:
+    """Raises SpecError for a request that lacks something, or has something of another kind, than this version expects."""
+    request = _request(connection)
+    try:
+        _answer(connection, request)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SpecError(NOT_UNDERSTOOD.format(why=f" ({said})")) from error
 
 
 def _request(connection: socket.socket) -> dict[str, Any]:
@@ -106,7 +117,7 @@ def _request(connection: socket.socket) -> dict[str, Any]:
     except ValueError:
         request = None
     if not isinstance(request, dict):
-        raise SpecError("that is not understood; another version of nbcontainer may be running there: restart the notebook's kernel")
+        raise SpecError(NOT_UNDERSTOOD.format(why=""))
     return request
 
 
@@ -122,6 +133,11 @@ def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
         from nbcontainer.containers import CONTAINERS
 
         _send(connection, {"knows": CONTAINERS.knows(request["knows"])})
+        return
+    if "kept" in request:
+        from nbcontainer.verbs import listing
+
+        _send(connection, {"kept": listing.kept_here()})
         return
     from nbcontainer import verbs
     from nbcontainer.verbs.shown import Document, Table

@@ -39,15 +39,27 @@ def place_of(text: str) -> str | None:
 
 def _keeps(place: str, text: str) -> bool:
     """One that has ended is not listed, but may be kept."""
+    return _ask(place, {"knows": text}) == {"knows": True}
+
+
+def kept() -> list[tuple[str, ...]]:
+    """Rows of ``ps -a`` for the containers that other kernels keep. A kernel that does not answer within two seconds is left out."""
+    places = [place.name for place in list_places() if place.kernel_pid != os.getpid()]
+    answers = [_ask(place, {"kept": True}) or {} for place in places]
+    return [tuple(map(str, row)) for answer in answers for row in answer.get("kept", [])]
+
+
+def _ask(place: str, question: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer to what every kernel can say at once; None where there is none."""
     try:
-        talk = _Talk(place, {"knows": text})
+        talk = _Talk(place, question)
     except SpecError:
-        return False  # nothing has run there
+        return None  # nothing has run there
     talk.socket.settimeout(KNOWS_SECONDS)  # a kernel may be stopped
     try:
-        return talk.read() == {"knows": True}
+        return talk.read()
     except (NbcontainerError, TimeoutError):
-        return False
+        return None
     finally:
         talk.close()
 

@@ -104,7 +104,7 @@ def _joined(answers: list[Answer]) -> Answer:
 
 
 VERBS: tuple[Verb, ...] = (
-    Verb("ps", "Containers: all of this user's that run; with -a, also this kernel's that have ended and were kept.", "listing"),
+    Verb("ps", "Containers: all of this user's that run; with -a, also those that have ended and were kept.", "listing"),
     Verb("stats", "CPU, memory, network, disk and processes of the containers that run.", "listing"),
     Verb("top", "The processes of a container, with their ids on the host.", "looking", of_containers=True),
     Verb("port", "Published ports of a container: port NAME [PORT[/udp]].", "looking", of_containers=True),

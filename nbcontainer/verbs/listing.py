@@ -21,7 +21,7 @@ _SHORT = 30
 
 
 def ps_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-a", "--all", action="store_true", help="also those of this kernel that have ended and were kept")
+    parser.add_argument("-a", "--all", action="store_true", help="also those that have ended and were kept")
     parser.add_argument("-q", "--quiet", action="store_true", help="only ids")
     parser.add_argument("--no-trunc", action="store_true", help="whole commands")
     parser.add_argument("--format", help="json, or text with {id}, {name}, {image}, {command}, {created}, {status}, {pid}, {limit}")
@@ -30,7 +30,9 @@ def ps_arguments(parser: argparse.ArgumentParser) -> None:
 def ps(given: argparse.Namespace) -> Table | Document | str:
     rows = [_running(record, given.no_trunc) for record in list_containers()]
     if given.all:
-        rows += [_ended(container, given.no_trunc) for container in CONTAINERS.all() if container.status == "exited"]
+        from nbcontainer import elsewhere
+
+        rows += [(*row[:2], _cut(row[2], given.no_trunc), *row[3:]) for row in (*kept_here(), *elsewhere.kept())]
     if given.quiet:
         return "\n".join(row[0] for row in rows)
     if given.format is not None:
@@ -59,13 +61,18 @@ def _running(record: ContainerRecord, whole: bool) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _ended(container: RunningContainer, whole: bool) -> tuple[str, ...]:
+def kept_here() -> list[tuple[str, ...]]:
+    """Rows for this kernel's containers that have ended and were kept, with their whole commands."""
+    return [_ended(container) for container in CONTAINERS.all() if container.status == "exited"]
+
+
+def _ended(container: RunningContainer) -> tuple[str, ...]:
     result, limit = container.result, container.spec.limits.memory_bytes
     code = "?" if result is None else result.exit_code if result.exit_code is not None else 128 + (result.signal or 0)
     why = "" if result is None or result.outcome in ("exited", "signalled") else f", {result.outcome}"
     status = f"Exited ({code}{why}) {ago(container.ended_unix_seconds or time.time())} ago"
     return (
-        container.id, str(container.spec.root), _cut(" ".join(container.spec.program) or "python", whole),
+        container.id, str(container.spec.root), " ".join(container.spec.program) or "python",
         f"{ago(container.created_unix_seconds)} ago", status, "", container.name, "-", format_size(limit) if limit else "-",
     )  # fmt: skip
 

@@ -6,12 +6,14 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import pytest
 from facilities import only_as_root
@@ -19,6 +21,7 @@ from facilities import only_as_root
 import nbcontainer as nbc
 from nbcontainer import elsewhere, verbs
 from nbcontainer.containers import CONTAINERS
+from nbcontainer.control import address_in
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Output
 from nbcontainer.state import control_directory, list_places
@@ -42,6 +45,11 @@ nbc.engine.shutdown()
 class Far:
     pid: int
     place: str
+    lines: IO[str]
+
+    def do(self, line: str) -> None:
+        self.lines.write(line + "\n")
+        self.lines.flush()
 
 
 @contextlib.contextmanager
@@ -56,7 +64,8 @@ def another_kernel() -> Iterator[Far]:
         pid = int(process.stdout.readline())
         # Not by a name: several may have the same.
         (place,) = [place.name for place in list_places() if place.kernel_pid == pid]
-        yield Far(pid, place)
+        assert process.stdin is not None
+        yield Far(pid, place, process.stdin)
     finally:
         process.communicate()  # until the kernel has closed its output
         nbc.state.prune()
@@ -175,6 +184,47 @@ def test_logs_are_followed_and_the_stop_button_of_attach_goes_to_the_container(f
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert "interrupted" in "".join(record.text for record in attached)
     assert say("wait", "far-count") == "7" and say("rm", "far-count") == "far-count"
+
+
+def test_those_that_were_kept_are_listed_and_can_be_removed(far: Far) -> None:
+    with nbc.start(program=["sh", "-c", "exit 3"], mem="64M", workspace="none", name="near-kept", keep=True) as near:
+        near.wait()
+        elsewhere.execute_detached(far.place, "far-lab", ("true",), "")
+        far.do('nbc.start(program=["sh", "-c", "exit 4; # a long, long, long, long, long command"], mem="64M", workspace="none", name="far-kept", keep=True)')
+        wait_for(lambda: "far-kept" in say("ps", "-a") and "far-kept" not in say("ps"))
+        rows = [line for line in say("ps", "-a", "--format", "{name} {status} {command}").splitlines() if "kept" in line]
+        assert [row.partition(" ago")[0].partition(") ")[0] for row in rows] == ["near-kept Exited (3", "far-kept Exited (4"]
+        assert rows[1].endswith("…") and "long command" in say("ps", "-a", "--no-trunc")
+        assert command("ps", "-a", "--format", "{name}").stdout.splitlines()[-1] == "far-kept"
+    assert say("rm", "far-kept") == "far-kept" and "far-kept" not in say("ps", "-a")
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        *("", "nonsense", "[]", "{}", '{"verb": "stop"}', '{"verb": "nosuch", "given": {}}', '{"verb": "stop", "given": 5}', '{"verb": [], "given": {}}'),
+        *('{"verb": "stop", "given": {"names": 5}}', '{"verb": "update", "given": {}}', '{"verb": "ps", "given": {"all": 1}}', '{"knows": {}}', '{"knows": 7}'),
+        *('{"exec": {}}', '{"exec": {"name": "far-lab"}}', '{"exec": 1}', '{"exec": {"name": 5, "program": ["x"], "code": "", "options": {}, "detached": false}}'),
+        '{"exec": {"name": "far-lab", "program": 5, "code": 5, "options": [], "detached": 1}}',
+    ],
+)
+def test_what_is_not_understood_is_refused_in_a_line(far: Far, request_line: str) -> None:
+    talk = elsewhere._Talk(far.place, {})
+    talk.close()
+    talk.socket = socket.socket(socket.AF_UNIX)
+    directory_fd = os.open(control_directory(far.place), os.O_PATH)
+    talk.socket.connect(address_in(directory_fd))
+    os.close(directory_fd)
+    talk.socket.sendall(request_line.encode() + b"\n")
+    talk.socket.settimeout(30)
+    try:
+        with pytest.raises(SpecError) as refused:
+            assert talk.read() == {"knows": False}
+            raise SpecError("not known")
+    finally:
+        talk.close()
+    assert "\n" not in str(refused.value)
+    assert "far-lab" in say("ps")
 
 
 def test_nobody_else_may_ask(far: Far) -> None:
