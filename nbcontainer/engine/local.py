@@ -32,7 +32,7 @@ from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError, InternalError, NbcontainerError, SetupError, SpecError
 from nbcontainer.linux import capabilities
 from nbcontainer.runtime import rootfs
-from nbcontainer.runtime.client import KEPT_PLANS, Launch, ZygoteClient
+from nbcontainer.runtime.client import KEPT_PLANS, Launch, Starter, ZygoteClient, start_program
 from nbcontainer.runtime.plan import IdMap, Plan
 from nbcontainer.runtime.protocol import Go, ProtocolError, encode_go
 from nbcontainer.runtime.zygote import ZygoteConfig
@@ -51,7 +51,7 @@ class LocalEngine:
     look_again_seconds = (60.0, 600.0)
     """See ZygoteConfig."""
 
-    def __init__(self) -> None:
+    def __init__(self, start_zygote: Starter = start_program) -> None:
         self._rootless = not capabilities.may_administer()
         with contextlib.suppress(SetupError):
             prune()  # what cannot be removed now harms no new container, and `nbcontainer prune` says what it is
@@ -67,7 +67,7 @@ class LocalEngine:
             start_daemon(self._make_spares, "nbcontainer-spare")
             stage, subordinate = self.state.stage(self._rootless), None if self._user_ids is None else self._user_ids.found
             self._config = ZygoteConfig(stage, self.around.branches, self._rootless, os.getpid(), subordinate, *self.look_again_seconds)
-            self._site = Site(self.state, self._config)
+            self._site = Site(self.state, self._config, start_zygote)
         except BaseException:
             self._wanted.put(None)
             self.state.close()

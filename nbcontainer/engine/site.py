@@ -6,7 +6,7 @@ import os
 
 from nbcontainer.cgroups import PARENT_VARIABLE, Driver, open_driver, scope
 from nbcontainer.errors import HostError, SetupError
-from nbcontainer.runtime.client import ZygoteClient
+from nbcontainer.runtime.client import Starter, ZygoteClient
 from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.state import KernelState
 
@@ -14,19 +14,19 @@ from nbcontainer.state import KernelState
 class Site:
     """One engine's. An ordinary user without a cgroup of its own gets a scope of the user's systemd manager around each zygote."""
 
-    def __init__(self, state: KernelState, config: ZygoteConfig) -> None:
-        self._state, self._config = state, config
+    def __init__(self, state: KernelState, config: ZygoteConfig, start: Starter) -> None:
+        self._state, self._config, self._start = state, config, start
         self._scopes = 0
         try:
             self.driver: Driver = open_driver(state.place)
         except HostError as error:
             if not may_have_scope(config.rootless):
                 raise
-            self.client = ZygoteClient(config)
+            self.client = ZygoteClient(config, start)
             self._enter_scope(error)
         else:
             state.nests_in(self.driver.directories)
-            self.client = ZygoteClient(config)
+            self.client = ZygoteClient(config, start)
 
     def _enter_scope(self, without: HostError | None) -> None:
         """Around the zygote that was just started. Raises HostError."""
@@ -44,7 +44,7 @@ class Site:
     def renew(self) -> None:
         """A zygote in place of one that has died; with it went its scope, if it had one."""
         self.client.close()
-        self.client = ZygoteClient(self._config)
+        self.client = ZygoteClient(self._config, self._start)
         if self._scopes:
             self._enter_scope(None)
 

@@ -14,8 +14,9 @@ import sys
 import sysconfig
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from nbcontainer.cgroups import Cgroup
 from nbcontainer.errors import HostError, InternalError, SetupError
@@ -120,48 +121,70 @@ class _SentPlans:
         return number, pickle.dumps(plan)
 
 
+class ZygoteProcess(Protocol):
+    """A process that has begun to run :func:`nbcontainer.runtime.zygote.main`; what of :class:`subprocess.Popen` it has to have."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
+
+
+Starter = Callable[[IO[bytes]], tuple[ZygoteProcess, socket.socket]]
+"""Takes the file for its last words; gives the process, and this end of its socket."""
+
+
+def start_program(log: IO[bytes]) -> tuple[ZygoteProcess, socket.socket]:
+    """A new Python with a clean environment."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    bootstrap = (
+        f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime import forkhooks, title; forkhooks.hold(); title.name_process(); "
+        "from nbcontainer.runtime.zygote import main; main()"
+    )
+    environment = {
+        "PATH": PATH,
+        "LANG": "C.UTF-8",
+        "HOME": "/root",
+        "PYTHONUTF8": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    with theirs, _own_program() as program:
+        if program is not None and (libraries := sysconfig.get_config_var("LIBDIR")):
+            environment["LD_LIBRARY_PATH"] = libraries  # Linux's loader takes $ORIGIN from where the program lies
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", bootstrap],
+            executable=None if program is None else f"/proc/self/fd/{program.fileno()}",
+            pass_fds=() if program is None else (program.fileno(),),
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+    return process, ours
+
+
 class ZygoteClient:
     """One zygote; its methods may be called from any thread."""
 
-    def __init__(self, config: ZygoteConfig) -> None:
+    def __init__(self, config: ZygoteConfig, start: Starter = start_program) -> None:
         self._lock = threading.Lock()
         self._plans = _SentPlans()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the zygote lives)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        bootstrap = (
-            f"import sys; sys.path.append({package_parent!r}); from nbcontainer.runtime import forkhooks, title; forkhooks.hold(); title.name_process(); "
-            "from nbcontainer.runtime.zygote import main; main()"
-        )
-        environment = {
-            "PATH": PATH,
-            "LANG": "C.UTF-8",
-            "HOME": "/root",
-            "PYTHONUTF8": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        with theirs, _own_program() as program:
-            if program is not None and (libraries := sysconfig.get_config_var("LIBDIR")):
-                environment["LD_LIBRARY_PATH"] = libraries  # Linux's loader takes $ORIGIN from where the program lies
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", bootstrap],
-                executable=None if program is None else f"/proc/self/fd/{program.fileno()}",
-                pass_fds=() if program is None else (program.fileno(),),
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
-        self._launch = ours
+        self._process, self._launch = start(self._log)
         self._serving = self._dead = False
         self._has_subordinate_ids = False
         self._launch.send(pickle.dumps(config))
 
     @property
     def pid(self) -> int:
-        return int(self._process.pid)
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

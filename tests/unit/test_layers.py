@@ -142,6 +142,7 @@ def _imports_top(module: str, top: str) -> bool:
 FORKS = {
     "runtime/": "the zygote and the containers' processes have one thread",
     "engine/vm/guestinit.py": "process 1 of the guest, which has one thread",
+    "engine/vm/guestzygote.py": "the guest's agent before it has threads",
     "linux/probe.py": "a program of its own that has one thread; nothing imports it",
 }
 
@@ -161,6 +162,7 @@ def test_nothing_forks_outside_the_zygote(module: str) -> None:
 UNPICKLES = {
     "runtime/zygote.py": "reads the configuration and the requests that the kernel wrote; a cell has no end of that socket",
     "runtime/init.py": "reads in the container what the kernel wrote, before there is user code in it",
+    "runtime/generated.py": "reads in the guest, before it has containers, what was packed into its initramfs",
     "runtime/variables.py": "rebuilds in the container the variables that the kernel sent in",
 }
 

@@ -28,6 +28,7 @@ from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.guestengine import GuestEngine
 from nbcontainer.engine.vm.guestports import GuestPorts
+from nbcontainer.engine.vm.guestzygote import ForkedZygote
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
 from nbcontainer.engine.watch import ProcessRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
@@ -327,7 +328,7 @@ def _open_port() -> int:
             time.sleep(NO_HOST_SECONDS)  # udev is not here to tell when the driver has found its device
 
 
-def main() -> None:
+def main(zygote: ForkedZygote) -> None:
     with open(CONFIG_PATH, encoding="utf-8") as file:
         config = json.load(file)
     os.makedirs(SHARES_DIRECTORY, exist_ok=True)
@@ -336,11 +337,7 @@ def main() -> None:
     ProcessRun.sample_after_seconds = SAMPLE_AFTER_SECONDS
     SAMPLER.early_interval_seconds = EARLY_SAMPLES_SECONDS
     port = Port(_open_port())
-    engine = GuestEngine(config["branches"])
+    engine = GuestEngine(config["branches"], zygote)
     agent = Agent(port, engine)
     port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
     agent.serve()
-
-
-if __name__ == "__main__":
-    main()

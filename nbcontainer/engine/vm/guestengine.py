@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from nbcontainer.engine.box import Box
 from nbcontainer.engine.local import LocalEngine
+from nbcontainer.engine.vm.guestzygote import ForkedZygote
 from nbcontainer.runtime import rootfs, skeleton
 from nbcontainer.runtime.plan import IdMap
 from nbcontainer.runtime.skeleton import Branch
@@ -26,10 +27,10 @@ class GuestEngine(LocalEngine):
     look_again_seconds = (float("inf"), float("inf"))
     """The host's side looks at the host's files; over 9p it would take minutes."""
 
-    def __init__(self, branches: Sequence[str]) -> None:
+    def __init__(self, branches: Sequence[str], zygote: ForkedZygote) -> None:
         self._shared = branches
         self._resumed = False
-        super().__init__()
+        super().__init__(zygote.start)
         self.state.listens = False
 
     def _look_around(self) -> rootfs.Surroundings:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import site
 import socket
 import struct
 import sys
@@ -19,6 +18,7 @@ from typing import NoReturn
 
 from nbcontainer.engine.vm.layout import MODULES_DIRECTORY
 from nbcontainer.linux import syscalls
+from nbcontainer.runtime import generated
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DISK = "/dev/vda"
@@ -75,12 +75,12 @@ def load_modules_from_disk(disk: str = DISK) -> None:
         with open(f"{base}/modules.dep", encoding="ascii") as file:
             needs = {path: rest.split() for path, _, rest in (line.partition(":") for line in file)}
         paths = {os.path.basename(path).partition(".")[0].replace("-", "_"): path for path in needs}
-        for name in DISK_MODULES:
-            # modules.dep lists a module's needs in the reverse of the order to load them in.
-            for path in [*reversed(needs[paths[name]]), paths[name]] if name in paths else ():
-                with open(f"{base}/{path}", "rb") as file:
-                    data = file.read()
-                _load(zlib.decompress(data, 31) if path.endswith(".gz") else data, path)
+        # modules.dep lists a module's needs in the reverse of the order to load them in.
+        wanted = [path for name in DISK_MODULES if name in paths for path in [*reversed(needs[paths[name]]), paths[name]]]
+        for path in dict.fromkeys(wanted):
+            with open(f"{base}/{path}", "rb") as file:
+                data = file.read()
+            _load(zlib.decompress(data, 31) if path.endswith(".gz") else data, path)
     finally:
         syscalls.umount2("/disk", syscalls.MNT_DETACH)
 
@@ -145,10 +145,14 @@ def become_agent() -> NoReturn:
     """Never process 1; forked, because another Python would take seconds to start."""
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
-    site.main()  # process 1 runs with -S; sys.prefix is the virtual environment's only after this
+    from nbcontainer.engine.vm.guestzygote import ForkedZygote
+
+    # Before there are threads, and what only the agent needs.
+    zygote = ForkedZygote()
     from nbcontainer.engine.vm import agent
 
-    agent.main()
+    generated.remove()
+    agent.main(zygote)
     os._exit(1)
 
 

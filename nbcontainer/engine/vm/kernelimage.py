@@ -49,8 +49,9 @@ class KernelImage:
 
     def load_order(self) -> list[tuple[str, bytes]]:
         """(name, module) of what the guest needs, each after what it depends on. Raises HostError where one is missing."""
-        available = dict(self._available())
-        builtin = self._builtin()
+        entries = self._initrd_entries()
+        available = dict(self._available(entries))
+        builtin = self._builtin(entries)
         order: dict[str, bytes] = {}
 
         def add(name: str) -> bool:
@@ -72,22 +73,22 @@ class KernelImage:
             add(name)
         return list(order.items())
 
-    def _builtin(self) -> frozenset[str]:
+    def _builtin(self, entries: list[cpio.Entry]) -> frozenset[str]:
         if self.modules is not None:
             path = self.modules / "modules.builtin"
             text = path.read_text(encoding="ascii") if path.exists() else ""
         else:
-            text = next((entry.data.decode("ascii") for entry in self._initrd_entries() if entry.path.endswith("/modules.builtin")), "")
+            text = next((entry.data.decode("ascii") for entry in entries if entry.path.endswith("/modules.builtin")), "")
         return frozenset(_module_name(line) for line in text.splitlines())
 
-    def _available(self) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    def _available(self, entries: list[cpio.Entry]) -> Iterator[tuple[str, Callable[[], bytes]]]:
         if self.modules is not None:
             for directory, _, names in os.walk(self.modules / "kernel"):
                 for file in names:
                     if _MODULE.fullmatch(file):
                         path = Path(directory, file)
                         yield _module_name(file), lambda path=path: unpack.decompress(path.read_bytes(), str(path))  # type: ignore[misc]
-        for entry in self._initrd_entries() if self.initrd else ():
+        for entry in entries:
             if _MODULE.fullmatch(os.path.basename(entry.path)):
                 yield _module_name(entry.path), lambda entry=entry: unpack.decompress(entry.data, entry.path)  # type: ignore[misc]
 

@@ -5,6 +5,7 @@ Nothing is compiled and no program is needed but this Python: a script is the gu
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import marshal
@@ -16,11 +17,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from nbcontainer.engine.vm.cpio import Writer
 from nbcontainer.engine.vm.kernelimage import KernelImage
-from nbcontainer.engine.vm.layout import CONFIG_PATH, HOME, MODULES_DIRECTORY, base_directories
+from nbcontainer.engine.vm.layout import CONFIG_PATH, GENERATED_PATH, HOME, MODULES_DIRECTORY, base_directories
 from nbcontainer.engine.vm.unpack import without_symbols
 from nbcontainer.errors import HostError, InternalError
 
@@ -117,16 +118,35 @@ def _compiled(source: str, name: str, modified: int, size: int) -> bytes:
     return header + marshal.dumps(compile(Path(source).read_bytes(), name, "exec", dont_inherit=True))
 
 
-def trace() -> dict[str, list[str]]:
-    """Run the tracer in a process of its own. Raises InternalError."""
-    parent = str(Path(__file__).resolve().parents[3])
-    code = f"import sys; sys.path.append({parent!r}); from nbcontainer.engine.vm.traced import main; main()"
-    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"}
-    done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=TRACE_SECONDS, check=False)
-    if done.returncode:
-        raise InternalError(f"Python's files could not be listed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    result: dict[str, list[str]] = json.loads(done.stdout)
-    return result
+class Trace:
+    """The tracer, in a process of its own, beside whatever the caller does meanwhile; its owner asks for the result, or calls :meth:`close`."""
+
+    def __init__(self) -> None:
+        parent = str(Path(__file__).resolve().parents[3])
+        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.runtime import generated; generated.install(); from nbcontainer.engine.vm.traced import main; main()"
+        environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"}
+        self._process = subprocess.Popen([sys.executable, "-P", "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def result(self) -> dict[str, Any]:
+        """Raises InternalError."""
+        try:
+            said, complaint = self._process.communicate(timeout=TRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.close()
+            raise InternalError(f"Python's files could not be listed within {TRACE_SECONDS:.0f} s") from None
+        if self._process.returncode:
+            raise InternalError(f"Python's files could not be listed: {(complaint.strip().splitlines() or ['no message'])[-1]}")
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def trace() -> dict[str, Any]:
+    """What the tracer says. Raises InternalError."""
+    return Trace().result()
 
 
 def sources() -> Iterator[tuple[Path, str]]:
@@ -138,17 +158,33 @@ def sources() -> Iterator[tuple[Path, str]]:
             yield path, str(Path(package.name, relative))
 
 
-START = f"import sys\nsys.path.append({HOME!r})\nfrom nbcontainer.engine.vm.guestinit import main\nmain()\n"
+START = f"""import sys
+sys.path.append({HOME!r})
+from nbcontainer.runtime import forkhooks, generated
+forkhooks.hold()
+generated.use({GENERATED_PATH!r})
+from nbcontainer.engine.vm.guestinit import main
+main()
+"""
+INTERPRETER_FLAGS = "-PBXutf8"
+"""Of process 1, and so of the zygote and of all cells: those of a host's zygote, which has the last two from its environment."""
 
 
-def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Iterable[tuple[str, bytes]] = ()) -> None:
-    """Write the whole archive. ``start`` is process 1, in Python; ``extra`` are further (path, content).
+def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Iterable[tuple[str, bytes]] = (), tracer: Trace | None = None) -> None:
+    """Write the whole archive. ``start`` is process 1, in Python; ``extra`` are further (path, content); ``tracer`` one that was begun.
 
     Raises HostError, InternalError, OSError (such as a full disk).
     """
     archive = Writer(file)
     packer = Packer(archive)
-    traced = trace()
+    tracer = tracer or Trace()
+    try:
+        for index, (name, data) in enumerate(kernel.load_order()):
+            archive.file(f"{MODULES_DIRECTORY}/{index:03}-{name}", data)
+    except BaseException:
+        tracer.close()
+        raise
+    traced = tracer.result()
     for name in _EMPTY:
         archive.directory(name, 0o1777 if name.endswith("tmp") else 0o700 if name == "root" else 0o755)
     archive.device("dev/console", 0o600, 5, 1)
@@ -168,17 +204,16 @@ def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Itera
         archive.file(target, path.read_bytes(), modified_seconds=int(status.st_mtime))
         data = _compiled(str(path), target, int(status.st_mtime), status.st_size)
         archive.file(importlib.util.cache_from_source(target), data, modified_seconds=int(status.st_mtime))
-    for index, (name, data) in enumerate(kernel.load_order()):
-        archive.file(f"{MODULES_DIRECTORY}/{index:03}-{name}", data)
     archive.file(CONFIG_PATH, json.dumps({"branches": list(base_directories())}).encode())
+    archive.file(GENERATED_PATH, base64.b64decode(traced["generated"]))
     for path_inside, content in extra:
         archive.file(path_inside, content)
     # Linux itself starts a script as process 1 when its first line names a program.
-    archive.file("init", f"#!{sys.executable} -IS\n{start}".encode(), 0o755)
+    archive.file("init", f"#!{sys.executable} {INTERPRETER_FLAGS}\n{start}".encode(), 0o755)
     archive.close()
 
 
-def _add_python(packer: Packer, archive: Writer, traced: dict[str, list[str]]) -> None:
+def _add_python(packer: Packer, archive: Writer, traced: dict[str, Any]) -> None:
     packer.add(sys.executable)
     if sys.prefix != sys.base_prefix:
         packer.add(f"{sys.prefix}/pyvenv.cfg")

@@ -122,9 +122,11 @@ class Template:
         if self.bootable and not force:
             return
         work = self.directory.with_name(f"{self.directory.name}.tmp-{secrets.token_hex(4)}")
+        stack = contextlib.ExitStack()
         try:
             work.mkdir(mode=0o700)
             (work / "empty").mkdir(mode=0o755)
+            tracer = stack.enter_context(contextlib.closing(ramdisk.Trace()))
             tell(f"unpacking Linux {self._kernel.release}")
             image = BzImage.read(self._kernel.image)
             starts_elf = self.machine.qemu.starts_elf
@@ -133,7 +135,7 @@ class Template:
             (work / "no-initramfs").write_bytes(bytes(4))
             tell("packing the initramfs: this Python, and what a container needs of it")
             with open(work / "initramfs", "xb") as file:
-                ramdisk.build(file, self._kernel)
+                ramdisk.build(file, self._kernel, tracer=tracer)
             (work / "boot.json").write_text(json.dumps({"release": self._kernel.release, "origin": self._kernel.origin}))
             shutil.rmtree(self.directory, ignore_errors=True)
             os.rename(work, self.directory)
@@ -141,6 +143,7 @@ class Template:
             reason = getattr(error, "strerror", None) or error
             raise HostError(f"the virtual machine's files cannot be written to {self.directory.parent}: {reason}", f"make room there, or: export {CACHE_VARIABLE}=DIRECTORY") from None
         finally:
+            stack.close()
             shutil.rmtree(work, ignore_errors=True)
 
     def build_snapshot(self, tell: Tell) -> None:

@@ -5,6 +5,7 @@ Everything on this list has to be in the guest's memory before any share is moun
 
 from __future__ import annotations
 
+import base64
 import codecs
 import importlib
 import json
@@ -13,12 +14,15 @@ import sys
 import tempfile
 from typing import Any
 
+from nbcontainer.runtime import generated
+
 WARM_MODULES = (
     "nbcontainer.runtime.forkhooks",
     "nbcontainer.runtime.zygote",
     "nbcontainer.runtime.cell",
     "nbcontainer.engine.local",
     "nbcontainer.engine.vm.guestinit",
+    "nbcontainer.engine.vm.guestzygote",
     "nbcontainer.engine.vm.agent",
 )
 
@@ -50,7 +54,8 @@ def main() -> None:
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         mapped = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and "(deleted)" not in line}
     libraries = sorted(path for path in mapped if os.path.isfile(path))
-    json.dump({"files": sorted(path for path in opened if os.path.isfile(path)), "libraries": libraries, "path": sys.path}, sys.stdout)
+    code = base64.b64encode(generated.recorded()).decode()
+    json.dump({"generated": code, "files": sorted(path for path in opened if os.path.isfile(path)), "libraries": libraries, "path": sys.path}, sys.stdout)
 
 
 if __name__ == "__main__":
