@@ -72,6 +72,11 @@ class Transfer:
             if self.input_fd >= 0:
                 send(self.input_fd)
 
+    def read_input(self, length_bytes: int, offset: int) -> bytes:
+        """A piece of what goes in; b"" where the transfer was closed."""
+        with self._lock:
+            return os.pread(self.input_fd, length_bytes, offset) if self.input_fd >= 0 else b""
+
     def allow(self, size_bytes: object) -> tuple[int, str]:
         """The cell's announcement: (descriptor to fill, which is the caller's, "") or (-1, why not). Only the first one counts."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import io
@@ -14,14 +15,20 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import cpio, kernelimage, layout, qemu, unpack, wire
 from nbcontainer.engine.vm.guest import Guest
+from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template
 from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
 from nbcontainer.events import (
@@ -37,7 +44,7 @@ from nbcontainer.events import (
     Started,
     Usage,
 )
-from nbcontainer.runtime.protocol import ProtocolError
+from nbcontainer.runtime.protocol import FrameReader, ProtocolError
 from nbcontainer.spec import Limits, make_spec
 
 # ---- archives
@@ -519,3 +526,64 @@ def test_a_guest_that_does_not_read_what_it_asked_for_is_given_up(monkeypatch: p
     finally:
         guest.close()
         process.other.close()
+
+
+def _hear(process: _Process, reader: FrameReader) -> list[dict[str, Any]]:
+    process.other.settimeout(20)
+    return list(reader.feed(process.other.recv(1 << 20)))
+
+
+@contextlib.contextmanager
+def _a_start_with_variables(size_bytes: int) -> Iterator[tuple[_Process, Guest, Future[VmRun]]]:
+    """Of a guest that has said nothing yet."""
+    process = _Process()
+    guest = Guest(process)  # type: ignore[arg-type]
+    transfer = Transfer()
+    transfer.put_by(size_bytes, lambda fd: None)
+    spec = make_spec(mem="1G", workspace="none")
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(guest.start, spec, spec, "print(1)", lambda run: None, transfer=transfer)
+        try:
+            yield process, guest, started
+        finally:
+            guest.close()
+            transfer.close()
+            process.other.close()
+
+
+def test_large_variables_wait_in_their_own_memory_until_the_guest_takes_them_and_messages_pass_them() -> None:
+    size_bytes = 256 << 20
+    memory_before = psutil.Process().memory_info().rss
+    with _a_start_with_variables(size_bytes) as (process, guest, started):
+        reader, got = FrameReader(), []
+        while not any(message["t"] == "input" for message in got):
+            got += _hear(process, reader)
+        guest.send({"t": "ping", "ask": 7})
+        assert psutil.Process().memory_info().rss - memory_before < size_bytes // 4
+        taken, position, passed = sum(message["t"] == "input" for message in got), 0, 0
+        while got[-1]["t"] != "start":
+            for message in (new := _hear(process, reader)):
+                if message["t"] == "input":
+                    taken, position = taken + 1, message["offset"] + len(base64.b64decode(message["data"]))
+                elif message["t"] == "ping":
+                    passed = position
+            got = new or got
+        assert position == size_bytes == taken << 20
+        assert 0 < passed < size_bytes
+        _say(process, b'{"t": "event", "run": 1, "kind": "Started", "fields": {"container_id": "a", "name": "b", "pid": 2, "monotonic_seconds": 1.0}}')
+        assert started.result(20).container_id == "a"
+
+
+def test_variables_of_a_start_that_was_given_up_are_not_sent_to_the_end() -> None:
+    with _a_start_with_variables(64 << 20) as (process, _guest, started):
+        reader, kinds = FrameReader(), []
+        while "input" not in kinds:
+            kinds += [message["t"] for message in _hear(process, reader)]
+        _say(process, b'{"t": "refused", "run": 1, "kind": "SpecError", "arguments": ["no"]}')
+        with pytest.raises(SpecError, match="no"):
+            started.result(20)
+        while kinds[-1] != "forget":
+            kinds += [message["t"] for message in _hear(process, reader)]
+        assert kinds[0] == "expect"
+        assert "start" not in kinds
+        assert kinds.count("input") < 64

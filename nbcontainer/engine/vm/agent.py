@@ -98,6 +98,9 @@ class Agent:
         if kind == "start":
             self._refresh(message["stamp"])
             self._begin(message, wire.spec_from_json(message["spec"]))
+        elif kind == "expect":
+            with self._lock:
+                self._early[message["run"]] = []
         elif kind == "input":
             self._take_input(message)
         elif kind in ("interrupt", "kill"):
@@ -160,7 +163,7 @@ class Agent:
     def _begin(self, message: dict[str, Any], spec: ContainerSpec) -> None:
         number = message["run"]
         with self._lock:
-            self._early[number] = []
+            self._early.setdefault(number, [])
         transfer = None
         variables = message.get("transfer")
         if variables is not None:
@@ -290,6 +293,9 @@ class Agent:
     def _forget(self, number: int) -> None:
         with self._lock:
             run = self._kept.pop(number, None)
+            self._early.pop(number, None)
+        if number in self._inputs:  # they were broken off
+            os.close(self._inputs.pop(number)[0])
         if run is not None:
             run.forget()
 

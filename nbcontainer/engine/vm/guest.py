@@ -8,9 +8,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine.transfer import Transfer
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 18
 SEED_BYTES = 64
 NETWORK_SECONDS = 120.0
-MOST_OUTGOING = 1 << 17
-"""Messages that wait for the guest to read them: more than pieces of the largest variables are."""
+MOST_OUTGOING = 1 << 14
+"""Messages that wait for the guest to read them; variables of any size are one."""
+SOCKET_BYTES = 1 << 20
+"""More than this is not sent before the guest has read some of it."""
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
 """A guest that says nothing for this long, though it was asked, hangs."""
@@ -58,7 +60,7 @@ class Guest:
         self._taking = False
         self._signs: dict[str, queue.SimpleQueue[dict[str, Any]]] = {name: queue.SimpleQueue() for name in ("hello", "settled")}
         # A queue and a thread, because a signal handler must be able to send, whatever it has interrupted.
-        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[bytes | Iterator[bytes] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=target, name="nbcontainer-guest", daemon=True) for target in (self._receive, self._send)]
         for thread in self._threads:
             thread.start()
@@ -69,11 +71,26 @@ class Guest:
         self._outgoing.put(encode(message))
 
     def _send(self) -> None:
-        while (data := self._outgoing.get()) is not None:
+        """Messages, and variables in pieces when there is no message: they may take minutes."""
+        large: deque[Iterator[bytes]] = deque()
+        while True:
+            try:
+                data = self._outgoing.get(block=not large)
+            except queue.Empty:
+                data = next(large[0], b"")
+                if not data:
+                    large.popleft()
+            if data is None:
+                return
+            if not isinstance(data, bytes):
+                large.append(data)
+                continue
             try:
                 self.process.stream.sendall(data)
             except OSError:
                 return  # the receiving thread sees the end too, and says so
+            if len(data) > SOCKET_BYTES:
+                self._heard = time.monotonic()  # it reads, though it has nothing to say
 
     def _receive(self) -> None:
         reader = FrameReader()
@@ -277,15 +294,27 @@ class Guest:
             self._heard = time.monotonic()
         if transfer is not None:
             run.transfer = transfer
-            for piece in wire.pieces_to_json("input", number, transfer.input_bytes, partial(os.pread, transfer.input_fd)):
-                self._outgoing.put(encode(piece))
-        self._outgoing.put(data)
+        if transfer is not None and transfer.input_bytes:
+            self.send({"t": "expect", "run": number})
+            self._outgoing.put(self._with_input(number, transfer, data))
+        else:
+            self._outgoing.put(data)
         try:
             run.await_start()
         except BaseException:
+            self.send({"t": "kill", "run": number})  # where it was an interrupt
             run.close()
             raise
         return run
+
+    def _with_input(self, number: int, transfer: Transfer, start: bytes) -> Iterator[bytes]:
+        """The variables that go in, read when there is room for them, and then the message to start."""
+        for piece in wire.pieces_to_json("input", number, transfer.input_bytes, transfer.read_input):
+            if not piece["data"] or number not in self._runs:
+                yield encode({"t": "forget", "run": number})  # nobody waits for it any more
+                return
+            yield encode(piece)
+        yield start
 
     def publish(self, run: VmRun, listeners: tuple[Listener, ...]) -> None:
         """Ports of this host lead to ports of its container, until it ends."""

@@ -6,7 +6,8 @@ K the kernel's side, A the agent; ``run`` is a number that K chose.
 2. K → A  ``{"t": "resume", unix_seconds, seed, shares, hidden}``: the real time, fresh entropy, which shares to mount where,
           and what containers must not see of them
 3. K → A  ``{"t": "start", run, spec, code, stamp, within, published, transfer}``; ``within``: the run of the container that this is to run in, or 0.
-          Before it, for variables that go in, ``{"t": "input", run, size, offset, data}`` (base64), and before ``Finished``, for those
+          Before it, for variables that go in, ``{"t": "expect", run}`` and ``{"t": "input", run, size, offset, data}`` (base64), which other
+          messages may pass, and ``{"t": "forget", run}`` where they are broken off; and before ``Finished``, for those
           that come out, A → K ``{"t": "values", run, size, offset, data}``
 4. A → K  ``{"t": "event", run, kind, fields}`` for each event, the last one ``Finished``; or
           ``{"t": "refused", run, kind, arguments}`` where the container could not be started or a run broke
