@@ -37,7 +37,7 @@ class RouterClient:
         self._reader = FrameReader()
         self._asked = 0
         parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.network.router import main; main({name!r}, {rootless!r}, {os.getpid()})"
+        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.network.lean import import_router; import_router().main({name!r}, {rootless!r}, {os.getpid()})"
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
