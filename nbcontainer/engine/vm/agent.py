@@ -16,7 +16,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -83,6 +83,7 @@ class Agent:
         self._early: dict[int, list[str]] = {}
         self._inputs: dict[int, tuple[int, int]] = {}
         self._stamp = ""
+        self._mounted = False
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._idle = 0
         self._ports = GuestPorts(port.send)
@@ -119,6 +120,8 @@ class Agent:
             self._ports.take(message)
         elif kind == "resume":
             self._resume(message)
+        elif kind == "hide":
+            self._hide(message)
         elif kind == "settle":
             self._engine.settle()
             self._port.send({"t": "settled"})
@@ -134,19 +137,29 @@ class Agent:
         finally:
             os.close(fd)
         random.seed()
-        try:
+        with self._saying_what_breaks():
             self._engine.wait()
             for plain in message["shares"]:
                 _mount_share(Share(**plain))
-            self._engine.hide(skeleton.Hidden(tuple(message["hidden"]["files"]), tuple(message["hidden"]["directories"])))
+            self._mounted = True
+
+    def _hide(self, message: dict[str, Any]) -> None:
+        """The last step before containers: without it, there are none."""
+        if not self._mounted:
+            return  # it was said why
+        with self._saying_what_breaks():
+            self._engine.hide(skeleton.Hidden(tuple(message["files"]), tuple(message["directories"])))
+            self._engine.resumed()
+            self._port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
+
+    @contextlib.contextmanager
+    def _saying_what_breaks(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self._port.send({"t": "broken", "why": f"{error.filename}: {error.strerror}"})
-            return
         except NbcontainerError as error:
             self._port.send({"t": "broken", "why": str(error)})
-            return
-        self._engine.resumed()
-        self._port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
 
     def _refresh(self, stamp: str) -> None:
         """The host changed its packages: forget what was cached of the shares."""

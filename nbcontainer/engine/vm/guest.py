@@ -228,11 +228,15 @@ class Guest:
             raise InternalError("the virtual machine said hello in an unknown way")
         self._offset_seconds, self.release = now - there, release
 
-    def resume(self, shares: Iterable[Share], hidden: Hidden, timeout_seconds: float) -> None:
-        """Give it the time, entropy and shares; every guest needs this before its first container."""
+    def resume(self, shares: Iterable[Share], hidden: Callable[[], Hidden], timeout_seconds: float) -> None:
+        """Give it the time, entropy and shares, and tell it what to hide; every guest needs this before its first container.
+
+        ``hidden`` is asked while it mounts the shares. Raises InternalError, and what that raises.
+        """
         seed = base64.b64encode(os.urandom(SEED_BYTES)).decode()
         plain = [asdict(share) for share in shares]
-        self.send({"t": "resume", "unix_seconds": time.time(), "seed": seed, "shares": plain, "hidden": asdict(hidden)})
+        self.send({"t": "resume", "unix_seconds": time.time(), "seed": seed, "shares": plain})
+        self.send({"t": "hide", **asdict(hidden())})
         self.await_hello(timeout_seconds)
 
     def settle(self, timeout_seconds: float) -> None:

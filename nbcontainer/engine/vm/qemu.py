@@ -234,7 +234,7 @@ class _Keeper:
 
     def start(self, arguments: list[str], descriptors: list[int], log: IO[bytes]) -> subprocess.Popen[bytes]:
         parent = str(Path(__file__).resolve().parents[3])
-        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.engine.vm.launch import main; main()"
+        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.linux.launch import main; main()"
         command = [sys.executable, "-IS", "-c", code, str(os.getpid()), *arguments]
 
         def job() -> subprocess.Popen[bytes]:

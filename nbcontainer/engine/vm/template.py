@@ -242,7 +242,7 @@ class Template:
 
 def _resumed(guest: Guest, shares: tuple[Share, ...], hidden: Callable[[], Hidden], timeout_seconds: float) -> Guest:
     try:
-        guest.resume(shares, hidden(), timeout_seconds)
+        guest.resume(shares, hidden, timeout_seconds)
     except BaseException:
         guest.close()
         raise

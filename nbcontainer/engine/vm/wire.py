@@ -3,8 +3,8 @@
 K the kernel's side, A the agent; ``run`` is a number that K chose.
 
 1. A → K  ``{"t": "hello", ...}``: the agent serves (after a cold boot), or has been resumed (after 2)
-2. K → A  ``{"t": "resume", unix_seconds, seed, shares, hidden}``: the real time, fresh entropy, which shares to mount where,
-          and what containers must not see of them
+2. K → A  ``{"t": "resume", unix_seconds, seed, shares}``: the real time, fresh entropy, which shares to mount where;
+   K → A  ``{"t": "hide", files, directories}``: what containers must not see of them; answered by 1, or by ``{"t": "broken", why}``
 3. K → A  ``{"t": "start", run, spec, code, stamp, within, published, transfer}``; ``within``: the run of the container that this is to run in, or 0.
           Before it, for variables that go in, ``{"t": "expect", run}`` and ``{"t": "input", run, size, offset, data}`` (base64), which other
           messages may pass, and ``{"t": "forget", run}`` where they are broken off; and before ``Finished``, for those

@@ -1,4 +1,4 @@
-"""Becomes QEMU, after it has asked Linux to end it with its parent: ``python -IS -c "...main()" PARENT PROGRAM ARG...``.
+"""Becomes a program (QEMU), after it has asked Linux to end it with its parent: ``python -IS -c "...main()" PARENT PROGRAM ARG...``.
 
 The request survives the exec. It is about the parent's *thread*, so the kernel's side starts this from a thread that
 lives as long as its process.
