@@ -140,6 +140,11 @@ class Usage:
     net_tx_bytes: int = 0
 
 
+def limited_from_outside(peak_bytes: int, limit_bytes: int | None) -> bool:
+    """Whether a process was killed for memory although its container's own limit was far: one around it was reached."""
+    return limit_bytes is not None and 2 * peak_bytes < limit_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of a run: everything of the container is gone when it is sent, unless it goes on."""

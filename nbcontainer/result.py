@@ -25,6 +25,7 @@ from nbcontainer.events import (
     Sample,
     Started,
     Usage,
+    limited_from_outside,
 )
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.units import format_size
@@ -186,6 +187,13 @@ def _oom(result: Result) -> str:
     limited = f"--mem {format_size(limit)}" if limit else "its limit"
     who = "the cell's own process" if result.signal else "a process that the cell had started"
     larger = f"{max(-(-limit * 2 >> 20), SMALLEST_USEFUL_MIB)}M" if limit else "of a larger size"
+    if limited_from_outside(usage.memory_peak_bytes, limit):
+        return (
+            f"Out of memory: Linux killed {who} after {usage.wall_seconds:.2f} s, not for {limited}, of which the container had used {format_size(usage.memory_peak_bytes)}: "
+            "a limit around the notebook, or the machine's memory, was reached. "
+            + (f"It was at line {result.line}. " if result.line else "")
+            + "Work on smaller pieces, or end other notebooks."
+        )
     return (
         f"Out of memory: Linux killed {who} when the container reached {limited} after {usage.wall_seconds:.2f} s "
         f"(peak {format_size(usage.memory_peak_bytes)}, {usage.oom_kills} process{'es' if usage.oom_kills != 1 else ''} killed). "

@@ -16,7 +16,7 @@ import zmq
 
 from nbcontainer.engine.local import LocalEngine
 from nbcontainer.errors import NbcontainerError
-from nbcontainer.events import Finished, Output, Started
+from nbcontainer.events import Finished, Output, Started, limited_from_outside
 from nbcontainer.jupyter.lastwords import Iopub, Listener, say
 from nbcontainer.runtime.title import TITLE
 from nbcontainer.spec import ContainerSpec
@@ -151,6 +151,12 @@ class KernelContainer:
         limit = self.spec.limits.memory_bytes
         larger = format_size(2 * limit).replace(" ", "").removesuffix("iB") if limit else "SIZE"
         killed = f"; killed: {', '.join(end.killed)}" if end.killed else ""
+        if limited_from_outside(end.usage.memory_peak_bytes, limit):
+            return (
+                f"Linux killed this kernel after {end.usage.wall_seconds:.0f} s, not for its --mem {format_size(limit or 0)} (peak {format_size(end.usage.memory_peak_bytes)}{killed}): "
+                "a limit around it, such as the server's, or the machine's memory was reached.\n"
+                "Its variables are gone. Work on smaller pieces, or shut other kernels down."
+            )
         return (
             f"Linux killed this kernel when its container reached {f'--mem {format_size(limit)}' if limit else 'its limit'} after "
             f"{end.usage.wall_seconds:.0f} s (peak {format_size(end.usage.memory_peak_bytes)}{killed}).\n"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nbcontainer.events import limited_from_outside
 from nbcontainer.units import MIB, format_size
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def rows(result: Result, earlier_peak_bytes: int | None = None) -> list[tuple[st
         ("killed", _killed(result)),
         ("processes killed", str(usage.oom_kills)),
     ]
+    if limited_from_outside(usage.memory_peak_bytes, limit):
+        found.insert(1, ("reached", "a limit around the notebook, or the machine's memory"))
     line = _line(result)
     if line:
         found.append(("line of the cell", line))

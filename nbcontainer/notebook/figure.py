@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.events import Changed, Paused, Resumed, Usage
+from nbcontainer.events import Changed, Paused, Resumed, Usage, limited_from_outside
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.units import format_size
 
@@ -33,8 +33,8 @@ _TITLES = {
 def title(result: Result) -> str:
     """The outcome in a few words: ``killed: out of memory at 128 MiB after 0.61 s``."""
     what = _TITLES.get(result.outcome, f"exit code {result.exit_code}")
-    limit = result.limits.memory_bytes
-    where = f" at {format_size(limit)}" if result.outcome == "oom" and limit else ""
+    limit, peak = result.limits.memory_bytes, result.usage.memory_peak_bytes
+    where = f" at {format_size(peak if limited_from_outside(peak, limit) else limit)}" if result.outcome == "oom" and limit else ""
     return f"{what}{where} after {result.usage.wall_seconds:.2f} s"
 
 

@@ -234,6 +234,9 @@ def main() -> int:
     if "--session" in chosen and session.missing_packages():
         print(f"the tests of a user of systemd cannot run; missing: apt-get install {' '.join(session.missing_packages())}")
         return 1
+    if "--session" in chosen and not session.SPAWNER.is_dir():
+        print("the tests of a hub under systemd cannot run; missing: tests/run --lane guest installs it into .venv/spawner")
+        return 1
     return _boot(kernel, program, image, cache, job)
 
 

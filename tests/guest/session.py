@@ -1,4 +1,4 @@
-"""The last part of a guest's tests: systemd as process 1, and a user of it who has a session and no cgroup of its own.
+"""The last part of a guest's tests: systemd as process 1, a user of it who has a session and no cgroup of its own, and a hub.
 
 On the host, :func:`add_systemd` puts systemd and what belongs to it into the image. In the guest, :func:`start_systemd`
 ends pid 1's own work by becoming systemd, which starts one unit; that runs :func:`main`.
@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PACKAGES = "systemd libsystemd-shared dbus dbus-bin dbus-daemon dbus-session-bus-common dbus-system-bus-common dbus-user-session uidmap".split()
+SPAWNER = Path(sys.prefix) / "spawner/systemdspawner"
+"""What tests/run installs for ``HUB_TESTS``."""
+HUB_TESTS = "tests/guest/hub_under_systemd.py"
 JOB = "/session.json"
 UID = 1000
 NAME = "nbcontainer-test"
@@ -41,7 +44,7 @@ def missing_packages() -> list[str]:
 
 def stamp() -> str:
     """It changes with what :func:`add_systemd` adds."""
-    return f"{Path(__file__).stat().st_size} {missing_packages()}"
+    return f"{Path(__file__).stat().st_size} {missing_packages()} {SPAWNER.is_dir()}"
 
 
 def add_systemd(base: Path, add_library: Callable[[str], None]) -> None:
@@ -113,7 +116,7 @@ def main() -> None:
     with open(JOB, encoding="utf-8") as file:
         job = json.load(file)
     port = os.open(PORT_PATH, os.O_WRONLY)
-    code = 1
+    codes = [1]
     try:
         os.write(port, b"--- as a user of systemd, with a session and subordinate ids\n")
         _start_user_manager()
@@ -123,13 +126,16 @@ def main() -> None:
         variables = {**guestinit.ENVIRONMENT, **job["environment"], "HOME": "/tmp/home", "XDG_RUNTIME_DIR": f"/run/user/{UID}"}
         # As logind makes a session's scope: in the user's slice, and root's.
         scope = ["systemd-run", "--quiet", "--scope", f"--slice=user-{UID}.slice", f"--uid={UID}", f"--gid={UID}", f"--working-directory={job['source']}"]
-        pytest = [job["python"], "-m", "pytest", "-p", "no:cacheprovider", *job["arguments"]]
-        code = subprocess.run([*scope, *pytest], env=variables, stdout=port, stderr=port, check=False).returncode
-        code = 0 if code == 5 and job["selected"] else code
+        pytest = [job["python"], "-m", "pytest", "-p", "no:cacheprovider"]
+        as_user = subprocess.run([*scope, *pytest, *job["arguments"]], env=variables, stdout=port, stderr=port, check=False)
+        os.write(port, b"--- as a hub with SystemdSpawner\n")
+        arguments = [HUB_TESTS if "/" in word else word for word in job["arguments"]]
+        as_hub = subprocess.run([*pytest, *arguments], env={**variables, "HOME": "/root"}, cwd=job["source"], stdout=port, stderr=port, check=False)
+        codes = [0 if done.returncode == 5 and job["selected"] else done.returncode for done in (as_user, as_hub)]
     except BaseException as error:
         os.write(port, f"{type(error).__name__}: {error}\n".encode())
     finally:
-        os.write(port, b"\nexit %d\n" % max(abs(code), job["status"]))
+        os.write(port, b"\nexit %d\n" % max(*map(abs, codes), job["status"]))
         time.sleep(0.2)  # what was written last is still on its way to the host
         syscalls.restart_machine()
 

@@ -310,10 +310,18 @@ def test_a_server_that_cannot_be_started_says_why(hub: Hub) -> None:
     assert cgroups_of(NO_ACCOUNT) == []
 
 
-def test_the_example_starts_a_hub(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "spawner"),
+    [
+        ("jupyterhub_config.py", "nbcontainer.jupyter.hub.DelegatingSpawner"),
+        # What it gives a student is tried where there is a systemd: tests/guest/hub_under_systemd.py.
+        ("systemd_config.py", "systemdspawner.systemdspawner.SystemdSpawner"),
+    ],
+)
+def test_the_examples_start_a_hub(tmp_path: Path, name: str, spawner: str) -> None:
     require((HOME / "venv/bin/jupyterhub").exists(), "JupyterHub: tests/run --lane hub")
     require(os.geteuid() == 0, "the example's hub runs as root: sudo tests/run --lane hub")
-    example = resources.files("nbcontainer.jupyter") / "examples" / "jupyterhub_config.py"
+    example = resources.files("nbcontainer.jupyter") / "examples" / name
     (tmp_path / "jupyterhub_config.py").write_text(example.read_text())
     addresses = [f"--{name}=http://127.0.0.1:{free_port()}" for name in ("JupyterHub.bind_url", "JupyterHub.hub_bind_url", "ConfigurableHTTPProxy.api_url")]
     path = f"{HOME}/venv/bin:{HOME}/proxy/node_modules/.bin:/usr/bin:/bin"
@@ -325,7 +333,7 @@ def test_the_example_starts_a_hub(tmp_path: Path) -> None:
         while "JupyterHub is now running" not in log.read_text() and hub.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         assert "JupyterHub is now running" in log.read_text()
-        assert "Using Spawner: nbcontainer.jupyter.hub.DelegatingSpawner" in log.read_text()
+        assert f"Using Spawner: {spawner}" in log.read_text()
     finally:
         hub.terminate()
         hub.wait(START_SECONDS)

@@ -69,9 +69,9 @@ def test_notebooks_are_saved_with_what_they_show(language: str, name: str) -> No
 def _strings(code: str) -> tuple[str, list[str]]:
     """Code without comments and without what its strings say, and what they say. Magics' own lines stay as they are."""
     head = ""
-    while code.startswith("%"):
+    while code.startswith(("%", "#")):
         line, _, code = code.partition("\n")
-        head += line + "\n"
+        head += line + "\n" if line.startswith("%") else ""
     try:
         tree = ast.parse(code)
     except SyntaxError:  # a shell's script
@@ -136,6 +136,25 @@ def test_each_notebook_is_a_lesson(name: str) -> None:
     assert kinds.count("exercise") == kinds.count("check") == kinds.count("solution")
     assert "Question" in cells[0].source
     assert "Further reading" in cells[-1].source
+
+
+def test_without_the_extension_the_first_cell_says_what_to_install(tmp_path: Path) -> None:
+    loads = [next(cell for cell in course.read(language, name).cells if cell.cell_type == "code") for language in course.LANGUAGES for name in course.NAMES]
+    gone = """
+import sys
+
+class Gone:
+    def find_spec(name, path=None, target=None):
+        if name == "nbcontainer":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Gone)"""
+    cells = [nbformat.v4.new_code_cell(load.source, metadata={"tags": ["raises-exception"]}) for load in loads]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(gone), *cells])
+    course.execute(notebook, tmp_path)
+    for cell in notebook.cells[1:]:
+        assert "No module named 'nbcontainer'" in course.text_of(cell)
+        assert "pip install nbcontainer" in course.text_of(cell)
 
 
 def _unsolved(notebook: Any) -> list[str]:

@@ -7,14 +7,15 @@ import pytest
 from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.events import CellError, Usage
 from nbcontainer.notebook.card import Peaks, card, rows
+from nbcontainer.notebook.figure import title
 from nbcontainer.result import Result, quote_line
 from nbcontainer.spec import ContainerSpec, Limits
 
 MIB = 1 << 20
 
 
-def result(outcome: str = "oom", signal: int | None = 9, **more: object) -> Result:
-    usage = Usage(memory_peak_bytes=64 * MIB, oom_kills=1 if outcome == "oom" else 0)
+def result(outcome: str = "oom", signal: int | None = 9, peak_mib: int = 64, **more: object) -> Result:
+    usage = Usage(memory_peak_bytes=peak_mib * MIB, oom_kills=1 if outcome == "oom" else 0)
     code = None if signal else 0 if outcome == "exited" else 1
     spec = ContainerSpec(limits=Limits(memory_bytes=64 * MIB))
     return Result(outcome, code, signal, more.pop("error", None), [], usage, SampleSeries(), spec, **more)  # type: ignore[arg-type]
@@ -40,6 +41,16 @@ def test_the_line_that_ran_is_quoted_where_it_is_known() -> None:
     assert dict(rows(result(line="3: data = bytearray(200_000_000)")))["line of the cell"] == "3: data = bytearray(200_000_000)"
     assert "It was at line 3: x." in result(line="3: x").describe()
     assert "line" not in result().describe()
+
+
+def test_a_limit_around_the_container_is_told_apart() -> None:
+    """On a server with less memory than the cell's limit, Linux kills the container for the server's."""
+    killed = result(peak_mib=20)
+    assert dict(rows(killed))["reached"] == "a limit around the notebook, or the machine's memory"
+    assert "not for --mem 64 MiB, of which the container had used 20 MiB: a limit around the notebook" in killed.describe()
+    assert "Try --mem" not in killed.describe()
+    assert title(killed).startswith("killed: out of memory at 20 MiB")
+    assert title(result()).startswith("killed: out of memory at 64 MiB")
 
 
 @pytest.mark.parametrize(
