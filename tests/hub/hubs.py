@@ -239,7 +239,9 @@ class Student:
         )  # fmt: skip
         self.kernel_id = session["kernel"]["id"]
         address = f"ws://127.0.0.1:{self.hub.port}/user/{self.name}/api/kernels/{self.kernel_id}/channels"
-        self._socket = await websocket_connect(HTTPRequest(address, headers={"Authorization": f"token {self.hub.token}"}))
+        headers = {"Authorization": f"token {self.hub.token}"}
+        # The server answers when the kernel does; ten of them begin at the same time.
+        self._socket = await websocket_connect(HTTPRequest(address, headers=headers, connect_timeout=START_SECONDS, request_timeout=START_SECONDS))
 
     async def run(self, code: str) -> Reply:
         """Raises TimeoutError."""
