@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from nbcontainer.engine.changes import Change
 
-MOST_REMEMBERED = 100
-"""Of containers that are gone, how so many have ended is known still."""
+MOST_REMEMBERED = 200
+"""Names and ids of containers that are gone, of which it is known still how they have ended."""
 
 
 class Container(RunningContainer):
@@ -124,8 +124,8 @@ class Containers:
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self._containers: dict[str, RunningContainer] = {}
-        self._gone: OrderedDict[str, str] = OrderedDict()
-        """How those that are not here any more have ended, by name and id."""
+        self._gone: OrderedDict[str, tuple[str, int | None]] = OrderedDict()
+        """How those that are not here any more have ended, by name and id: in words, and the exit code."""
 
     @contextlib.contextmanager
     def claim(self, name: str | None) -> Iterator[None]:
@@ -161,13 +161,14 @@ class Containers:
 
     def forget(self, container: RunningContainer) -> None:
         with self._lock:
-            if self._containers.pop(container.id, None) is None or container.name == container.id:
+            if self._containers.pop(container.id, None) is None:
                 return
             ended = f"{container.name} has ended" + (f" ({how_it_ended(container.result)})" if container.result is not None else "")
-            again = f"; start it anew: %container start {container.name}" if container.is_session else ""
-            self._gone[container.name] = ended + again
-            self._gone.move_to_end(container.name)
-            if len(self._gone) > MOST_REMEMBERED:
+            again = f"; start it anew: %container start {container.name}" if container.is_session and container.name != container.id else ""
+            for key in (container.id, container.name):
+                self._gone[key] = ended + again, None if container.result is None else container.result.status_code
+                self._gone.move_to_end(key)
+            while len(self._gone) > MOST_REMEMBERED:
                 self._gone.popitem(last=False)
 
     def all(self) -> list[RunningContainer]:
@@ -186,6 +187,10 @@ class Containers:
             raise SpecError(f"{verb}: {text} belongs to another notebook (process {elsewhere.kernel_pid}), and so do its variables")
         raise self._no_such(text, verb)
 
+    def status_code_of_gone(self, text: str) -> int | None:
+        """Of one that has ended and was not kept; None where that is not known."""
+        return None if self._called(text) else self._gone.get(text, ("", None))[1]
+
     def knows(self, text: str) -> bool:
         """A container of this kernel is meant."""
         return bool(self._called(text))
@@ -197,7 +202,7 @@ class Containers:
 
     def _no_such(self, text: str, verb: str) -> SpecError:
         if text in self._gone:
-            return SpecError(f"{verb}: {self._gone[text]}")
+            return SpecError(f"{verb}: {self._gone[text][0]}")
         names = list(dict.fromkeys([*(container.name for container in self.all()), *(record.name for record in list_containers())]))
         close = difflib.get_close_matches(text, names, 2, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}" if names else "none is running"

@@ -140,6 +140,11 @@ class Result:
         return self.outcome == "exited" and self.exit_code == 0 and not self.missing
 
     @property
+    def status_code(self) -> int:
+        """As shells and ``docker wait`` have it: the exit code, or 128 and the signal."""
+        return self.exit_code if self.exit_code is not None else 128 + (self.signal or 0)
+
+    @property
     def limits(self) -> Limits:
         """The limits at the end."""
         return next((change.limits for change in reversed(self.changes) if isinstance(change, Changed)), self.spec.limits)

@@ -46,7 +46,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         program. As a line magic, ``%container VERB`` runs, lists and ends containers.
         """
         try:
-            words = [self._expand(word) for word in shlex.split(line)]
+            words = self._expand_all(shlex.split(line), verb=cell is None)
         except ValueError as error:
             raise UsageError(f"{error}: {line}") from None
         try:
@@ -57,6 +57,11 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
                 self._run(replace(parsed, program=program_of(cell, parsed.program, bare="bare" in parsed.container)), cell)
         except SpecError as error:
             raise UsageError(str(error)) from None
+
+    def _expand_all(self, words: list[str], *, verb: bool) -> list[str]:
+        """But for what ``--format`` of a verb has in braces: those are columns."""
+        templates = {place for place, word in enumerate(words, 1) if word == "--format"} if verb else set()
+        return [word if place in templates or (verb and word.startswith("--format=")) else self._expand(word) for place, word in enumerate(words)]
 
     def _expand(self, word: str) -> str:
         """``{name}`` becomes the variable's value, also one with spaces in it; ``$`` is left to the shells it is for."""
@@ -80,7 +85,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         elif verb == "start":
             self._detach(starting(rest), None)
         elif verb == "exec":
-            self._run(parse_exec(rest), "")
+            self._run(parse_exec(rest), "", verb="exec")
         elif verb == "network":
             from nbcontainer.notebook import networks
 
@@ -90,7 +95,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
 
             act(self.shell, verb, rest)
 
-    def _run(self, parsed: ParsedLine, cell: str) -> None:
+    def _run(self, parsed: ParsedLine, cell: str, verb: str = "--exec") -> None:
         from nbcontainer import container
 
         if "exec" not in parsed.front:
@@ -116,7 +121,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         hidden = frozenset(name for name, option in (("stdout", "out"), ("stderr", "err")) if option in front)
         screen = Screen(self.shell, hidden, trusted="trust_output" in front)
         reader = Reader(self.shell)
-        runs = partial(container.run, engine=engine) if "exec" not in front else runner_in(front["exec"], parsed.program, engine)
+        runs = partial(container.run, engine=engine) if "exec" not in front else runner_in(front["exec"], parsed.program, engine, verb)
         shell: Any = self.shell
         options |= {"on_input": reader, "output": front.get("output", ()), "cell_number": shell.displayhook.prompt_count}
         options["input"] = bring_in(front.get("input", []), self.shell, cell, program=bool(parsed.program))
@@ -266,7 +271,7 @@ def run_elsewhere(place: str, name: str, cell: str, *, program: tuple[str, ...],
     return elsewhere.execute(place, name, program, cell, **({"env": env} if env else {}), **options)
 
 
-def runner_in(name: str, program: tuple[str, ...], engine: str | None) -> Callable[..., Any]:
+def runner_in(name: str, program: tuple[str, ...], engine: str | None, verb: str) -> Callable[..., Any]:
     """What runs a cell or a program in the container of this name. Raises SpecError."""
     from nbcontainer.containers import CONTAINERS
 
@@ -275,7 +280,7 @@ def runner_in(name: str, program: tuple[str, ...], engine: str | None) -> Callab
     place = None if CONTAINERS.knows(name) else place_elsewhere(name, program)
     if place is not None:
         return partial(run_elsewhere, place, name)
-    there = CONTAINERS.find(name, "--exec")
+    there = CONTAINERS.find(name, verb)
 
     def run_it(cell: str, *, program: tuple[str, ...], on_input: Any, output: Any, cell_number: int, **options: Any) -> Any:
         if not program:

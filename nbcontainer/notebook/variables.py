@@ -31,7 +31,7 @@ def bring_in(names: list[str], shell: Any, code: str, *, program: bool) -> Mappi
         return {name: value for name, value in chosen.items() if not everything or type(value) in (str, int, float, bool)}
     ready = inward.gather(chosen, lenient=everything)
     if ready.left_behind:
-        print(f"\x1b[2m-i '*': these stay here, as they cannot be copied: {', '.join(ready.left_behind)}\x1b[0m", file=sys.stderr)
+        print(f"\x1b[2m-i '*': these stay here, as they cannot be copied: {', '.join(ready.left_behind)}\x1b[0m", file=sys.stderr, flush=True)
     return ready
 
 

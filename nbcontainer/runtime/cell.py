@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 import warnings
-from types import CodeType
+from types import CodeType, TracebackType
 from typing import Any
 
 from IPython.core import interactiveshell
@@ -121,6 +121,18 @@ def _text_of(error: BaseException) -> str:
 
 
 _FRAMES_OF_OURS = (__file__, interactiveshell.__file__)
+_OUR_DIRECTORY = __file__.removesuffix("cell.py")
+
+
+def _end_before_ours(frames: TracebackType | None) -> None:
+    """A traceback ends where the cell called what is ours, such as ``input``."""
+    last = None
+    while frames is not None:
+        if not frames.tb_frame.f_code.co_filename.startswith(_OUR_DIRECTORY):
+            last = frames
+        frames = frames.tb_next
+    if last is not None:
+        last.tb_next = None
 
 
 class CellShell(InteractiveShell):
@@ -138,6 +150,7 @@ class CellShell(InteractiveShell):
     def showtraceback(self, exc_tuple: Any = None, *arguments: Any, **options: Any) -> None:
         """Groups too come as an error of the cell; IPython's own way prints them, with the frames that ran the cell."""
         kind, error, frames = exc_tuple or sys.exc_info()
+        _end_before_ours(frames)
         if isinstance(error, BaseExceptionGroup):
             while frames is not None and frames.tb_frame.f_code.co_filename in _FRAMES_OF_OURS:
                 frames = frames.tb_next

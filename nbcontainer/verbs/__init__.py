@@ -146,7 +146,9 @@ def find(name: str) -> Verb:
         raise SpecError(f"{name}: is not available yet; it comes with images")
     if name in _INSTEAD:
         raise SpecError(f"{name}: there is no such verb; {_INSTEAD[name]}")
-    close = difflib.get_close_matches(name, [*NAMES, *_ALSO, *LATER], 1, 0.5)
+    known = [*NAMES, *_ALSO, *LATER]
+    swapped = [other for other in known if sorted(other) == sorted(name)]
+    close = swapped or difflib.get_close_matches(name, known, 1, 0.5)
     raise SpecError(f"{name}: there is no such verb; {f'did you mean {close[0]}?' if close else 'there are ' + ', '.join(NAMES)}")
 
 

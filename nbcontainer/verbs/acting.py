@@ -91,11 +91,13 @@ wait_arguments = _names
 def wait(given: argparse.Namespace) -> str:
     def act(container: RunningContainer) -> int | str:
         result = container.wait()
-        if result is None:
-            return "?"
-        return result.exit_code if result.exit_code is not None else 128 + (result.signal or 0)
+        return "?" if result is None else result.status_code
 
-    return _each("wait", given.names, act)
+    def wait_for(name: str) -> str:
+        code = CONTAINERS.status_code_of_gone(name)
+        return str(code) if code is not None else _each("wait", [name], act)
+
+    return "\n".join(map(wait_for, given.names))
 
 
 def rm_arguments(parser: argparse.ArgumentParser) -> None:

@@ -68,7 +68,7 @@ def kept_here() -> list[tuple[str, ...]]:
 
 def _ended(container: RunningContainer) -> tuple[str, ...]:
     result, limit = container.result, container.spec.limits.memory_bytes
-    code = "?" if result is None else result.exit_code if result.exit_code is not None else 128 + (result.signal or 0)
+    code = "?" if result is None else result.status_code
     why = "" if result is None or result.outcome in ("exited", "signalled") else f", {result.outcome}"
     status = f"Exited ({code}{why}) {ago(container.ended_unix_seconds or time.time())} ago"
     return (

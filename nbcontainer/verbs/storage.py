@@ -14,7 +14,7 @@ VERBS = ("create", "ls", "inspect", "rm", "prune")
 
 
 def volume_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
+    parser.add_argument("verb", nargs="?", choices=VERBS, default="ls", metavar="VERB", help=f"{', '.join(VERBS)} (ls)")
     parser.add_argument("-q", "--quiet", action="store_true", help="ls: only names")
     parser.add_argument("-f", "--force", action="store_true", help="prune: as Docker has it; nothing is asked anyway")
     parser.add_argument("names", metavar="NAME", nargs="*")

@@ -80,6 +80,14 @@ def test_tracebacks_are_coloured_and_the_cell_s_own(notebook: Kernel) -> None:
     assert "nbcontainer" not in cell.text + group.text
 
 
+def test_a_traceback_ends_where_the_cell_called_what_is_ours(notebook: Kernel) -> None:
+    for code in ("def f():\n    return input('x')\nf()", "import asyncio\nawait asyncio.sleep(0)\ninput('x')"):
+        cell = run(notebook, code)
+        assert "input('x')" in cell.text and "nobody can type here" in cell.text and "questions.py" not in cell.text
+    closed = run(notebook, "import os; os.close(3)\ndisplay(5)")
+    assert "----> 2 display(5)" in closed.text and "Bad file descriptor" in closed.text and "channel.py" not in closed.text
+
+
 def test_a_repr_that_fails_or_never_ends_is_shown_and_the_cell_goes_on(notebook: Kernel) -> None:
     cell = run(notebook, "class R:\n    def __repr__(self): return repr(self)\nfrom IPython.display import display\ndisplay(R()); print('goes on')")
     assert "RecursionError" in cell.text and cell.text.endswith("goes on\n") and cell.status == "ok"
