@@ -13,15 +13,13 @@ from nbcontainer.data.small import MOST_CHARACTERS
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import CellError, Display, InputRequest
 from nbcontainer.runtime.client import setup_error
-from nbcontainer.runtime.protocol import is_json
+from nbcontainer.runtime.protocol import MAX_MESSAGE_CHARACTERS, MAX_TRACEBACK_CHARACTERS, cut, is_json
 
 MAX_JSON_VALUES = 500_000
 """Lists and objects of a display; each takes some 60 bytes in Python, and 2 in a frame."""
 MAX_JSON_LEVELS = 200
 """Of lists and objects in each other; who sends them on needs some stack for each, and may be deep in calls already."""
 MAX_METADATA_CHARACTERS = 1 << 16
-MAX_MESSAGE_CHARACTERS = 10_000
-MAX_TRACEBACK_CHARACTERS = 1 << 18
 _DATA = "data "
 
 
@@ -92,22 +90,15 @@ def _finite(text: str) -> float | None:
 def read_error(message: dict[str, Any]) -> CellError:
     """Cut to a length that can be shown."""
     parts = message.get("parts", {})
-    traceback = _cut(parts.get("traceback", ""), MAX_TRACEBACK_CHARACTERS)
-    name, text = (_cut(parts.get(key, ""), MAX_MESSAGE_CHARACTERS) for key in ("ename", "evalue"))
+    traceback = cut(parts.get("traceback", ""), MAX_TRACEBACK_CHARACTERS)
+    name, text = (cut(parts.get(key, ""), MAX_MESSAGE_CHARACTERS) for key in ("ename", "evalue"))
     return CellError(name, text, tuple(traceback.split("\n")) if traceback else ())
 
 
 def read_question(message: dict[str, Any]) -> InputRequest:
     """Cut to a length that can be shown."""
-    prompt = _cut(message.get("parts", {}).get("prompt", ""), MAX_MESSAGE_CHARACTERS)
+    prompt = cut(message.get("parts", {}).get("prompt", ""), MAX_MESSAGE_CHARACTERS)
     return InputRequest(prompt, message.get("password") is True)
-
-
-def _cut(text: str, characters: int) -> str:
-    if len(text) <= characters:
-        return text
-    half = characters // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
 
 
 def _nearest(path: str, message: dict[str, Any]) -> str:

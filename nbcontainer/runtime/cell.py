@@ -28,7 +28,15 @@ from traitlets.config import Config
 from nbcontainer.data import small
 from nbcontainer.runtime import questions, transfer
 from nbcontainer.runtime.channel import CHANNEL, flush
-from nbcontainer.runtime.protocol import LINE_FD, LINE_SIGNAL, Go, is_json
+from nbcontainer.runtime.protocol import (
+    LINE_FD,
+    LINE_SIGNAL,
+    MAX_MESSAGE_CHARACTERS,
+    MAX_TRACEBACK_CHARACTERS,
+    Go,
+    cut,
+    is_json,
+)
 
 MAX_DISPLAY_BYTES = 32 << 20
 FIGURE = "matplotlib.figure", "Figure"
@@ -141,9 +149,10 @@ class CellShell(InteractiveShell):
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str] | str) -> None:
         if issubclass(etype, SystemExit):
             return
-        lines = stb if isinstance(stb, str) else "\n".join(stb)
+        lines = cut(stb if isinstance(stb, str) else "\n".join(stb), MAX_TRACEBACK_CHARACTERS)
         try:
-            CHANNEL.send({"t": "error"}, {"ename": etype.__name__, "evalue": _text_of(evalue), "traceback": lines})
+            name, text = (cut(said, MAX_MESSAGE_CHARACTERS) for said in (etype.__name__, _text_of(evalue)))
+            CHANNEL.send({"t": "error"}, {"ename": name, "evalue": text, "traceback": lines})
         except OSError:
             print(lines, file=sys.stderr)  # the cell closed the channel; its error must not get lost with it
 

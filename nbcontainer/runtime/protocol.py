@@ -103,6 +103,16 @@ NEXT_CELL = b"c"
 ACKNOWLEDGED, LINE, NO, MEMORY = b"a", b"l", b"n", b"m"
 """How K's answers begin: nothing follows, a text, the text of a refusal, or a descriptor comes along."""
 MAX_LINE_BYTES = 1 << 16
+MAX_MESSAGE_CHARACTERS, MAX_TRACEBACK_CHARACTERS = 10_000, 1 << 18
+"""Of what is shown of an exception's text, or a question, and of a traceback."""
+
+
+def cut(text: str, characters: int) -> str:
+    """``text``, without its middle where it is longer: C does so before it sends something, and K with all that comes."""
+    if len(text) <= characters:
+        return text
+    half = (characters - 100) // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
 
 
 def encode_answer(kind: bytes, text: str) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from IPython.core.error import StdinNotImplementedError
 
 from nbcontainer.runtime.channel import CHANNEL, Refused
+from nbcontainer.runtime.protocol import MAX_MESSAGE_CHARACTERS, cut
 
 END_OF_FILE = "EOF"
 """The reason of a refusal where somebody has ended the input (Ctrl-D)."""
@@ -34,7 +35,7 @@ def ask_password(prompt: str = "Password: ", stream: object = None) -> str:
 
 def _ask(prompt: str, name: str, *, password: bool) -> str:
     try:
-        line, _ = CHANNEL.ask({"t": "input", "password": password}, {"prompt": prompt})
+        line, _ = CHANNEL.ask({"t": "input", "password": password}, {"prompt": cut(prompt, MAX_MESSAGE_CHARACTERS)})
     except Refused as refused:
         if str(refused) == END_OF_FILE:
             raise EOFError from None

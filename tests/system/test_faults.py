@@ -177,6 +177,18 @@ def test_max_output_bounds_displays_too() -> None:
     assert result.stdout == "end\n"
 
 
+@pytest.mark.parametrize("code", ["raise ValueError('x' * 100_000_000)", "raise type('ValueError' + 'X' * 80_000_000, (Exception,), {})('x' * 10)"])
+def test_an_error_longer_than_a_message_is_still_the_cell_s_error(code: str) -> None:
+    result = nbc.run(code, mem="1G")
+    assert result.error is not None and result.error.ename.startswith("ValueError") and "xxxxxxxxxx" in result.error.evalue
+    assert result.outputs == [] and len(result.error.ename + result.error.evalue) < 30_000
+
+
+def test_a_question_longer_than_a_message_is_asked() -> None:
+    result = nbc.run("print(input('x' * 100_000_000))", mem="1G", timeout=60, on_input=lambda request: str(len(request.prompt) < 20_000))
+    assert result.stdout == "True\n", result.describe()
+
+
 def test_a_long_error_is_cut() -> None:
     error = nbc.run("raise ValueError('x' * 5_000_000)").error
     assert error is not None

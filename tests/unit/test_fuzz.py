@@ -12,11 +12,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nbcontainer.engine.messages import MAX_MESSAGE_CHARACTERS, MAX_TRACEBACK_CHARACTERS, read_display, read_error
+from nbcontainer.engine.messages import read_display, read_error
 from nbcontainer.errors import SpecError
 from nbcontainer.notebook.sanitise import SAFE_AS_TEXT, SAFE_RASTER, sanitise
 from nbcontainer.options import OPTIONS, parse_options
-from nbcontainer.runtime.protocol import FRAME, MAX_FRAME_BYTES, FrameReader, ProtocolError, encode
+from nbcontainer.runtime.protocol import (
+    FRAME,
+    MAX_FRAME_BYTES,
+    MAX_MESSAGE_CHARACTERS,
+    MAX_TRACEBACK_CHARACTERS,
+    FrameReader,
+    ProtocolError,
+    encode,
+)
 from nbcontainer.spec import ContainerSpec, Ulimit, make_spec
 from nbcontainer.units import parse_cpu_list, parse_number, parse_size
 
