@@ -205,7 +205,8 @@ def command_help_text() -> str:
     return _help("nbcontainer run [OPTIONS] [--] PROGRAM [ARG...]", about, COMMAND_OPTIONS + options)
 
 
-_OF_PROCESSES = frozenset("timeout max_output interval env workdir user detach input result out err live no_live quiet trust_output no_raise_error help".split())
+OF_PROCESSES = frozenset("timeout max_output interval env workdir user detach input result out err live no_live quiet trust_output no_raise_error help".split())
+"""Keys of what can be chosen for something that runs in a container that is there already."""
 _OF_CELLS = frozenset("input output exec detach result out err live no_live no_raise_error".split())
 
 
@@ -219,7 +220,7 @@ def verb_help_text(verb: str) -> str:
         options = tuple(option for option in OPTIONS if option.key not in _OF_CELLS)
         return _help("%container start [OPTIONS] NAME [OPTIONS] [PROGRAM [ARG...]]", about, options)
     about = "Run a program as a new process in a running container; with -d, in the background."
-    return _help("%container exec [OPTIONS] NAME PROGRAM [ARG...]", about, tuple(option for option in OPTIONS if option.key in _OF_PROCESSES))
+    return _help("%container exec [OPTIONS] NAME PROGRAM [ARG...]", about, tuple(option for option in OPTIONS if option.key in OF_PROCESSES))
 
 
 def _help(usage: str, about: str, options: Sequence[Option]) -> str:

@@ -1,7 +1,8 @@
-"""Tab completion on ``%%container`` lines: options and their values, variables, programs, names of containers."""
+"""Tab completion on ``%%container`` lines: options and their values, variables, programs, names of containers, volumes and signals."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -9,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbcontainer import verbs
-from nbcontainer.options import OPTIONS, Option
+from nbcontainer.options import OF_PROCESSES, OPTIONS, Option
+from nbcontainer.verbs import storage
 
-_TAKING_OPTIONS = ("run", "start", "exec")
-_TAKING_NO_NAME = ("doctor", "network", "prune", "ps", "run", "start", "stats", "volume")
+SIGNALS = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2", "STOP", "CONT")
 MAGICS = ("%%container", "%container")
 FRESH_SECONDS = 10.0
 _BY_NAME = {name: option for option in OPTIONS for name in option.names if not option.later}
@@ -33,20 +34,34 @@ def complete(line: str, variables: Mapping[str, Any] | None = None) -> list[str]
         verb = given.pop(0)
         if verb == "network":
             return _network(given, last)
-        if verb not in _TAKING_NO_NAME and not last.startswith("-") and not any(not word.startswith("-") for word in given):
-            return _beginning(container_names(), last)
-        if verb not in _TAKING_OPTIONS:
-            return _verb_options(verb, last)
-    option, in_options = _state(given)
+        if verb not in verbs.OF_CELLS:
+            return _verb(verb, given, last)
+        option, names = _state(given)
+        if verb != "run" and option is None and not names and not last.startswith("-"):
+            return _beginning(container_names(), last) if verb == "exec" else []
+        if verb != "run" and names:
+            given = [*given[: -len(names)], *names[1:]]
+        within = verb == "exec"
+        if within and names and last.startswith("-"):
+            return []
+    else:
+        within = "--exec" in given
+    option, program = _state(given)
     if option is not None:
         return _values(option, last, variables or {})
-    if not in_options:
+    if program:
         return []
+    return _options_or_programs(last, variables or {}, within=within)
+
+
+def _options_or_programs(last: str, variables: Mapping[str, Any], *, within: bool) -> list[str]:
+    """``within``: for something in a container that is there already."""
     if last.startswith("-"):
         name, equals, value = last.partition("=")
         if equals:
-            return [f"{name}={found}" for found in _values(_BY_NAME[name], value, variables or {})] if name in _BY_NAME else []
-        return [option.names[0] for option in OPTIONS if option.names[0].startswith(last) and not option.later]
+            return [f"{name}={found}" for found in _values(_BY_NAME[name], value, variables)] if name in _BY_NAME else []
+        known = [option for option in OPTIONS if not option.later and (not within or option.key in OF_PROCESSES)]
+        return [option.names[0] for option in known if option.names[0].startswith(last)]
     return _beginning(programs(), last) if last and "/" not in last else []
 
 
@@ -68,28 +83,46 @@ def _network(given: list[str], last: str) -> list[str]:
     return []
 
 
-def _verb_options(verb: str, last: str) -> list[str]:
-    if not last.startswith("-") or verb not in verbs.NAMES or verb in ("doctor", "network"):
+def _verb(verb: str, given: list[str], last: str) -> list[str]:
+    """After any other verb, by what its parser takes."""
+    if verb not in verbs.NAMES or verb == "doctor":
         return []
-    return _beginning(sorted(verbs.find(verb).options()), last)
+    actions = verbs.find(verb).parser()._actions
+    with_value = {name: action for action in actions if action.nargs != 0 for name in action.option_strings}
+    names: list[str] = []
+    before: argparse.Action | None = None
+    for word in given:
+        names += [word] if word and before is None and not word.startswith("-") else []
+        before = with_value.get(word) if before is None else None
+    if before is not None:
+        known = SIGNALS if before.dest == "signal" else _BY_NAME[before.option_strings[0]].choices if before.option_strings[0] in _BY_NAME else ()
+        return _beginning(map(str, before.choices or known), last)
+    if last.startswith("-"):
+        return _beginning(sorted(name for action in actions for name in action.option_strings if name.startswith("--")), last)
+    if verb == "volume":
+        return _beginning(storage.VERBS, last) if not names else _beginning(set(volume_names()) - set(names), last) if names[0] in ("rm", "inspect") else []
+    takes = {action.dest: action.nargs for action in actions if not action.option_strings}
+    if "names" in takes or ("name" in takes and not names):
+        return [name for name in container_names() if name.startswith(last) and name not in names]
+    return []
 
 
 def _beginning(names: Iterable[str], text: str) -> list[str]:
     return [name for name in names if name.startswith(text)]
 
 
-def _state(given: list[str]) -> tuple[Option | None, bool]:
-    """(the option whose value comes next, whether options and PROGRAM are still to come)."""
+def _state(given: list[str]) -> tuple[Option | None, list[str]]:
+    """(the option whose value comes next, the words from the first one on that is no option)."""
     option: Option | None = None
-    for word in given:
+    for place, word in enumerate(given):
         if option is not None:
             option = None
         elif word.startswith("-") and word != "--":
             found = _BY_NAME.get(word)
             option = found if found is not None and found.value else None
         elif word:
-            return None, False
-    return option, True
+            return None, given[place:]
+    return option, []
 
 
 def _values(option: Option, text: str, variables: Mapping[str, Any]) -> list[str]:
@@ -101,6 +134,8 @@ def _values(option: Option, text: str, variables: Mapping[str, Any]) -> list[str
         return _beginning(_names(variables), text)
     if option.key == "exec":
         return _beginning(container_names(), text)
+    if option.key == "volume" and ":" not in text:
+        return _beginning((f"{name}:" for name in volume_names()), text)
     if option.key == "net":
         head, comma, tail = text.rpartition(",")
         taken = set(head.split(","))
@@ -128,6 +163,12 @@ def network_names() -> tuple[str, ...]:
     from nbcontainer import networks
 
     return networks.names()
+
+
+def volume_names() -> list[str]:
+    from nbcontainer import volumes
+
+    return [volume.name for volume in volumes.find_all()]
 
 
 def programs() -> list[str]:

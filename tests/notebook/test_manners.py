@@ -34,6 +34,9 @@ def notebook(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         ("%%container -i other,fra", "%%container -i other,frames"),
         ("%%container --mem 64M bas", "%%container --mem 64M bash"),
         ("%container doc", "%container doctor"),
+        ("%container exec lab ba", "%container exec lab bash"),
+        ("%container kill -s US", "%container kill -s USR1"),
+        ("%container volume in", "%container volume inspect"),
     ],
 )
 def test_tab(notebook: Kernel, code: str, expected: str) -> None:
@@ -115,3 +118,13 @@ def test_jupyter_execute_fails(tmp_path: Path) -> None:
 def test_papermill_fails(tmp_path: Path) -> None:
     with pytest.raises(papermill.exceptions.PapermillExecutionError, match="division by zero"):
         papermill.execute_notebook(str(failing(tmp_path)), str(tmp_path / "out.ipynb"), kernel_name="python3", progress_bar=False)
+
+
+def test_saved_notebooks_have_the_results_of_contained_cells(tmp_path: Path) -> None:
+    cells = ["%load_ext nbcontainer", "%%container --quiet\nprint('a')\n6 * 7", "_ + 1", "%container start lab", "%%container --exec lab --quiet\nx = [1]\nx", "%%container --exec lab --quiet\n_ + x"]
+    nbformat.write(v4.new_notebook(cells=list(map(v4.new_code_cell, cells))), tmp_path / "in.ipynb")
+    papermill.execute_notebook(str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), kernel_name="python3", progress_bar=False)
+    saved = nbformat.read(tmp_path / "out.ipynb", 4)
+    nbformat.validate(saved)
+    results = [(output.execution_count, output.data["text/plain"]) for cell in saved.cells for output in cell.outputs if output.output_type == "execute_result"]
+    assert results == [(2, "42"), (3, "43"), (5, "[1]"), (6, "[1, 1]")]

@@ -124,7 +124,37 @@ def test_help_has_every_option_that_works() -> None:
         ("%%container --net=b", ["--net=bridge"]),
         ("%%container --net lab,", ["lab,bridge"]),
         ("%container run --net bridge,", []),
+        ("%%container --exec lab --m", ["--max-output"]),
+        ("%container exec --m", ["--max-output"]),
+        ("%container exec lab --m", []),
+        ("%container start lab --me", ["--mem", "--memory-high"]),
+        ("%container start ", []),
+        ("%container kill -s U", ["USR1", "USR2"]),
+        ("%container kill --signal US", ["USR1", "USR2"]),
+        ("%container kill USR", []),
+        ("%container attach --sig-proxy ", ["true", "false"]),
+        ("%container logs --t", ["--tail", "--timestamps"]),
+        ("%container logs --tail ", []),
+        ("%container volume ", ["create", "ls", "inspect", "rm", "prune"]),
+        ("%container volume ls ", []),
+        ("%container update --mem 1", ["128M", "1G"]),
+        ("%container nosuch --", []),
+        ("%container doctor ", []),
     ],
 )
 def test_completion(line: str, expected: list[str]) -> None:
     assert complete(line) == expected
+
+
+@pytest.mark.parametrize("words", ["logs {}", "logs -f {}", "stop -t 5 {}", "update --mem 64M {}", "exec {}", "exec -d --env A=B {}"])
+def test_names_are_completed_after_options_and_their_values(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    monkeypatch.setattr("nbcontainer.notebook.completion.container_names", lambda: ["db", "web"])
+    assert complete(f"%container {words.format('')}") == ["db", "web"]
+    assert complete(f"%container {words.format('w')}") == ["web"]
+
+
+def test_names_that_are_there_already_are_not_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcontainer.notebook.completion.container_names", lambda: ["db", "web"])
+    assert complete("%container stop web ") == ["db"] and complete("%container logs web ") == []
+    monkeypatch.setattr("nbcontainer.notebook.completion.volume_names", lambda: ["data", "logs"])
+    assert complete("%container volume rm data ") == ["logs"] and complete("%%container -v d") == ["data:"] and complete("%%container -v data:") == []
