@@ -20,3 +20,9 @@ def nothing_leaks() -> Iterator[None]:
     yield
     leaks = footprint.leaks_since(before)
     assert not leaks, "left behind:\n" + "\n".join(leaks)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """All of it takes hours in the guest: what failed is said at once, and not only at the end."""
+    if report.failed and os.environ.get("NBCONTAINER_TEST_GUEST"):
+        print(f"\n{report.nodeid} ({report.when}) failed:\n{report.longreprtext}\n", flush=True)

@@ -16,6 +16,7 @@ from nbcontainer.engine.kernel_log import killed_processes
 from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_since
+from nbcontainer.errors import SetupError
 from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Sample, Started, Usage
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.spec import ContainerSpec, Limits
@@ -117,8 +118,7 @@ class LocalRun(ProcessRun):
             yield from self._new()
             yield from self._watch()
             status = self._exit_status()
-            if self._cgroup.pids():
-                self._cgroup.kill()
+            self._end_what_is_left()
             for said in self._streams.read_rest():
                 yield from self._on_said(said)
             finished = self._finish(status)
@@ -134,6 +134,14 @@ class LocalRun(ProcessRun):
         if self._streams.failure is not None:
             raise self._streams.failure
         yield finished
+
+    def _end_what_is_left(self) -> None:
+        try:
+            left = self._cgroup.pids()
+        except OSError as error:  # such as: this process has no more descriptors
+            raise SetupError("look for processes that are left", error.errno or 0, str(error.filename or "")) from None
+        if left:
+            self._cgroup.kill()
 
     def _let_go(self) -> None:
         self._cgroup.kill()

@@ -42,8 +42,9 @@ OLDEST_RELEASE = (6, 3)
 """Idmapped mounts of a tmpfs, which the local engine needs."""
 PROGRAMS = (
     "sh bash od ls cat ps grep head tail tr find rm touch dd id hostname sleep wc true false echo mkdir chmod env unshare setpriv mount "
-    "umount kill stat sort uname nproc seq busybox cp mv ln test expr date readlink awk mawk perl cut tee xargs sed setsid"
+    "umount kill stat sort uname nproc seq busybox cp mv ln test expr date readlink awk mawk perl cut tee xargs sed setsid strace"
 ).split()
+SYSTEM_PYTHON = "/usr/bin/python3"
 SOURCES = ("nbcontainer", "tests", "pyproject.toml", "notebooks")
 LEFT_OUT = {"__pycache__", "test", "tests", "idlelib", "turtledemo", "ensurepip", "config-3.11-x86_64-linux-gnu"}
 
@@ -124,7 +125,7 @@ def build_image(image: Path) -> None:
         base_packages = os.path.join(os.path.dirname(os.__file__), "site-packages")
         tree.copy(stdlib, LEFT_OUT | {os.path.basename(base_packages)})
         tree.copy(sys.prefix, {"__pycache__"} if sys.prefix == sys.base_prefix else {"share", kernelimage.PACKAGE})
-        _add_libraries_of_extensions(packer, [stdlib, sys.prefix])
+        _add_libraries_of_extensions(packer, [stdlib, *_add_system_python(packer, tree), sys.prefix])
         if not session.missing_packages():
             session.add_systemd(Path(directory), lambda path: (packer.add(path), packer.library(os.path.realpath(path)))[0])
         partial = image.with_suffix(".tmp")
@@ -143,9 +144,20 @@ def _add_secrets(tree: Tree) -> None:
         tree.file(f"/etc/{name}", b"root:*:::::::\n", 0o640)
 
 
+def _add_system_python(packer: ramdisk.Packer, tree: Tree) -> list[str]:
+    """Where this Python is nobody else's: one that every user may run, for containers without a root of their own. Its standard library, if there is one."""
+    if not os.path.exists(SYSTEM_PYTHON):
+        return []
+    packer.program(SYSTEM_PYTHON)
+    code = "import sysconfig; print(sysconfig.get_path('stdlib'))"
+    stdlib = subprocess.run([SYSTEM_PYTHON, "-Ic", code], capture_output=True, text=True, check=True).stdout.strip()
+    tree.copy(stdlib, LEFT_OUT | {"dist-packages", "site-packages"})
+    return [stdlib]
+
+
 def _add_libraries_of_extensions(packer: ramdisk.Packer, directories: list[str]) -> None:
     """Shared libraries outside of Python's own directories that its extension modules need."""
-    paths = [str(path) for directory in directories for path in Path(directory).rglob("*.so") if "site-packages" in str(path) or directory == directories[0]]
+    paths = [str(path) for directory in directories for path in Path(directory).rglob("*.so") if "site-packages" in str(path) or directory != directories[-1]]
     done = subprocess.run(["ldd", *paths], capture_output=True, text=True, check=False)
     for word in sorted({word for word in done.stdout.split() if word.startswith(("/lib", "/usr"))}):
         packer.add(word)
