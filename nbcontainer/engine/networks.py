@@ -14,7 +14,7 @@ from nbcontainer.spec import ContainerSpec, Limits, check_network_limits
 if TYPE_CHECKING:
     from nbcontainer.engine.box import Box
     from nbcontainer.engine.ids import UserIds
-    from nbcontainer.network.client import RouterClient
+    from nbcontainer.network.client import RouterClient, Starter
     from nbcontainer.network.described import NetworkDescription, NetworkPicture
     from nbcontainer.network.pasta import Pasta
 
@@ -24,9 +24,9 @@ DEFAULT_NETWORK = "bridge"
 class LocalNetworks:
     """Methods may be called from any thread. ``drop_spares``: ends containers that were made in advance and may be on a network."""
 
-    def __init__(self, place: str, user_ids: UserIds | None, drop_spares: Callable[[], None]) -> None:
-        """``user_ids``: of an ordinary user's engine."""
-        self._place, self._user_ids, self._drop_spares = place, user_ids, drop_spares
+    def __init__(self, place: str, user_ids: UserIds | None, drop_spares: Callable[[], None], start_router: Starter | None = None) -> None:
+        """``user_ids``: of an ordinary user's engine; ``start_router``: where it is no program of its own."""
+        self._place, self._user_ids, self._drop_spares, self._start_router = place, user_ids, drop_spares, start_router
         self._lock = threading.Lock()
         self._router: RouterClient | None = None
         self._pasta: Pasta | None = None
@@ -41,7 +41,7 @@ class LocalNetworks:
             if self._router is None:
                 from nbcontainer.network.client import RouterClient
 
-                router = RouterClient(self._place, self._user_ids is not None, None if self._user_ids is None else self._user_ids.found)
+                router = RouterClient(self._place, self._user_ids is not None, None if self._user_ids is None else self._user_ids.found, self._start_router)
                 try:
                     if not router.way_out:
                         self._find_way_out(router)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from nbcontainer import errors
 from nbcontainer.errors import HostError, InternalError, SetupError
 from nbcontainer.linux.subordinate import SubordinateIds, write_identity_maps
+from nbcontainer.runtime.client import HelperProcess
 from nbcontainer.runtime.protocol import FrameReader, encode
 from nbcontainer.runtime.steps import write_file
 
@@ -23,31 +23,41 @@ ANSWER_SECONDS = 60.0
 READ_BYTES = 1 << 18
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+Starter = Callable[[str, bool, IO[bytes]], tuple[HelperProcess, socket.socket]]
+"""Takes the name of this kernel's place, whether its user is an ordinary one, and the file for its last words; gives the router's process, and this end
+of its socket."""
+
+
+def start_program(name: str, rootless: bool, log: IO[bytes]) -> tuple[HelperProcess, socket.socket]:
+    """A new Python."""
+    ours, theirs = socket.socketpair()
+    parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    code = f"import sys; sys.path.append({parent!r}); from nbcontainer.network.lean import import_router; import_router().main({name!r}, {rootless!r}, {os.getpid()})"
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=_environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+    return process, ours
+
 
 class RouterClient:
     """One router. Methods may be called from any thread; requests are made one after the other."""
 
-    def __init__(self, name: str, rootless: bool, ids: SubordinateIds | None = None) -> None:
-        """``name``: of this kernel's place; ``ids``: that an ordinary user has besides. Raises HostError, SetupError, InternalError."""
+    def __init__(self, name: str, rootless: bool, ids: SubordinateIds | None = None, start: Starter | None = None) -> None:
+        """``name``: of this kernel's place; ``ids``: that an ordinary user has besides; ``start``: :func:`start_program`. Raises HostError, SetupError, InternalError."""
         if importlib.util.find_spec("pyroute2") is None:
             raise HostError("--net: networks need the Python package pyroute2", f"{sys.executable} -m pip install pyroute2")
         self._lock = threading.Lock()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the router lives)
-        self._socket, theirs = socket.socketpair()
         self._reader = FrameReader()
         self._asked = 0
-        parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.network.lean import import_router; import_router().main({name!r}, {rootless!r}, {os.getpid()})"
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                env=_environment(),
-                cwd="/",
-                start_new_session=True,
-            )
+        self._process, self._socket = (start or start_program)(name, rootless, self._log)
         self._socket.settimeout(ANSWER_SECONDS)
         self.userns_fd = -1
         """Of an ordinary user's router: the user namespace that its containers have to be below."""
@@ -62,7 +72,7 @@ class RouterClient:
 
     @property
     def pid(self) -> int:
-        return int(self._process.pid)
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -143,7 +153,7 @@ class RouterClient:
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
         self._log.close()
 

@@ -121,8 +121,8 @@ class _SentPlans:
         return number, pickle.dumps(plan)
 
 
-class ZygoteProcess(Protocol):
-    """A process that has begun to run :func:`nbcontainer.runtime.zygote.main`; what of :class:`subprocess.Popen` it has to have."""
+class HelperProcess(Protocol):
+    """A process that serves this one; what of :class:`subprocess.Popen` it has to have."""
 
     @property
     def pid(self) -> int: ...
@@ -134,11 +134,11 @@ class ZygoteProcess(Protocol):
     def kill(self) -> None: ...
 
 
-Starter = Callable[[IO[bytes]], tuple[ZygoteProcess, socket.socket]]
+Starter = Callable[[IO[bytes]], tuple[HelperProcess, socket.socket]]
 """Takes the file for its last words; gives the process, and this end of its socket."""
 
 
-def start_program(log: IO[bytes]) -> tuple[ZygoteProcess, socket.socket]:
+def start_program(log: IO[bytes]) -> tuple[HelperProcess, socket.socket]:
     """A new Python with a clean environment."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -142,7 +142,7 @@ def _imports_top(module: str, top: str) -> bool:
 FORKS = {
     "runtime/": "the zygote and the containers' processes have one thread",
     "engine/vm/guestinit.py": "process 1 of the guest, which has one thread",
-    "engine/vm/guestzygote.py": "the guest's agent before it has threads",
+    "engine/vm/guesthelpers.py": "the guest's agent before it has threads",
     "linux/probe.py": "a program of its own that has one thread; nothing imports it",
 }
 

@@ -27,8 +27,8 @@ from nbcontainer.engine.changes import Change
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import wire
 from nbcontainer.engine.vm.guestengine import GuestEngine
+from nbcontainer.engine.vm.guesthelpers import ForkedRouter, ForkedZygote
 from nbcontainer.engine.vm.guestports import GuestPorts
-from nbcontainer.engine.vm.guestzygote import ForkedZygote
 from nbcontainer.engine.vm.layout import CONFIG_PATH, PORT_PATH, SHARES_DIRECTORY, Share
 from nbcontainer.engine.watch import ProcessRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
@@ -347,7 +347,7 @@ def _open_port() -> int:
             time.sleep(NO_HOST_SECONDS)  # udev is not here to tell when the driver has found its device
 
 
-def main(zygote: ForkedZygote) -> None:
+def main(zygote: ForkedZygote, router: ForkedRouter) -> None:
     with open(CONFIG_PATH, encoding="utf-8") as file:
         config = json.load(file)
     os.makedirs(SHARES_DIRECTORY, exist_ok=True)
@@ -356,7 +356,7 @@ def main(zygote: ForkedZygote) -> None:
     ProcessRun.sample_after_seconds = SAMPLE_AFTER_SECONDS
     SAMPLER.early_interval_seconds = EARLY_SAMPLES_SECONDS
     port = Port(_open_port())
-    engine = GuestEngine(config["branches"], zygote)
+    engine = GuestEngine(config["branches"], zygote, router)
     agent = Agent(port, engine)
     port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
     agent.serve()

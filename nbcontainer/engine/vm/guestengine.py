@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from nbcontainer.engine.box import Box
 from nbcontainer.engine.local import LocalEngine
-from nbcontainer.engine.vm.guestzygote import ForkedZygote
+from nbcontainer.engine.networks import LocalNetworks
+from nbcontainer.engine.vm.guesthelpers import ForkedRouter, ForkedZygote
 from nbcontainer.runtime import rootfs, skeleton
 from nbcontainer.runtime.plan import IdMap
 from nbcontainer.runtime.skeleton import Branch
@@ -27,10 +28,11 @@ class GuestEngine(LocalEngine):
     look_again_seconds = (float("inf"), float("inf"))
     """The host's side looks at the host's files; over 9p it would take minutes."""
 
-    def __init__(self, branches: Sequence[str], zygote: ForkedZygote) -> None:
-        self._shared = branches
+    def __init__(self, branches: Sequence[str], zygote: ForkedZygote, router: ForkedRouter) -> None:
+        self._shared, self._router = branches, router
         self._resumed = False
         super().__init__(zygote.start)
+        self.networks = LocalNetworks(self.state.place, None, self.drop_spares, router.start)
         self.state.listens = False
 
     def _look_around(self) -> rootfs.Surroundings:
@@ -72,7 +74,8 @@ class GuestEngine(LocalEngine):
         self._resumed = True
 
     def settle(self) -> None:
-        """Run once what every cell runs, so that its code is in memory; returns when nothing of it is left."""
+        """Run once what every cell runs, and import what networks need, so that it is in memory; returns when nothing of the cells is left."""
+        self._router.prepare()
         for options in ({"mem": "64M"}, {"mem": "64M", "user": "nobody"}):
             with contextlib.closing(self.start(make_spec(options, workspace="none"), "print(1)").events()) as events:
                 for _ in events:

@@ -145,14 +145,15 @@ def become_agent() -> NoReturn:
     """Never process 1; forked, because another Python would take seconds to start."""
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
-    from nbcontainer.engine.vm.guestzygote import ForkedZygote
+    from nbcontainer.engine.vm.guesthelpers import ForkedRouter, ForkedZygote
 
     # Before there are threads, and what only the agent needs.
     zygote = ForkedZygote()
+    router = ForkedRouter(zygote)
     from nbcontainer.engine.vm import agent
 
     generated.remove()
-    agent.main(zygote)
+    agent.main(zygote, router)
     os._exit(1)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import codecs
+import contextlib
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from typing import Any
 
+from nbcontainer.network import lean
 from nbcontainer.runtime import generated
 
 WARM_MODULES = (
@@ -22,7 +24,7 @@ WARM_MODULES = (
     "nbcontainer.runtime.cell",
     "nbcontainer.engine.local",
     "nbcontainer.engine.vm.guestinit",
-    "nbcontainer.engine.vm.guestzygote",
+    "nbcontainer.engine.vm.guesthelpers",
     "nbcontainer.engine.vm.agent",
 )
 
@@ -47,6 +49,8 @@ def main() -> None:
         shell = cell.build_shell(directory)
         cell.warm(shell)
         cell.warm(shell)
+    with contextlib.suppress(ImportError):  # networks need pyroute2, and nothing else does
+        lean.import_router()
     for module in list(sys.modules.values()):
         origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
         if isinstance(origin, str) and os.path.isfile(origin):
