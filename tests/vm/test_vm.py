@@ -224,7 +224,7 @@ def test_a_restored_guest_has_no_containers_but_its_own() -> None:
     """What waited when the snapshot was written would be the same in every guest."""
     code = "import os; print(sum(open(f'/proc/{pid}/cmdline').read() != '' for pid in os.listdir('/proc') if pid.isdigit()))"
     vm.shutdown()
-    assert run(code, share=["pid"]).stdout == "4\n", "process 1, the agent, the zygote, the cell"
+    assert run(code, share=["pid"]).stdout == "5\n", "process 1, the agent, the zygote, the router that waits, the cell"
 
 
 def test_ps_lists_it_while_it_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import socket
@@ -130,4 +131,5 @@ def _serve_as_router() -> None:
         name = b""
         while not name.endswith(b"\n"):  # what comes behind it is for the router
             name += control.recv(1) or b"\n"
+    random.seed()  # all guests of a snapshot had the same state
     router.main(name.decode().strip(), False, kernel_pid)
