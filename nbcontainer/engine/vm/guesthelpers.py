@@ -68,7 +68,6 @@ def _become(serve: Callable[[], None], control: socket.socket) -> None:
         os.dup2(null, 1)
         os.close(null)
         title.name_process()
-        generated.remove()
         serve()
     except BaseException:
         traceback.print_exc()
@@ -80,7 +79,7 @@ class ForkedZygote(ForkedHelper):
     """It waits for its configuration."""
 
     def __init__(self) -> None:
-        super().__init__(socket.SOCK_SEQPACKET, zygote.main)
+        super().__init__(socket.SOCK_SEQPACKET, _serve_as_zygote)
 
     def start(self, log: IO[bytes]) -> tuple[HelperProcess, socket.socket]:
         """See :data:`nbcontainer.runtime.client.Starter`."""
@@ -115,6 +114,11 @@ class ForkedRouter(ForkedHelper):
         return self, self.socket
 
 
+def _serve_as_zygote() -> None:
+    generated.remove()
+    zygote.main()
+
+
 def _serve_as_router() -> None:
     from nbcontainer.network.lean import import_router
 
@@ -124,6 +128,7 @@ def _serve_as_router() -> None:
         if not wish:
             return
         router = import_router()
+        generated.remove()
         if wish == PREPARE:
             control.sendall(wish)
             if control.recv(1) != START:

@@ -147,11 +147,11 @@ def become_agent() -> NoReturn:
     os.environ.update(ENVIRONMENT)
     from nbcontainer.engine.vm.guesthelpers import ForkedRouter, ForkedZygote
 
-    # Before there are threads, and what only the agent needs.
+    # Before there are threads; the zygote, which cells are forked from, before what only the agent and the router need.
     zygote = ForkedZygote()
-    router = ForkedRouter(zygote)
     from nbcontainer.engine.vm import agent
 
+    router = ForkedRouter(zygote)
     generated.remove()
     agent.main(zygote, router)
     os._exit(1)
