@@ -39,8 +39,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["NBCONTAINER_VM_CACHE"] = directory
 
-        def run() -> None:
-            assert nbc.run("print(1)", engine="vm", mem="64M", workspace="none").stdout == "1\n"
+        def run(**options: str) -> None:
+            assert nbc.run("print(1)", engine="vm", mem="64M", workspace="none", **options).stdout == "1\n"
 
         set_up = seconds(lambda: setup.set_up(None, False, lambda text: None))
         vm.shutdown()
@@ -48,7 +48,7 @@ def main() -> None:
         memory = f"memory-backend-ram,id=ram,size={template.machine.memory_mib}M"
         serves = seconds(lambda: template._boot(memory, ()).close())
         cold = seconds(lambda: template.boot((), HiddenFiles().result).close())
-        first, idle, later, used, python = [], [], [], [], []
+        first, idle, later, used, python, net = [], [], [], [], [], []
         for _ in range(starts):
             engine = vm.open_vm()
             began = time.monotonic()
@@ -59,6 +59,7 @@ def main() -> None:
             later += [seconds(run) for _ in range(runs)]
             used.append(psutil.Process(guest.process.pid).memory_info().rss)
             python.append(float(nbc.run(PYTHON, engine="vm", mem="64M", workspace="none").stdout))
+            net.append(seconds(lambda: run(net="bridge")))
             vm.shutdown()
     rows = [
         ("vm setup, without downloads", f"{set_up:.1f} s"),
@@ -66,6 +67,7 @@ def main() -> None:
         ("cold boot until cells can run", f"{cold:.1f} s"),
         ("restore to first finished cell", f"{statistics.median(first):.2f} s ({statistics.median(first) / cold:.2f} of a cold boot, {statistics.median(first) / serves:.2f} until the agent serves)"),
         ("a later cell", f"{statistics.median(later) * 1000:.0f} ms ({statistics.median(later) / statistics.median(python):.2f} of python -I -S -c pass there)"),
+        ("the first cell with --net", f"{statistics.median(net):.2f} s"),
         ("python -I -S -c pass in a container", f"{statistics.median(python) * 1000:.0f} ms"),
         ("QEMU's resident memory after the restore", f"{statistics.median(idle) / MIB:.0f} MiB"),
         ("QEMU's resident memory after these cells", f"{statistics.median(used) / MIB:.0f} MiB"),
