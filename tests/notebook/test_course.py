@@ -7,6 +7,7 @@ import base64
 import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,18 @@ def test_each_notebook_is_a_lesson(name: str) -> None:
     assert kinds.count("exercise") == kinds.count("check") == kinds.count("solution")
     assert "Question" in cells[0].source
     assert "Further reading" in cells[-1].source
+
+
+def test_a_handout_has_no_solutions(tmp_path: Path) -> None:
+    """The README's command for teachers."""
+    line = next(line for line in (course.COURSE.parent / "README.md").read_text().splitlines() if line.strip().startswith("jupyter nbconvert"))
+    name = next(word for word in line.split() if word.endswith(".ipynb"))
+    (tmp_path / name).write_bytes((course.COURSE / "en" / name).read_bytes())
+    subprocess.run([sys.executable, "-m", *line.split()], cwd=tmp_path, check=True, capture_output=True)
+    cells = nbformat.read(tmp_path / f"{line.split()[-1]}.ipynb", as_version=4).cells
+    kept = [cell for cell in course.read("en", name.removesuffix(".ipynb")).cells if "solution" not in course.tags(cell)]
+    assert [cell.source for cell in cells] == [cell.source for cell in kept]
+    assert not any(cell.get("outputs") for cell in cells)
 
 
 def test_without_the_extension_the_first_cell_says_what_to_install(tmp_path: Path) -> None:
