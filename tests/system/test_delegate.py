@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -94,6 +95,27 @@ def test_the_user_makes_containers_below_and_keeps_the_limits(driver: Driver, mo
     assert all(f"/nbcontainer-delegated/{NAME}/" in directory for directory in directories)
     assert peak < 32 << 20
     assert refused == [32, 96 << 20]
+
+
+def test_a_cell_that_meets_the_limit_around_its_kernel_says_so(driver: Driver) -> None:
+    """And Linux takes the cell, not the kernel, which goes on."""
+    entrances = delegate.delegate(driver, NAME, Limits(memory_bytes=192 << 20), 0, 0)
+    code = """
+import sys
+import nbcontainer as nbc
+from nbcontainer.cgroups import delegate
+delegate.enter(tuple(sys.argv[1:]))
+result = nbc.run("data = []\\nwhile True: data.append(bytearray(4 << 20))", mem="1G", workspace="none")
+print(result.outcome, result.describe())
+print(nbc.run("print('next')", mem="32M", workspace="none").stdout)"""
+    environment = {name: value for name, value in os.environ.items() if name != "NBCONTAINER_CGROUP_PARENT"} | {"NBCONTAINER_ENGINE": "local"}
+    done = subprocess.run([sys.executable, "-c", code, *entrances], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    first, following = done.stdout.strip().splitlines()
+    assert first.startswith("oom Out of memory: Linux killed the cell's own process")
+    assert "not for --mem 1 GiB" in first
+    assert "a limit around the notebook" in first
+    assert following == "next"
 
 
 @pytest.mark.essential
