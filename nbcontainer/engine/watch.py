@@ -157,11 +157,11 @@ class ProcessRun(ABC):
         interrupts_seen = 0
         while True:
             ready = dict(poller.poll(self._poll_milliseconds()))
-            now = time.monotonic()
             if process.pidfd in ready:
                 return
             for said in streams.read_ready(ready, poller):
                 yield from self._on_said(said)
+            now = time.monotonic()  # whoever was asked something may have taken minutes
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
             if self._interrupts > interrupts_seen:

@@ -20,6 +20,13 @@ class ContainerFailed(Exception):
         return render(self.result)
 
 
+class Interrupted(KeyboardInterrupt):
+    """The stop button, while a verb was waiting."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"\x1b[31mInterrupted\x1b[0m: {self}"]
+
+
 def render(result: Result) -> list[str]:
     """The lines that say how the cell failed."""
     error = result.error

@@ -33,6 +33,8 @@ _TITLES = {
 def title(result: Result) -> str:
     """The outcome in a few words: ``killed: out of memory at 128 MiB after 0.61 s``."""
     what = _TITLES.get(result.outcome, f"exit code {result.exit_code}")
+    if result.goes_on and not result.spec.program and result.outcome in ("timeout", "output-limit"):
+        what = what.replace("killed", "interrupted")
     limit, peak = result.limits.memory_bytes, result.usage.memory_peak_bytes
     where = f" at {format_size(peak if limited_from_outside(peak, limit) else limit)}" if result.outcome == "oom" and limit else ""
     return f"{what}{where} after {result.usage.wall_seconds:.2f} s"

@@ -9,6 +9,7 @@ from typing import Any
 from nbcontainer import verbs
 from nbcontainer.errors import SpecError
 from nbcontainer.logs import Record
+from nbcontainer.notebook.failure import Interrupted
 from nbcontainer.notebook.live import is_kernel
 from nbcontainer.notebook.screen import pace_of
 
@@ -23,7 +24,10 @@ def act(shell: Any, name: str, words: list[str]) -> None:
 
         _display(dashboard(*words))
         return
-    show(shell, verbs.find(name).answer(words))
+    try:
+        show(shell, verbs.find(name).answer(words))
+    except KeyboardInterrupt:
+        raise Interrupted(f"%container {name} did not get to its end") from None
 
 
 def show(shell: Any, answer: verbs.Answer) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kernels import VERSIONS, Cell, Kernel, kernel
@@ -51,6 +53,14 @@ def test_magics_shell_lines_and_await(notebook: Kernel) -> None:
     assert "Signature" in run(notebook, "len?").text
 
 
+def test_single_lines_that_are_ipython_s_before_they_are_python(notebook: Kernel) -> None:
+    assert run(notebook, "pwd").text == "'/workspace'"
+    assert "os-release" in run(notebook, "ls -d /etc/os-release\n").text
+    assert run(notebook, "exit").status == run(notebook, "quit").status == "ok" and run(notebook, "exit").outputs == []
+    assert run(notebook, "ls = 5\nls").text == "5" and run(notebook, "len").text.startswith("<function len") and run(notebook, "_ = None; 6").text == "6"
+    assert "NameError" in run(notebook, "nosuch").text and "NameError" in run(notebook, "print(1)\npwd").text
+
+
 def test_bars_and_warnings(notebook: Kernel) -> None:
     bar = run(notebook, "from tqdm.auto import tqdm\nfor i in tqdm(range(3)): pass")
     assert "100%" in bar.text and "3/3" in bar.text and "\r" in bar.text
@@ -84,6 +94,13 @@ def test_a_traceback_ends_where_the_cell_called_what_is_ours(notebook: Kernel) -
     for code in ("def f():\n    return input('x')\nf()", "import asyncio\nawait asyncio.sleep(0)\ninput('x')"):
         cell = run(notebook, code)
         assert "input('x')" in cell.text and "nobody can type here" in cell.text and "questions.py" not in cell.text
+
+    def stop_later(content: Any) -> None:
+        time.sleep(1.5)  # longer than the second that a cell has after the stop button, which begins with that
+        notebook.interrupt()
+
+    stopped = notebook.run("%%container --quiet --mem 64M\ninput('x')", stop_later)
+    assert "----> 1 input('x')" in stopped.text and "KeyboardInterrupt" in stopped.text and "questions.py" not in stopped.text
     closed = run(notebook, "import os; os.close(3)\ndisplay(5)")
     assert "----> 2 display(5)" in closed.text and "Bad file descriptor" in closed.text and "channel.py" not in closed.text
 

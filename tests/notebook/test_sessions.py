@@ -267,6 +267,12 @@ def test_waiting_for_one_that_has_ended_meanwhile(kernel: Kernel) -> None:
     assert kernel.say("%container wait brief nope").startswith("UsageError: wait: there is no container nope")
 
 
+def test_the_stop_button_ends_waiting_in_a_line(kernel: Kernel, lab: str) -> None:
+    kernel.run("import threading, os, signal\nthreading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()")
+    assert kernel.say("%container wait lab") == "Interrupted: %container wait did not get to its end\n"
+    assert "lab" in kernel.say("%container ps --format '{name}'")
+
+
 def test_columns_in_braces_are_no_variables(kernel: Kernel, lab: str) -> None:
     kernel.run("name = 'mine'; target = 'lab'")
     assert "lab running" in kernel.say("%container ps --format '{name} running'").splitlines()
