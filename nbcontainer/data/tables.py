@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from nbcontainer.data.blob import DataError
+from nbcontainer.data.blob import DataError, Lazy
 
 KINDS = ("arrow-table", "pandas-frame", "pandas-series")
 EXTENSION_KEY = b"ARROW:extension"
 MAX_SCHEMA_BYTES = 8 << 20
+PIECE_BYTES = 8 << 20
+"""A larger table is sent in batches of about this size, each of which is copied once."""
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 BYTES_PER_VALUE = 64
 """What a value can take in pandas, at most: a Python object."""
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
@@ -55,20 +60,48 @@ def _stream(table: Any, value: Any) -> Any:
     for field in table.schema:
         if _has_extension(field.type):
             raise _refusal(value, f"its column {field.name!r} has the type {field.type}, which is not plain data; convert it, to text for example")
+    if table.nbytes > PIECE_BYTES and not any(_contains(field.type, pyarrow.types.is_dictionary) for field in table.schema):
+        rows = max(1, PIECE_BYTES * table.num_rows // table.nbytes)
+        messages = partial(_messages, table, rows)
+        return Lazy(sum(_sizes(table, rows)), messages)
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
 
 
+def _messages(table: Any, rows: int) -> Iterator[Any]:
+    """What a stream consists of: schema, batches of so many rows, the mark of its end. Dictionaries would be messages of their own."""
+    yield table.schema.serialize()
+    for batch in table.to_batches(max_chunksize=rows):
+        yield batch.serialize()
+    yield END_OF_STREAM
+
+
+def _sizes(table: Any, rows: int) -> Iterator[int]:
+    """Of the same, without a copy of them."""
+    import pyarrow
+
+    yield table.schema.serialize().size
+    yield from map(pyarrow.ipc.get_record_batch_size, table.to_batches(max_chunksize=rows))
+    yield len(END_OF_STREAM)
+
+
 def _has_extension(kind: Any) -> bool:
     import pyarrow
 
-    if isinstance(kind, pyarrow.BaseExtensionType):
+    return _contains(kind, lambda one: isinstance(one, pyarrow.BaseExtensionType))
+
+
+def _contains(kind: Any, wanted: Callable[[Any], bool]) -> bool:
+    """A type, or one in it."""
+    import pyarrow
+
+    if wanted(kind):
         return True
     if pyarrow.types.is_dictionary(kind):
-        return _has_extension(kind.value_type)
-    return any(_has_extension(kind.field(index).type) for index in range(kind.num_fields))
+        return _contains(kind.value_type, wanted)
+    return any(_contains(kind.field(index).type, wanted) for index in range(kind.num_fields))
 
 
 def _refusal(value: Any, hint: str) -> Exception:

@@ -95,6 +95,32 @@ def test_views_come_back_as_they_were_piece_by_piece(array: Any) -> None:
     assert all(np.asarray(piece).nbytes <= 16 * MB for part in [variables.gather(["a"], {"a": array})[0]._parts[-1][1]] for piece in getattr(part, "pieces", list)())
 
 
+def large_tables() -> Iterator[pa.Table]:
+    """Of several batches each."""
+    numbers = np.arange(2 * MB)
+    texts = pa.array([f"text {number}" for number in range(400_000)])
+    yield pa.table({"a": numbers, "b": numbers[::-1] % 2 == 0})
+    yield pa.table({"a": pa.chunked_array([numbers, numbers[:5], numbers[:0]])})
+    yield pa.table({"a": pa.array(numbers, mask=numbers % 3 == 0), "b": numbers}).slice(1000, MB)
+    yield pa.table({"s": texts, "l": pa.array([["a", None], []] * 200_000), "d": pa.array([{"x": 1.5, "y": [1]}] * 400_000), "n": pa.nulls(400_000)}).slice(7)
+    yield pa.table({"s": texts.cast(pa.large_string()), "c": pa.array(["a", "b"] * 200_000).dictionary_encode(), "n": numbers[:400_000], "m": numbers[:400_000] * 2, "o": numbers[:400_000]})
+    yield pa.table({"w": pa.array(["x" * 3 * MB] * 5)})
+
+
+@pytest.mark.parametrize("table", list(large_tables()), ids=lambda table: "+".join(table.column_names))
+def test_large_tables_come_back_as_they_were_batch_by_batch(table: pa.Table) -> None:
+    assert table.nbytes > tables.PIECE_BYTES
+    back = come_out(table=table)["table"]
+    assert back.schema == table.schema and back.equals(table)
+
+
+def test_large_frames_come_back_as_they_were() -> None:
+    frame = pd.DataFrame({"a": np.arange(float(MB)), "b": ["x", None] * (MB // 2), "c": pd.date_range("2020", periods=MB, freq="s")}, index=np.arange(MB)[::-1])
+    back = come_out(frame=frame, series=frame["b"])
+    pd.testing.assert_frame_equal(back["frame"], frame)
+    pd.testing.assert_series_equal(back["series"], frame["b"])
+
+
 @pytest.mark.parametrize("text", ["x" * (1 << 16), "x" * ((1 << 16) + 1), "äé" * 70_000, "\ud800\udc00😀" * 30_000, "a\0" * 40_000])
 def test_long_texts_come_back_as_they_were(text: str) -> None:
     assert come_out(text=text, inside=[{"a": (text, 1)}]) == {"text": text, "inside": [{"a": (text, 1)}]}
