@@ -16,7 +16,7 @@ import time
 import footprint
 import psutil
 import pytest
-from facilities import full_run, require, rootless
+from facilities import full_run, in_guest, only_as_root, require, rootless
 
 import nbcontainer as nbc
 from nbcontainer.engine import local
@@ -93,7 +93,10 @@ def test_kernels_killed_at_random_moments_leave_nothing() -> None:
 
 def test_what_a_kernel_with_another_cgroup_parent_left_is_swept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     parent = f"{os.environ.get('NBCONTAINER_CGROUP_PARENT', '')}/elsewhere-{os.getpid()}"
-    require(parent.count("/") > 1, "NBCONTAINER_CGROUP_PARENT: a place to make cgroups in")
+    if in_guest():
+        only_as_root("in the guest, an ordinary user has no place for cgroups besides its own")
+    else:
+        require(parent.count("/") > 1, "NBCONTAINER_CGROUP_PARENT: a place to make cgroups in")
     code = (
         "import nbcontainer as nbc\nfrom nbcontainer.engine import local\nprint(local.open_local().state.place, flush=True)\n"
         "nbc.run('import time; print(1, flush=True); time.sleep(60)', mem='64M', on_event=lambda event: print(event, flush=True))"
