@@ -153,8 +153,8 @@ def quoted(path: str) -> str:
 class Process:
     """A running QEMU with the kernel's ends of its two sockets. Its owner calls :meth:`kill`."""
 
-    def __init__(self, machine: Machine, memory: str, shares: list[str], incoming: int | None = None) -> None:
-        """``memory``: the -object for "ram"; ``incoming``: a device state to go on from."""
+    def __init__(self, machine: Machine, memory: str, shares: list[str], incoming: int | None = None, inherited: tuple[int, ...] = ()) -> None:
+        """``memory``: the -object for "ram"; ``incoming``: a device state to go on from; ``inherited``: descriptors that it has besides."""
         self.stream, stream = socket.socketpair()
         self.control, control = socket.socketpair()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as QEMU lives)
@@ -163,7 +163,7 @@ class Process:
         arguments += ["-chardev", f"socket,id=control,fd={control.fileno()}", "-mon", "chardev=control,mode=control"]
         if machine.qemu.data:
             arguments += ["-L", machine.qemu.data]
-        descriptors = [stream.fileno(), control.fileno()]
+        descriptors = [stream.fileno(), control.fileno(), *inherited]
         if incoming is not None:
             arguments += ["-incoming", "defer"]
             descriptors.append(incoming)
