@@ -32,7 +32,7 @@ from guest import session  # noqa: E402
 MEMORY_MIB = 1536
 CPUS = 1
 """With two, QEMU's software emulation now and then runs code that Linux is just patching on the other, and Linux panics."""
-IMAGE_BYTES = 1536 << 20
+IMAGE_BYTES = 3072 << 20
 FULL = os.environ.get("NBCONTAINER_FULL") == "1"
 SECONDS = 6 * 3600.0 if FULL else 1500.0
 SILENT_SECONDS = 3600.0 if FULL else 240.0

@@ -1,0 +1,101 @@
+"""What makes the guest's start short: dataclasses that were compiled here, a lean router, memory that is copied without its holes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nbcontainer.engine.vm import hidden, template
+from nbcontainer.errors import HostError
+from nbcontainer.runtime.skeleton import Hidden
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASS = "@dataclasses.dataclass(frozen=True, slots=True)\nclass Point:\n    x: int\n    y: int = 2\n"
+
+
+def _python(code: str, *arguments: str) -> str:
+    begin = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+    done = subprocess.run([sys.executable, "-P", "-c", begin + code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_dataclasses_are_what_they_are_and_compile_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "generated")
+    first = "import dataclasses\nfrom nbcontainer.runtime import generated\ngenerated.install()\n" + CLASS
+    _python(first + "open(sys.argv[1], 'wb').write(generated.recorded())", path)
+    use = (
+        "import builtins, dataclasses\nfrom nbcontainer.runtime import generated\ngenerated.use(sys.argv[1])\ncompiled = []\n"
+        "generated.compile = lambda *arguments, **options: compiled.append(arguments[0]) or builtins.compile(*arguments, **options)\n"
+    )
+    ask = "print(Point(1), Point(1) == Point(1, 2), hash(Point(1)) == hash(Point(1, 2)), len(compiled))\n"
+    other = CLASS.replace("y: int = 2", "z: int = 3")
+    last = "generated.remove()\nprint(hasattr(dataclasses, 'exec'), generated._known)\n"
+    lines = _python(use + CLASS + ask + other + "print(Point(1), len(compiled) > 0)\n" + last, path).splitlines()
+    assert lines == ["Point(x=1, y=2) True True 0", "Point(x=1, z=3) True", "False {}"]
+
+
+def test_the_router_imports_a_part_of_pyroute2_and_of_asyncio() -> None:
+    code = (
+        "from nbcontainer.network import lean\nrouter = lean.import_router()\n"
+        "print(callable(router.main), 'pyroute2.netlink.rtnl.ifinfmsg' in sys.modules, [name for name in ('pyroute2.ndb', 'pyroute2.iproute', '_ssl') if name in sys.modules])\n"
+        "lean.undo()\nimport pyroute2, ssl\nprint(hasattr(pyroute2, 'IPRoute'))"
+    )
+    assert _python(code).splitlines() == ["True True []", "True"]
+
+
+def test_memory_is_copied_without_its_holes(tmp_path: Path) -> None:
+    size, at = 64 << 20, 17 << 20
+    source = os.memfd_create("test")
+    try:
+        os.ftruncate(source, size)
+        os.pwrite(source, b"begin" * 4096, 0)
+        os.pwrite(source, b"middle" * 4096, at + 5)
+        template._copy_sparse(source, tmp_path / "copy")
+        with open(tmp_path / "copy", "rb") as copy:
+            assert os.fstat(copy.fileno()).st_blocks * 512 < 1 << 20
+            assert copy.read() == os.pread(source, size, 0)
+    finally:
+        os.close(source)
+
+
+def test_memory_that_was_never_written_to_is_copied_too(tmp_path: Path) -> None:
+    source = os.memfd_create("test")
+    try:
+        os.ftruncate(source, 1 << 20)
+        template._copy_sparse(source, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == bytes(1 << 20)
+    finally:
+        os.close(source)
+
+
+def test_what_is_hidden_of_several_directories_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "secret").touch(mode=0o600)
+        (tmp_path / name / "private").mkdir(mode=0o700)
+    monkeypatch.setattr(hidden, "base_directories", lambda: (str(tmp_path / "a"), str(tmp_path / "b")))
+    files = hidden.HiddenFiles()
+    found = files.result()
+    assert found == Hidden(tuple(f"{tmp_path}/{name}/secret" for name in "ab"), tuple(f"{tmp_path}/{name}/private" for name in "ab"))
+    assert files.result() is found
+
+
+def test_a_search_that_fails_hides_nothing_by_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(hidden, "base_directories", lambda: (str(tmp_path / "a"), str(tmp_path / "b")))
+    files = hidden.HiddenFiles()
+    files.look()
+    failing, other = files._searches
+    failing._process.kill()
+    failing._process.wait()
+    failing._process.returncode = -9  # it may have been done before
+    with pytest.raises(HostError, match="could not be listed"):
+        files.result()
+    assert other.done
+    assert files.result() == Hidden((), ())
