@@ -50,11 +50,14 @@ class DetachedScreen:
     def _display(self, event: Display) -> None:
         data = dict(event.data) if self._trusted else sanitise(event.data)
         metadata = dict(event.metadata) if self._trusted else sanitise_metadata(event.metadata)
+        if event.kind == "result":  # ``Out[5]`` of the cell that started it; ``_`` is the cell's that runs now
+            self._outs[self._number] = results.value_of(event.value, data, metadata)
         if self._kernel is None:
             self._write("stdout", f"{data.get('text/plain', '')}\n")
             return
         if event.kind == "result":
-            self._show_result(event, data, metadata)
+            self._pace.wait_for(event.size_bytes)
+            self._send("execute_result", {"execution_count": self._number, "data": data, "metadata": metadata})
             return
         transient = {}
         kind = "display_data"
@@ -66,12 +69,6 @@ class DetachedScreen:
             transient = {"display_id": known}
         self._pace.wait_for(event.size_bytes)
         self._send(kind, {"data": data, "metadata": metadata, "transient": transient})
-
-    def _show_result(self, event: Display, data: dict[str, Any], metadata: dict[str, Any]) -> None:
-        """``Out[5]`` of the cell that started it; ``_`` is the cell's that runs now."""
-        self._pace.wait_for(event.size_bytes)
-        self._outs[self._number] = results.value_of(event.value, data, metadata)
-        self._send("execute_result", {"execution_count": self._number, "data": data, "metadata": metadata})
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
         kernel: Any = self._kernel

@@ -65,3 +65,11 @@ def test_a_question_is_asked_and_answered_on_a_line_of_its_own(tmp_path: Path) -
     assert re.search(r"\r +\rname\? ", text), "the line of progress is wiped before the question"
     assert "hello Ada\r\n" in text and "y is 6" in text
     assert "secret" not in text
+
+
+def test_the_last_expression_is_the_result_of_the_cell(tmp_path: Path) -> None:
+    require(os.geteuid() == 0, "the local engine needs root: sudo tests/run --lane notebook")
+    cells = ("%load_ext nbcontainer", "%%container --quiet\nprint('a')\n6 * 7", "_ + Out[2]", "%container start lab --mem 64M", "%%container --exec lab --quiet\n_ = 1; (1, 'b')")
+    code = f"from IPython.terminal.interactiveshell import TerminalInteractiveShell\nfor cell in {cells!r}: TerminalInteractiveShell.instance().run_cell(cell, store_history=True)\n"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "IPYTHONDIR": str(tmp_path)}, capture_output=True, text=True, timeout=120)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", done.stdout) == "a\nOut[2]: 42\nOut[3]: 84\nlab\nOut[5]: (1, 'b')\n", done.stderr
