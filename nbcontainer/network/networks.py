@@ -379,6 +379,8 @@ class Router(Names):
         """What a request came to, or the error that it raised."""
         try:
             if message["t"] == "attach":
+                if not fds:
+                    raise OSError(errno.EMFILE, "the router has no more descriptors")
                 return {"t": "done", **await self.attach(message, fds[0])}
             return {"t": "done", **await self._requests()[message["t"]](message)}
         except NbcontainerError as error:

@@ -43,8 +43,10 @@ async def _serve(control: socket.socket, kernel_pidfd: int, router: Router) -> N
             end()
         received.extend(fds)
         for message in reader.feed(data):
-            pending.put_nowait((message, received.copy()))
-            received.clear()
+            # Linux gives the descriptors of one message together with what was sent before it.
+            count = 1 if message["t"] == "attach" else 0
+            pending.put_nowait((message, received[:count]))
+            del received[:count]
 
     control.setblocking(False)
     loop.add_reader(control, take)
