@@ -198,6 +198,7 @@ def build_shell(ipython_directory: str) -> CellShell:
     untyped_shell: Any = shell
     untyped_shell.display_formatter.formatters["image/png"].for_type_by_name(*FIGURE, _figure_png)
     untyped_shell.run_cell("0", store_history=False)
+    _warm_traceback(shell)
     warm(shell)
     # Inherited by every container. In the zygote, which nobody asks, the descriptor is something else.
     faulthandler.register(LINE_SIGNAL, file=LINE_FD, all_threads=False)
@@ -236,6 +237,14 @@ def _is_ipython_s(shell: Any, code: str) -> bool:
         return False
     value = shell.user_ns.get(found[0], getattr(builtins, found[0], None))
     return isinstance(value, IPyAutocall) or (value is None and shell.find_line_magic(found[0]) is not None)
+
+
+def _warm_traceback(shell: Any) -> None:
+    """Show an error to nobody: what that takes to import is 50 ms of each cell that fails, and a second in a virtual machine."""
+    _run_cell(shell, "0/0")
+    shell.InteractiveTB.tb = None
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        vars(sys).pop(name, None)
 
 
 def _run_cell(shell: Any, code: str) -> BaseException | None:
