@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import codecs
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -55,6 +55,8 @@ def main() -> None:
         origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
         if isinstance(origin, str) and os.path.isfile(origin):
             opened.add(origin)
+    # Also of modules that are not there any more.
+    opened.update(importlib.util.source_from_cache(path) for path in list(opened) if path.endswith(".pyc"))
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         mapped = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and "(deleted)" not in line}
     libraries = sorted(path for path in mapped if os.path.isfile(path))
