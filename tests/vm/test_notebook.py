@@ -62,7 +62,7 @@ def test_programs_beside_a_session(notebook: Kernel, lab: str) -> None:
     assert notebook.run("%container exec -d lab sh -c 'echo begun >/tmp/begun; sleep 600'").outputs == []
     wait_for(lambda: notebook.run("%container exec lab cat /tmp/begun").text == "begun\n")
     assert notebook.run("%%container --exec lab\nopen('/tmp/begun').read()").text == r"'begun\n'"
-    assert "sleep 600" in notebook.run("%container exec lab sh -c 'cat /proc/[0-9]*/cmdline | tr \\\\0 \" \"'").text
+    wait_for(lambda: "sleep 600" in notebook.run("%container exec lab sh -c 'cat /proc/[0-9]*/cmdline | tr \\\\0 \" \"'").text)
 
 
 def test_what_a_detached_program_writes_comes_below_its_cell(notebook: Kernel, lab: str) -> None:

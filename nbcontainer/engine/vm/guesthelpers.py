@@ -68,6 +68,8 @@ def _become(serve: Callable[[], None], control: socket.socket) -> None:
         os.dup2(null, 1)
         os.close(null)
         title.name_process()
+        with open("/proc/self/comm", "w", encoding="utf-8") as name:
+            name.write(os.path.basename(os.path.realpath(sys.executable)))  # not "init", which Linux's log would say was killed
         serve()
     except BaseException:
         traceback.print_exc()
