@@ -104,6 +104,8 @@ class _Termination:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.came = True
+        if not callable(signal.getsignal(signal.SIGINT)):  # ignored, as in what a shell's script has put into the background
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
 

@@ -114,6 +114,8 @@ class LocalRun(ProcessRun):
     def events(self) -> Generator[Event, None, None]:
         name = self.spec.name or self.container_id
         try:
+            if self.spec.background:
+                self._publish()  # whoever began it may ask for it at once
             yield Started(self.container_id, name, self._process.pid, self._started)
             yield from self._new()
             yield from self._watch()
@@ -155,7 +157,8 @@ class LocalRun(ProcessRun):
 
     def _begin_sampling(self) -> None:
         super()._begin_sampling()
-        self._publish()
+        if not self._published:
+            self._publish()
 
     def _publish(self) -> None:
         """For ps and stats, also those of other kernels."""

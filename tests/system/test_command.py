@@ -67,15 +67,16 @@ def test_sigterm_ends_the_container_and_leaves_nothing(code: str) -> None:
     assert f"{own[0]}.json" not in before | {path.name for path in (state_directory() / "kernels").iterdir()}
 
 
-def test_sigterm_while_standard_input_is_read() -> None:
-    words = [sys.executable, "-c", "print('here', flush=True)\nimport sys; from nbcontainer.cli import main; sys.exit(main(['run', '-i', 'cat']))"]
+@pytest.mark.parametrize("interrupts", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN); "])
+def test_sigterm_while_standard_input_is_read(interrupts: str) -> None:
+    words = [sys.executable, "-c", f"import signal; {interrupts}print('here', flush=True)\nimport sys; from nbcontainer.cli import main; sys.exit(main(['run', '-i', 'cat']))"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert command.stdout is not None
         command.stdout.readline()
         while not _has_handler(command.pid, signal.SIGTERM):
             time.sleep(0.01)
         command.terminate()
-        assert command.wait() == 143
+        assert command.wait(60) == 143
         assert command.stderr is not None
         assert command.stderr.read() == b""
 
