@@ -105,8 +105,7 @@ class LocalRun(ProcessRun):
 
     def _say(self, event: Paused | Resumed | Changed) -> None:
         self._said.append(event)
-        if self._published:
-            self._publish()
+        self._publish()  # whoever controls it looks for it, however young it is
         self._wake()
 
     # ---- the loop
