@@ -20,7 +20,7 @@ for _ in range(600):
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    with kernel("installed", tmp_path_factory.mktemp("notebook")) as started:
+    with kernel("installed", tmp_path_factory.mktemp("notebook"), engine="vm") as started:
         started.run("%config ContainerMagics.engine = 'vm'\n%config ContainerMagics.workspace = 'none'")
         yield started
 
