@@ -18,6 +18,7 @@ import footprint
 import nbclient
 import psutil
 import pytest
+from facilities import in_guest, require
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
 from jupyter_core.utils import ensure_event_loop
@@ -157,6 +158,31 @@ def test_any_command_is_a_kernel(kernelspecs: Path, tmp_path: Path) -> None:
             pass
         kernel.manager.interrupt_kernel()
         assert kernel.client.get_shell_msg(timeout=READY_SECONDS)["content"]["ename"] == "KeyboardInterrupt"
+
+
+def test_a_kernel_of_another_language(kernelspecs: Path, tmp_path: Path) -> None:
+    """R's own, which has no Python in it and is installed with the distribution's packages."""
+    if in_guest():
+        pytest.skip("the guest's disk has no room for R")
+    require(os.path.isdir("/usr/lib/R/site-library/IRkernel"), "R's kernel: apt-get install r-cran-irkernel")
+    base = kernelspecs / "share" / "jupyter" / "kernels" / "ir"
+    base.mkdir(parents=True)
+    argv = ["R", "--slave", "-e", "IRkernel::main()", "--args", "{connection_file}"]
+    (base / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "R", "language": "R"}))
+    install_words(kernelspecs, "--name r-contained --kernelspec ir --mem 256M")
+    with Kernel("r-contained", tmp_path) as kernel:
+        assert kernel.run("cat(Sys.getpid(), getwd(), sum(1:10))") == ("ok", "1 /workspace 55")
+        kernel.client.execute("cat('going\\n'); flush.console(); while (TRUE) Sys.sleep(0.1)")
+        while kernel.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("text") != "going\n":
+            pass
+        kernel.manager.interrupt_kernel()
+        assert kernel.client.get_shell_msg(timeout=READY_SECONDS)["content"]["status"] in ("abort", "error")
+        assert kernel.run("cat(6 * 7)") == ("ok", "42")
+    client = notebook_client("r-contained", tmp_path, "x <- numeric(1e8)\nx[] <- 1")
+    with pytest.raises(nbclient.exceptions.DeadKernelError):
+        client.execute()
+    assert "Linux killed this kernel when its container reached --mem 256 MiB" in client.nb.cells[0].outputs[-1].evalue
+    assert "nbcontainer kernel install --kernelspec ir --name NAME --mem 512M" in client.nb.cells[0].outputs[-1].evalue
 
 
 def notebook_client(name: str, directory: Path, *cells: str) -> nbclient.NotebookClient:

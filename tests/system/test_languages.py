@@ -19,15 +19,16 @@ HELLO = {
     "python3": "print('hello', 6 * 7)",
     "make": "all:\n\t@echo hello 42",
 }
-MUST_BE_THERE = {"bash", "sh", "perl", "node", "awk", "python3"} - ({"node"} if in_guest() else set())
-"""The guest's disk has no room for Node.js, which is as large as all of Python."""
+MUST_BE_THERE = {"bash", "sh", "perl", "node", "awk", "python3", "Rscript"} - ({"node", "Rscript"} if in_guest() else set())
+"""The guest's disk has no room for Node.js and R, each as large as all of Python."""
+PACKAGES = {"node": "nodejs", "Rscript": "r-base-core"}
 
 
 @pytest.mark.parametrize("name", HELLO)
 def test_by_name(name: str) -> None:
     path = shutil.which(name)
     if path is None:
-        require(name not in MUST_BE_THERE, f"{name}: apt-get install {name}")
+        require(name not in MUST_BE_THERE, f"{name}: apt-get install {PACKAGES.get(name, name)}")
         pytest.skip(f"{name} is not installed here")
     result = nbc.run(HELLO[name], program=[name], mem="512M")
     assert result.stdout.split() == ["hello", "42"], result.stderr
