@@ -15,6 +15,8 @@ import pwd
 import subprocess
 import sys
 import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from jupyterhub.spawner import LocalProcessSpawner
@@ -88,6 +90,15 @@ class DelegatedCgroup(HasTraits):
         self._entrances = ()
 
 
+async def _after(hook: Any, clean_up: Callable[[], Awaitable[Any]]) -> None:
+    """``clean_up`` after the user's hook, where there is one, whatever it did."""
+    try:
+        if hasattr(hook, "__await__"):
+            await hook
+    finally:
+        await clean_up()
+
+
 class DelegatingSpawner(DelegatedCgroup, LocalProcessSpawner):
     """LocalProcessSpawner with a cgroup for each server. The hub runs as root."""
 
@@ -133,14 +144,7 @@ class DelegatingSpawner(DelegatedCgroup, LocalProcessSpawner):
 
     def run_post_stop_hook(self) -> Any:
         """JupyterHub calls it after each end of a server, however it came."""
-        return self._clean_up(super().run_post_stop_hook())
-
-    async def _clean_up(self, hook: Any) -> None:
-        try:
-            if hasattr(hook, "__await__"):
-                await hook
-        finally:
-            await asyncio.to_thread(self.remove_cgroup)
+        return _after(super().run_post_stop_hook(), partial(asyncio.to_thread, self.remove_cgroup))
 
 
 def check_host(place: str = DEFAULT_PLACE) -> None:
@@ -227,14 +231,7 @@ class SudoSpawner(LocalProcessSpawner):
 
     def run_post_stop_hook(self) -> Any:
         """JupyterHub calls it after each end of a server, however it came."""
-        return self._clean_up(super().run_post_stop_hook())
-
-    async def _clean_up(self, hook: Any) -> None:
-        try:
-            if hasattr(hook, "__await__"):
-                await hook
-        finally:
-            await self.ask("remove")
+        return _after(super().run_post_stop_hook(), partial(self.ask, "remove"))
 
 
 def _said(text: str) -> tuple[str, str]:

@@ -10,8 +10,6 @@ import os
 import shutil
 import sys
 import time
-import traceback
-from types import TracebackType
 from typing import Any
 
 from guest import session
@@ -77,14 +75,8 @@ def run_tests(job: dict[str, Any], ordinary: bool, port: int) -> int:
             return 0 if code == 5 and job["selected"] else code
 
 
-def _die(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    traceback.print_exception(kind, error, trace)
-    sys.stderr.flush()
-    syscalls.restart_machine()
-
-
 def main() -> None:
-    sys.excepthook = _die
+    sys.excepthook = guestinit.die
     guestinit.mount_first()
     guestinit.load_packed_modules()
     with open(f"{SOURCE}.json", encoding="utf-8") as file:

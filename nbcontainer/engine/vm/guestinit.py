@@ -157,7 +157,7 @@ def become_agent() -> NoReturn:
     os._exit(1)
 
 
-def _die(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def die(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """To the console, whose last lines the host shows; then the guest ends."""
     import traceback
 
@@ -168,6 +168,6 @@ def _die(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 def main() -> None:
     """Never returns: whatever happens, the guest ends."""
-    sys.excepthook = _die
+    sys.excepthook = die
     boot()
     syscalls.restart_machine()
