@@ -13,8 +13,8 @@ from nbcontainer.engine import Run, open_engine
 from nbcontainer.errors import SpecError
 from nbcontainer.languages import program_of
 from nbcontainer.result import OnEvent, Result
-from nbcontainer.spec import make_spec
 from nbcontainer.units import check_text
+from nbcontainer.validate import make_spec
 from nbcontainer.volumes import VolumesInUse
 
 if TYPE_CHECKING:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from nbcontainer.container import run
 from nbcontainer.engine import Run
 from nbcontainer.errors import NbcontainerError, SpecError
+from nbcontainer.linux.meminfo import host_memory_bytes
 from nbcontainer.result import Result
-from nbcontainer.spec import ContainerSpec, host_memory_bytes, make_spec
+from nbcontainer.spec import ContainerSpec
 from nbcontainer.trials import Sweep, Trial, as_labelled, describe_point
 from nbcontainer.units import check_text
+from nbcontainer.validate import make_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

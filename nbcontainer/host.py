@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from nbcontainer.errors import HostError
 from nbcontainer.linux import capabilities
-from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits, host_memory_bytes
+from nbcontainer.linux.meminfo import host_memory_bytes
+from nbcontainer.spec import ALL_NAMESPACES, NAMESPACES, Limits
 from nbcontainer.units import format_size
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ def create(name: str, *, subnet: str | None = None, internal: bool = False, engi
 
     Raises SpecError, HostError or SetupError.
     """
-    from nbcontainer.spec import NAME
+    from nbcontainer.values import NAME
 
     if NAME.fullmatch(name) is None:
         raise SpecError(f"network create: {shown(name)} is not a name (letters, digits, _ . -, at most 63, a letter or digit first)")

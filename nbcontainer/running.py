@@ -21,9 +21,10 @@ from nbcontainer.errors import SpecError
 from nbcontainer.events import Changed, Event, Paused, Readings, Resumed
 from nbcontainer.logs import Log, Record
 from nbcontainer.result import Collector, OnEvent, Result
-from nbcontainer.spec import ContainerSpec, Limits, parse_process
+from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.state import ContainerRecord
 from nbcontainer.threads import start_daemon
+from nbcontainer.validate import parse_process
 
 if TYPE_CHECKING:
     from nbcontainer.engine.changes import Change

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from nbcontainer import cgroups
-from nbcontainer.cgroups import Driver
+from nbcontainer.cgroups import Driver, files
 from nbcontainer.cgroups.leftovers import Leftover
 from nbcontainer.cgroups.v2 import LEAF
 from nbcontainer.errors import HostError, SetupError
@@ -64,7 +63,7 @@ def enter(directories: tuple[str, ...]) -> None:
     """Move this process, which has one thread. Raises OSError."""
     for directory in directories:
         tasks = f"{directory}/tasks"  # v1: without the milliseconds that cgroup.procs takes
-        cgroups.write_text(tasks if os.path.exists(tasks) else f"{directory}/cgroup.procs", "0")
+        files.write_text(tasks if os.path.exists(tasks) else f"{directory}/cgroup.procs", "0")
 
 
 def give_own(uid: int, gid: int, root: str = "/sys/fs/cgroup") -> tuple[str, ...]:

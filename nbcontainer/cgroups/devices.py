@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nbcontainer import cgroups
+from nbcontainer.cgroups import files
 from nbcontainer.errors import HostError
 
 
@@ -14,7 +14,7 @@ def block_device(directory: str, sys_dev_block: str = "/sys/dev/block", mountinf
     number = f"{os.major(device)}:{os.minor(device)}"
     if not os.path.exists(f"{sys_dev_block}/{number}"):
         # btrfs has an anonymous device number; its mount names the real one.
-        sources = [line.split(" - ")[1].split(" ")[1] for line in cgroups.lines(mountinfo) if line.split(" ")[2] == number]
+        sources = [line.split(" - ")[1].split(" ")[1] for line in files.lines(mountinfo) if line.split(" ")[2] == number]
         for source in sources:
             if source.startswith("/dev/") and os.path.exists(source):
                 device = os.stat(source).st_rdev
@@ -27,4 +27,4 @@ def block_device(directory: str, sys_dev_block: str = "/sys/dev/block", mountinf
         )
     if os.path.exists(f"{entry}/partition"):
         entry = os.path.dirname(entry)
-    return cgroups.read_text(f"{entry}/dev").strip()
+    return files.read_text(f"{entry}/dev").strip()

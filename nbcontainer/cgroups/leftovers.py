@@ -7,15 +7,15 @@ import os
 import signal
 from collections.abc import Sequence
 
-from nbcontainer import cgroups
+from nbcontainer.cgroups import base, files
 
 
-class Leftover(cgroups.CgroupBase):
+class Leftover(base.CgroupBase):
     """A container's directories, of whatever version and hierarchy each of them is."""
 
     def __init__(self, name: str, directories: Sequence[str]) -> None:
         super().__init__(name, directories[0], directories)
-        self._each = [cgroups.CgroupBase(name, directory, ()) for directory in directories]
+        self._each = [base.CgroupBase(name, directory, ()) for directory in directories]
 
     def pids(self) -> list[int]:
         # Its kernel may have died when a process was in some of its hierarchies and not yet in the others.
@@ -32,7 +32,7 @@ class Leftover(cgroups.CgroupBase):
         for directory in self._directories:
             if os.path.exists(f"{directory}/{name}"):
                 with contextlib.suppress(OSError):  # it has just gone, or cannot be frozen; remove() waits for the end
-                    cgroups.write_text(f"{directory}/{name}", value)
+                    files.write_text(f"{directory}/{name}", value)
 
 
 def sweep(places: Sequence[str]) -> list[str]:
@@ -40,8 +40,8 @@ def sweep(places: Sequence[str]) -> list[str]:
 
     Raises SetupError where something survives.
     """
-    names = cgroups.children(places)
+    names = base.children(places)
     for name in names:
         Leftover(name, [f"{place}/{name}" for place in places if os.path.isdir(f"{place}/{name}")]).remove()
-    cgroups.remove_place(places, ())
+    base.remove_place(places, ())
     return names

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from nbcontainer.cgroups import Cgroup, read_text
+from nbcontainer.cgroups import Cgroup
+from nbcontainer.cgroups.files import read_text
 from nbcontainer.spec import Limits
 
 _UNLIMITED_BYTES = 1 << 62

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nbcontainer.cgroups import GONE
+from nbcontainer.cgroups.files import GONE
 from nbcontainer.errors import InternalError
 from nbcontainer.events import Sample
 from nbcontainer.threads import start_daemon

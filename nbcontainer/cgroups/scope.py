@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nbcontainer import cgroups
+from nbcontainer.cgroups import files
 from nbcontainer.errors import HostError
 
 ROOT = "/sys/fs/cgroup"
@@ -42,7 +42,7 @@ def enter(pid: int, unit: str) -> str:
     bus = find_bus()
     if bus is None:
         raise HostError("this user has no systemd manager", "log in by a way that starts one, or: loginctl enable-linger")
-    own, file = cgroups.text_or_nothing("/proc/self/cgroup"), f"/proc/{pid}/cgroup"
+    own, file = files.text_or_nothing("/proc/self/cgroup"), f"/proc/{pid}/cgroup"
     properties = ["Description", "s", "nbcontainer", "PIDs", "au", "1", str(pid), "Delegate", "b", "true"]
     properties += ["CollectMode", "s", "inactive-or-failed"]
     manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
@@ -56,7 +56,7 @@ def enter(pid: int, unit: str) -> str:
         raise HostError(f"the user's systemd manager makes no scope: {words[-1] if words else 'no reason given'}", "systemctl --user status")
     # What was started is a job; it is done when the process is there.
     deadline = time.monotonic() + ANSWER_SECONDS
-    while os.path.basename(place := _v2_path(cgroups.text_or_nothing(file))) != unit:
+    while os.path.basename(place := _v2_path(files.text_or_nothing(file))) != unit:
         if time.monotonic() > deadline or not place:
             raise HostError(f"the user's systemd manager did not move a process into {unit}", f"systemctl --user status {unit}")
         time.sleep(_POLL_SECONDS)
@@ -74,7 +74,7 @@ def _refuse_limits_around(own: str, scope: str, root: str = ROOT) -> None:
     shared = os.path.commonpath([own, scope])
     while own != shared:
         for name in _LIMIT_FILES:
-            value = cgroups.text_or_nothing(f"{root}{own}/{name}").split() or ["max"]
+            value = files.text_or_nothing(f"{root}{own}/{name}").split() or ["max"]
             if value[0] != "max":
                 raise HostError(
                     f"{root}{own}/{name} limits this process to {value[0]}, and would not limit containers in a scope of the user's systemd",

@@ -8,8 +8,11 @@ import signal
 import time
 from collections.abc import Callable
 
-from nbcontainer import cgroups
-from nbcontainer.cgroups import MAKE, CgroupBase, CgroupWrite, OwnCgroups, field, number, v2
+from nbcontainer.cgroups import base, files, v2
+from nbcontainer.cgroups.base import CgroupBase
+from nbcontainer.cgroups.files import MAKE, CgroupWrite, field, number
+from nbcontainer.cgroups.limits import asked, put_limit, step_of
+from nbcontainer.cgroups.own import PARENT_VARIABLE, OwnCgroups
 from nbcontainer.cgroups.v1_limits import in_force, limit_writes
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.events import Sample, Usage
@@ -72,7 +75,7 @@ class V1Driver:
         target = f"{self._root}/$c/nbcontainer"
         return (
             f'for c in {names}; do sudo mkdir -p {target} && sudo chown -R "$(id -un)" {target}; done; '
-            f"export {cgroups.PARENT_VARIABLE}=/nbcontainer"
+            f"export {PARENT_VARIABLE}=/nbcontainer"
         )
 
     def create(self, name: str, limits: Limits) -> V1Cgroup:
@@ -98,12 +101,12 @@ class V1Driver:
         """Raises SetupError; the directories that were made before it are in ``made``."""
         for write in writes:
             try:
-                cgroups.carry_out(write)
+                files.carry_out(write)
             except OSError as error:
                 # Another kernel may make a shared parent at the same moment; a container's directory is one's own.
                 if error.errno == errno.EEXIST and made is self._made:
                     continue
-                step = cgroups.step_of(write.path) if write.value else MAKE
+                step = step_of(write.path) if write.value else MAKE
                 raise SetupError(step, error.errno or 0, write.path) from error
             if not write.value:
                 made.append(write.path)
@@ -123,15 +126,15 @@ class V1Driver:
         return tuple(self._used(limits))
 
     def names(self) -> list[str]:
-        return cgroups.children(self.directories)
+        return base.children(self.directories)
 
     def remove_place(self) -> None:
-        cgroups.remove_place(self.directories, self._made)
+        base.remove_place(self.directories, self._made)
 
     def check(self, limits: Limits) -> None:
         if limits.memory_high_bytes is not None:
             raise HostError("--memory-high: cgroup v1 has no such limit", "boot with systemd.unified_cgroup_hierarchy=1")
-        for controller, option in cgroups.asked(limits):
+        for controller, option in asked(limits):
             name = "blkio" if controller == "io" else controller
             if name not in self.controllers:
                 raise HostError(f"{option}: no writable cgroup v1 hierarchy with {name} at {self._root}", self._mend([name]))
@@ -177,16 +180,16 @@ class V1Driver:
                     writes.update({write.path: write for write in self._fill(level, ("cpus", "mems"))})
         return list(writes.values())
 
-    def _fill(self, directory: str, files: tuple[str, ...]) -> list[CgroupWrite]:
+    def _fill(self, directory: str, names: tuple[str, ...]) -> list[CgroupWrite]:
         # v1 cpusets start empty, and refuse tasks (ENOSPC) until both files hold something.
         writes = []
-        for file in files:
+        for name in names:
             value, above = "", os.path.dirname(directory)
-            if cgroups.text_or_nothing(f"{directory}/cpuset.{file}"):
+            if files.text_or_nothing(f"{directory}/cpuset.{name}"):
                 continue
             while not value and above.startswith(self._hierarchies["cpuset"]):
-                value, above = cgroups.text_or_nothing(f"{above}/cpuset.{file}"), os.path.dirname(above)
-            writes.append(CgroupWrite(f"{directory}/cpuset.{file}", value, f"a new v1 cpuset has no {file} at all"))
+                value, above = files.text_or_nothing(f"{above}/cpuset.{name}"), os.path.dirname(above)
+            writes.append(CgroupWrite(f"{directory}/cpuset.{name}", value, f"a new v1 cpuset has no {name} at all"))
         return writes
 
     def _container_writes(self, name: str, limits: Limits) -> list[CgroupWrite]:
@@ -231,7 +234,7 @@ class V1Cgroup(CgroupBase):
 
     def _put(self, writes: list[CgroupWrite]) -> None:
         for write in writes:
-            cgroups.put_limit(write, in_force, self._remedy)
+            put_limit(write, in_force, self._remedy)
 
     def _remedy(self, write: CgroupWrite, number_: int) -> str:
         if number_ == errno.EBUSY and "memory" in write.path:
@@ -298,13 +301,13 @@ class V1Cgroup(CgroupBase):
     def kill(self) -> None:
         inside: list[str] = []
         if self._unified and os.path.exists(f"{self._unified}/cgroup.kill"):
-            inside = cgroups.text_or_nothing(f"{self._unified}/cgroup.procs").split()
+            inside = files.text_or_nothing(f"{self._unified}/cgroup.procs").split()
         if inside:
-            cgroups.write_text(f"{self._unified}/cgroup.kill", "1")
+            files.write_text(f"{self._unified}/cgroup.kill", "1")
         if set(self.pids()) - set(map(int, inside)):
             self._kill_one_by_one()
         # A task that the v1 freezer holds dies of SIGKILL only when it is thawed.
-        if self._freezer and cgroups.text_or_nothing(f"{self._freezer}/freezer.state") not in ("THAWED", ""):
+        if self._freezer and files.text_or_nothing(f"{self._freezer}/freezer.state") not in ("THAWED", ""):
             self.thaw()
 
     def _kill_one_by_one(self) -> None:
@@ -325,7 +328,7 @@ class V1Cgroup(CgroupBase):
     def _set_freezer(self, state: str, step: str, seconds: float = 1.0) -> None:
         if not self._freezer:
             raise HostError("pause: no writable cgroup v1 freezer hierarchy", "mount the freezer hierarchy (systemd does at boot)")
-        cgroups.write_text(f"{self._freezer}/freezer.state", state)
+        files.write_text(f"{self._freezer}/freezer.state", state)
         self._wait_for(f"{self._freezer}/freezer.state", state, step, seconds)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from nbcontainer import cgroups
-from nbcontainer.cgroups import NEW, PERIOD_MICROSECONDS, CgroupWrite, v2
+from nbcontainer.cgroups import files, v2
+from nbcontainer.cgroups.files import CgroupWrite
+from nbcontainer.cgroups.limits import NEW, PERIOD_MICROSECONDS
 from nbcontainer.spec import Limits
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def limit_writes(
         put("cpu", "cpu.shares", str(shares), "--cpu-weight: the share when CPUs are short (1024 is everybody's)")
     if limits.cpuset != old.cpuset:
         directory = directories["cpuset"]
-        cpus = limits.cpuset or cgroups.text_or_nothing(f"{os.path.dirname(directory)}/cpuset.cpus")
+        cpus = limits.cpuset or files.text_or_nothing(f"{os.path.dirname(directory)}/cpuset.cpus")
         put("cpuset", "cpuset.cpus", cpus, "--cpuset: the CPUs it may run on")
     if limits.pids != old.pids:
         put("pids", "pids.max", "max" if limits.pids is None else str(limits.pids), "--pids: processes and threads")

@@ -11,8 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 
-from nbcontainer import cgroups
-from nbcontainer.cgroups import MAKE, NEW, PERIOD_MICROSECONDS, CgroupBase, CgroupWrite, OwnCgroups, field, number
+from nbcontainer.cgroups import base, files
+from nbcontainer.cgroups.base import CgroupBase
+from nbcontainer.cgroups.files import MAKE, CgroupWrite, field, number
+from nbcontainer.cgroups.limits import NEW, PERIOD_MICROSECONDS, asked, put_limit
+from nbcontainer.cgroups.own import OwnCgroups
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.events import Sample, Usage
 from nbcontainer.spec import Limits
@@ -60,7 +63,7 @@ class V2Driver:
             if limits.cpuset is not None or not (self._prepared and os.path.isdir(self._directory)):
                 self._prepare(limits)
             try:
-                cgroups.carry_out(CgroupWrite(path, "", MAKE))
+                files.carry_out(CgroupWrite(path, "", MAKE))
                 break
             except OSError as error:
                 # Another kernel that ends may have removed the parent that both shared.
@@ -81,13 +84,13 @@ class V2Driver:
         return ("",)
 
     def names(self) -> list[str]:
-        return cgroups.children(self.directories)
+        return base.children(self.directories)
 
     def remove_place(self) -> None:
-        cgroups.remove_place(self.directories, self._made)
+        base.remove_place(self.directories, self._made)
 
     def check(self, limits: Limits) -> None:
-        for controller, option in cgroups.asked(limits):
+        for controller, option in asked(limits):
             if controller not in self.controllers:
                 raise HostError(
                     f"{option}: the {controller} controller of cgroup v2 is not delegated to {self._parent}",
@@ -146,7 +149,7 @@ class V2Driver:
         # Only the real root may have both processes and children with controllers; it is the one without a cgroup.type.
         if not os.path.exists(f"{self._parent}/cgroup.type"):
             return []
-        pids = cgroups.read_text(f"{self._parent}/cgroup.procs").split()
+        pids = files.read_text(f"{self._parent}/cgroup.procs").split()
         leaf = f"{self._parent}/{LEAF}"
         why = "a cgroup with processes of its own cannot give controllers to its children"
         made = [CgroupWrite(leaf, "", MAKE)] if pids and not os.path.isdir(leaf) else []
@@ -171,7 +174,7 @@ class V2Driver:
         """Stops, to look again, where a process came or went or another kernel was faster. Raises SetupError."""
         for write in writes:
             try:
-                cgroups.carry_out(write)
+                files.carry_out(write)
             except OSError as error:
                 if error.errno not in (errno.EBUSY, errno.ESRCH, errno.EEXIST, errno.ENOENT):
                     raise SetupError("enable the controllers", error.errno or 0, write.path, DELEGATE) from error
@@ -207,11 +210,11 @@ class V2Cgroup(CgroupBase):
             if write.path.endswith("memory.swap.max") and not os.path.exists(write.path):
                 refuse_uncounted_swap()
                 continue
-            cgroups.put_limit(write, in_force, lambda write, _: "")
+            put_limit(write, in_force, lambda write, _: "")
             effective = f"{write.path}.effective"
             # v2 takes any list, and runs on the parent's CPUs when none of it can be had.
             chosen = parse_list(write.value) if write.path.endswith("cpuset.cpus") else None
-            if chosen and chosen != parse_list(cgroups.read_text(effective)):
+            if chosen and chosen != parse_list(files.read_text(effective)):
                 raise SetupError("limit cpuset", 0, effective, "these CPUs are not all in the cpuset above")
 
     def _make_room(self, memory_bytes: int, previous: Limits) -> None:
@@ -219,9 +222,9 @@ class V2Cgroup(CgroupBase):
         if number(self._files.read(self._paths[0])) <= memory_bytes:
             return
         high = f"{self._main}/memory.high"
-        cgroups.write_text(high, str(memory_bytes))
+        files.write_text(high, str(memory_bytes))
         used = number(self._files.read(self._paths[0]))
-        cgroups.write_text(high, _text(previous.memory_high_bytes))
+        files.write_text(high, _text(previous.memory_high_bytes))
         if used > memory_bytes:
             raise SetupError("limit memory", errno.EBUSY, f"{self._main}/memory.max", in_use(used, self.memory_by_kind()))
 
@@ -270,7 +273,7 @@ class V2Cgroup(CgroupBase):
 
     def kill(self) -> None:
         try:
-            cgroups.write_text(f"{self._main}/cgroup.kill", "1")
+            files.write_text(f"{self._main}/cgroup.kill", "1")
         except FileNotFoundError:
             # cgroup.kill came with Linux 5.14. Frozen tasks cannot fork; on v2 SIGKILL reaches them all the same.
             if os.path.isdir(self._main):
@@ -279,11 +282,11 @@ class V2Cgroup(CgroupBase):
                 self.thaw()
 
     def freeze(self) -> None:
-        cgroups.write_text(f"{self._main}/cgroup.freeze", "1")
+        files.write_text(f"{self._main}/cgroup.freeze", "1")
         self._wait_for(f"{self._main}/cgroup.events", "frozen 1", "freeze the container")
 
     def thaw(self) -> None:
-        cgroups.write_text(f"{self._main}/cgroup.freeze", "0")
+        files.write_text(f"{self._main}/cgroup.freeze", "0")
         self._wait_for(f"{self._main}/cgroup.events", "frozen 0", "thaw the container")
 
 
@@ -350,7 +353,7 @@ def usage_of(last: Sample, wall_seconds: float, pids_peak: int) -> Usage:
 
 def refuse_uncounted_swap() -> None:
     """Raises HostError on a host that swaps without counting it per cgroup: no limit on swap can hold there."""
-    if os.path.exists("/proc/swaps") and len(cgroups.lines("/proc/swaps")) > 1:
+    if os.path.exists("/proc/swaps") and len(files.lines("/proc/swaps")) > 1:
         raise HostError("--swap: this host has swap, but Linux does not count it per cgroup", "boot with swapaccount=1, or: sudo swapoff -a")
 
 
@@ -384,4 +387,4 @@ def existing(path: str) -> str:
 
 
 def _words(path: str) -> frozenset[str]:
-    return frozenset(cgroups.text_or_nothing(path).split())
+    return frozenset(files.text_or_nothing(path).split())

@@ -104,7 +104,7 @@ def gather(variables: Mapping[str, Any], *, lenient: bool = False) -> Inward:
 
 def check_room(size_bytes: int, what: str) -> None:
     """Raises SpecError where this host's memory does not hold so much more."""
-    from nbcontainer.spec import host_memory_bytes
+    from nbcontainer.linux.meminfo import host_memory_bytes
 
     available = host_memory_bytes()[1]
     if size_bytes > available:

@@ -205,6 +205,6 @@ def _leaves(array: Any) -> int:
 
 
 def _available_bytes() -> int:
-    from nbcontainer.spec import host_memory_bytes
+    from nbcontainer.linux.meminfo import host_memory_bytes
 
     return host_memory_bytes()[1]

@@ -13,7 +13,8 @@ from nbcontainer.cgroups.readback import limits_in_force, pressure_seconds
 from nbcontainer.engine.processes import is_exiting
 from nbcontainer.errors import SetupError, SpecError
 from nbcontainer.events import Changed, Paused, Readings, Resumed, Sample
-from nbcontainer.spec import Limits, change_limits
+from nbcontainer.spec import Limits
+from nbcontainer.validate import change_limits
 
 NEAR_THE_LIMIT = 0.75
 """From this share of the memory limit on, it is noted what the memory is made of: after a kill, nobody can tell."""

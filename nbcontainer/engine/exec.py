@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Generator
 
-from nbcontainer.cgroups import GONE
+from nbcontainer.cgroups.files import GONE
 from nbcontainer.engine.localrun import LocalRun
 from nbcontainer.engine.processes import is_exiting, session_of
 from nbcontainer.engine.transfer import Transfer

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.errors import InternalError, NbcontainerError
 from nbcontainer.ports import Port, chosen
-from nbcontainer.spec import ContainerSpec, Limits, check_network_limits
+from nbcontainer.spec import ContainerSpec, Limits
+from nbcontainer.validate import check_network_limits
 
 if TYPE_CHECKING:
     from nbcontainer.engine.box import Box

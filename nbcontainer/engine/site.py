@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from nbcontainer.cgroups import PARENT_VARIABLE, Driver, open_driver, scope
+from nbcontainer.cgroups import Driver, open_driver, scope
+from nbcontainer.cgroups.own import PARENT_VARIABLE
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.runtime.client import Starter, ZygoteClient
 from nbcontainer.runtime.zygote import ZygoteConfig

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from nbcontainer.data.blob import Blob
 from nbcontainer.engine import memory
+from nbcontainer.linux.meminfo import host_memory_bytes
 from nbcontainer.runtime.protocol import MEMORY, Go
-from nbcontainer.spec import ContainerSpec, host_memory_bytes
+from nbcontainer.spec import ContainerSpec
 from nbcontainer.units import format_size
 
 

@@ -24,7 +24,8 @@ from nbcontainer.jupyter.contained import KernelContainer
 from nbcontainer.jupyter.lastwords import Iopub
 from nbcontainer.jupyter.surroundings import volumes_of_program
 from nbcontainer.mounts import Mount
-from nbcontainer.spec import ContainerSpec, make_spec
+from nbcontainer.spec import ContainerSpec
+from nbcontainer.validate import make_spec
 
 INSIDE = "/run/kernel"
 CONNECTION_FILE = "connection.json"

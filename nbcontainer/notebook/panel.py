@@ -13,9 +13,9 @@ import traitlets
 
 from nbcontainer.engine import Run
 from nbcontainer.errors import NbcontainerError, SetupError
+from nbcontainer.linux.meminfo import host_memory_bytes
 from nbcontainer.notebook.surroundings import cores
 from nbcontainer.notebook.view import View, describe_change, limits_wire, marker_wire, pack_rows
-from nbcontainer.spec import host_memory_bytes
 
 WITHOUT_PUMP = "This kernel cannot hear clicks while a cell runs: only the stop button (interrupt) works."
 _SOURCES = files("nbcontainer.notebook")

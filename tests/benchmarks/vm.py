@@ -33,7 +33,7 @@ def main() -> None:
     from nbcontainer.engine.vm import engine as vm
     from nbcontainer.engine.vm import setup
     from nbcontainer.engine.vm.hidden import HiddenFiles
-    from nbcontainer.spec import make_spec
+    from nbcontainer.validate import make_spec
 
     starts, runs = (1, 3) if "--smoke" in sys.argv else (5, 30)
     with tempfile.TemporaryDirectory() as directory:

@@ -27,7 +27,7 @@ def ids() -> Iterator[SubordinateIds]:
         require(False, str(error))
         raise
     engine = local.open_local()
-    engine.explain(nbc.spec.make_spec({}))
+    engine.explain(nbc.validate.make_spec({}))
     assert engine._user_ids is not None
     assert engine._user_ids.found == found, engine._user_ids.why_not
     yield found
@@ -102,7 +102,7 @@ def test_set_uid_programs_give_nothing() -> None:
 
 
 def test_explain_says_which_ids(ids: SubordinateIds) -> None:
-    lines = "\n".join(local.open_local().explain(nbc.spec.make_spec({})))
+    lines = "\n".join(local.open_local().explain(nbc.validate.make_spec({})))
     assert f"container id 0 is host id {os.getuid()}, 1-{min(ids.count, IDS_OF_A_CONTAINER)} are subordinate ids" in lines
     assert "setgroups" in lines
 

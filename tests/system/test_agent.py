@@ -16,7 +16,7 @@ from nbcontainer.engine.local import open_local
 from nbcontainer.engine.vm.agent import Agent, Port
 from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.result import Result
-from nbcontainer.spec import make_spec
+from nbcontainer.validate import make_spec
 
 
 class Stream:

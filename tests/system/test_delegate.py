@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from facilities import only_as_root
 
-from nbcontainer.cgroups import Driver, delegate, open_driver, read_text
+from nbcontainer.cgroups import Driver, delegate, open_driver
+from nbcontainer.cgroups.files import read_text
 from nbcontainer.errors import HostError
 from nbcontainer.spec import Limits
 

@@ -16,9 +16,11 @@ from facilities import only_as_root
 
 import nbcontainer as nbc
 from nbcontainer import cgroups
+from nbcontainer.cgroups import files
 from nbcontainer.engine import local
 from nbcontainer.engine.box import shape_of
-from nbcontainer.spec import Limits, make_spec
+from nbcontainer.spec import Limits
+from nbcontainer.validate import make_spec
 
 KERNEL = """
 import sys, nbcontainer as nbc
@@ -76,7 +78,7 @@ def test_no_more_processes_around_the_kernel(kernel: Kernel) -> None:
     try:
         for directory in {directory for _, directory in around.views()}:
             for pid in everybody:
-                cgroups.write_text(f"{directory}/cgroup.procs", str(pid))
+                files.write_text(f"{directory}/cgroup.procs", str(pid))
         around.set_limits(Limits(pids=around.sample().pids), Limits(pids=None))
         said = [kernel(f"attempt(env=['X={number}'], pids=9)") for number in range(3)]
         # On version 2 a container is born in its own cgroup, and only what the kernel itself wants to start is refused.
@@ -87,7 +89,7 @@ def test_no_more_processes_around_the_kernel(kernel: Kernel) -> None:
         assert kernel("attempt()") == "ran"
         for directory in {directory for _, directory in around.views()}:
             for pid in [kernel.pid, *(child.pid for child in psutil.Process(kernel.pid).children())]:
-                cgroups.write_text(f"{os.path.dirname(os.path.dirname(directory))}/cgroup.procs", str(pid))
+                files.write_text(f"{os.path.dirname(os.path.dirname(directory))}/cgroup.procs", str(pid))
     finally:
         around.remove()
         driver.remove_place()

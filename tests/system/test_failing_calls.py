@@ -28,7 +28,7 @@ from nbcontainer.engine.box import shape_of
 from nbcontainer.linux.syscalls import _number
 from nbcontainer.runtime import inside
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.spec import make_spec
+from nbcontainer.validate import make_spec
 
 OPTIONS: dict[str, Any] = {"mem": "64M", "tmpfs": ["/scratch"], "ulimit": ["nofile=64"]}
 ERRNOS = (errno.EPERM, errno.ENOSPC, errno.ENOMEM, errno.EINTR)

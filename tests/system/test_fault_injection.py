@@ -16,13 +16,13 @@ import pytest
 from facilities import only_as_root
 
 import nbcontainer as nbc
-from nbcontainer import cgroups
+from nbcontainer.cgroups import files
 from nbcontainer.engine import local
 from nbcontainer.engine.box import shape_of
 from nbcontainer.linux import syscalls
 from nbcontainer.runtime import inside, steps
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.spec import make_spec
+from nbcontainer.validate import make_spec
 
 OPTIONS: dict[str, Any] = {"mem": "64M", "tmpfs": ["/scratch"], "ulimit": ["nofile=64"]}
 HOST_FAULTS = {
@@ -91,12 +91,12 @@ def _errno_of(number: int, plan: Plan, index: int) -> int:
 
 def test_each_write_to_a_cgroup_fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _ = _plan()
-    real: Callable[[cgroups.CgroupWrite], None] = cgroups.carry_out
+    real: Callable[[files.CgroupWrite], None] = files.carry_out
     for number in (errno.ENOSPC, errno.ENOMEM, errno.EPERM):
         for fail_at in range(20):
             writes = 0
 
-            def carry_out(write: cgroups.CgroupWrite, fail_at: int = fail_at, number: int = number) -> None:
+            def carry_out(write: files.CgroupWrite, fail_at: int = fail_at, number: int = number) -> None:
                 nonlocal writes
                 writes += 1
                 if writes == fail_at + 1:
@@ -105,7 +105,7 @@ def test_each_write_to_a_cgroup_fails_once(monkeypatch: pytest.MonkeyPatch) -> N
 
             with engine._lock:
                 engine.drop_spares()
-                monkeypatch.setattr(cgroups, "carry_out", carry_out)
+                monkeypatch.setattr(files, "carry_out", carry_out)
                 try:
                     result = nbc.run("pass", **OPTIONS)
                     assert result.ok

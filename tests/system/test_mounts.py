@@ -108,7 +108,7 @@ def test_a_read_only_root_has_room_for_volumes(notebook: Path) -> None:
 def test_a_link_that_appears_after_the_line_was_read_leads_nowhere(notebook: Path, what: str) -> None:
     """A cell that may write to a directory above could put it there while the next line is carried out."""
     from nbcontainer.engine import local
-    from nbcontainer.spec import make_spec
+    from nbcontainer.validate import make_spec
 
     secret, place = notebook / "secret", notebook / "d" / "place"
     shutil.copytree(notebook / "dir", place, symlinks=True)

@@ -6,7 +6,8 @@ import pytest
 
 from nbcontainer.engine import auto
 from nbcontainer.errors import HostError, SetupError, SpecError
-from nbcontainer.spec import ContainerSpec, make_spec
+from nbcontainer.spec import ContainerSpec
+from nbcontainer.validate import make_spec
 
 
 class Engine:

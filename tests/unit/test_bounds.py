@@ -15,7 +15,7 @@ import pytest
 from facilities import only_as_root
 
 from nbcontainer import control
-from nbcontainer.cgroups import GONE, KeptFiles
+from nbcontainer.cgroups.files import GONE, KeptFiles
 from nbcontainer.engine.inbox import MOST_BYTES, Inbox
 from nbcontainer.engine.messages import MAX_JSON_LEVELS, read_display
 from nbcontainer.engine.transfer import Transfer

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbcontainer import cgroups
-from nbcontainer.cgroups import CgroupWrite, Driver, OwnCgroups, devices, open_driver, v1, v1_limits, v2
+from nbcontainer.cgroups import Driver, devices, files, open_driver, v1, v1_limits, v2
+from nbcontainer.cgroups.files import CgroupWrite
+from nbcontainer.cgroups.limits import NEW
+from nbcontainer.cgroups.own import PARENT_VARIABLE, OwnCgroups
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.spec import Limits
 
@@ -81,10 +83,10 @@ class FakeLinux:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         self.order: list[tuple[str, str]] = []
-        self._mkdir, self._rmdir, self._write = os.mkdir, os.rmdir, cgroups.write_text
+        self._mkdir, self._rmdir, self._write = os.mkdir, os.rmdir, files.write_text
         monkeypatch.setattr(os, "mkdir", self.mkdir)
         monkeypatch.setattr(os, "rmdir", self.rmdir)
-        monkeypatch.setattr(cgroups, "write_text", self.write)
+        monkeypatch.setattr(files, "write_text", self.write)
 
     def mkdir(self, path: str, mode: int = 0o777) -> None:
         self._mkdir(path, mode)
@@ -161,7 +163,7 @@ def make_v1_root(root: Path, *hierarchies: str) -> None:
 
 @pytest.fixture(autouse=True)
 def no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(cgroups.PARENT_VARIABLE, raising=False)
+    monkeypatch.delenv(PARENT_VARIABLE, raising=False)
 
 
 @pytest.fixture
@@ -442,7 +444,7 @@ def test_v1_memory_limit_is_never_above_memory_with_swap(before: Limits, after: 
             state[write.path.removeprefix("/m/memory.")] = value
             assert state["limit_in_bytes"] <= state["memsw.limit_in_bytes"], "Linux answers EINVAL"
 
-    apply(v1_limits._memory_writes("/m", before, cgroups.NEW, True))
+    apply(v1_limits._memory_writes("/m", before, NEW, True))
     apply(v1_limits._memory_writes("/m", after, before, True))
     memory = float("inf") if after.memory_bytes is None else after.memory_bytes
     assert state == {"limit_in_bytes": memory, "memsw.limit_in_bytes": memory + after.swap_bytes}
@@ -625,8 +627,8 @@ def test_read_back(module: object, name: str, written: str, read: str, holds: bo
 def test_field_finds_every_key_and_no_other(values: dict[str, int]) -> None:
     data = "".join(f"{key} {value}\n" for key, value in values.items()).encode()
     for key, value in values.items():
-        assert cgroups.field(data, f"{key} ".encode()) == value
-    assert cgroups.field(data, b"NOT THERE ") == 0
+        assert files.field(data, f"{key} ".encode()) == value
+    assert files.field(data, b"NOT THERE ") == 0
 
 
 @given(st.sets(st.integers(0, 200)))

@@ -13,7 +13,7 @@ from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Usage
 from nbcontainer.result import Result, Spool
-from nbcontainer.spec import make_spec
+from nbcontainer.validate import make_spec
 
 MIB = 1 << 20
 

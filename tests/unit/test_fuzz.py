@@ -25,8 +25,9 @@ from nbcontainer.runtime.protocol import (
     ProtocolError,
     encode,
 )
-from nbcontainer.spec import ContainerSpec, Ulimit, make_spec
+from nbcontainer.spec import ContainerSpec, Ulimit
 from nbcontainer.units import parse_cpu_list, parse_number, parse_size
+from nbcontainer.validate import make_spec
 
 # Also halves of surrogate pairs, which JSON can carry and UTF-8 cannot.
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)

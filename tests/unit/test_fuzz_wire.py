@@ -18,7 +18,8 @@ from nbcontainer import events
 from nbcontainer.engine.vm import wire
 from nbcontainer.errors import NbcontainerError
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
-from nbcontainer.spec import Limits, make_spec
+from nbcontainer.spec import Limits
+from nbcontainer.validate import make_spec
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=10)
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -1, 1e308, True])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nbcontainer.errors import SpecError
 from nbcontainer.notebook.completion import complete
 from nbcontainer.options import OPTIONS, command_help_text, help_text, parse_options
-from nbcontainer.spec import OPTION_NAMES
+from nbcontainer.validate import OPTION_NAMES
 
 
 def test_options_end_at_program() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nbcontainer.errors import SpecError
 from nbcontainer.ports import Port, parse_ports
-from nbcontainer.spec import make_spec
+from nbcontainer.validate import make_spec
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from nbcontainer import profiles
 from nbcontainer.errors import SpecError
-from nbcontainer.spec import ContainerSpec, change_limits, make_spec
+from nbcontainer.spec import ContainerSpec
 from nbcontainer.units import MIB
+from nbcontainer.validate import change_limits, make_spec
 
 
 @pytest.fixture

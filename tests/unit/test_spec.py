@@ -11,20 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcontainer.errors import SpecError
+from nbcontainer.linux.meminfo import host_memory_bytes
 from nbcontainer.mounts import Mount, Root
-from nbcontainer.spec import (
-    DEFAULT_MAX_OUTPUT_BYTES,
-    DEFAULT_PIDS,
-    NAMESPACES,
-    OPTION_NAMES,
-    ContainerSpec,
-    Limits,
-    Ulimit,
-    host_memory_bytes,
-    make_spec,
-    parse_namespaces,
-)
+from nbcontainer.spec import DEFAULT_MAX_OUTPUT_BYTES, DEFAULT_PIDS, NAMESPACES, ContainerSpec, Limits, Ulimit
 from nbcontainer.units import GIB, KIB, MIB, format_size, parse_cpu_list, parse_number, parse_size
+from nbcontainer.validate import OPTION_NAMES, make_spec
+from nbcontainer.values import parse_namespaces
 
 FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from nbcontainer.errors import SpecError
 from nbcontainer.runtime.skeleton import Branch
 from nbcontainer.runtime.targets import ContainerTree, Target, find_targets
-from nbcontainer.spec import ContainerSpec, make_spec
+from nbcontainer.spec import ContainerSpec
+from nbcontainer.validate import make_spec
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ from nbcontainer.events import (
     Usage,
 )
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError
-from nbcontainer.spec import Limits, make_spec
+from nbcontainer.spec import Limits
+from nbcontainer.validate import make_spec
 
 # ---- archives
 

@@ -17,7 +17,7 @@ from facilities import only_as_root, require
 import nbcontainer as nbc
 from nbcontainer.engine.vm import engine as vm
 from nbcontainer.events import Event, Finished, Output, Started
-from nbcontainer.spec import make_spec
+from nbcontainer.validate import make_spec
 
 IDLE_BYTES = 150 << 20
 SECCOMP_FILTER = 2

@@ -26,9 +26,10 @@ from nbcontainer.engine.vm.run import VmRun
 from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
 from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.ports import chosen
-from nbcontainer.spec import ContainerSpec, make_spec
+from nbcontainer.spec import ContainerSpec
 from nbcontainer.state import ContainerRecord, KernelState
 from nbcontainer.units import MIB, format_size, parse_number, parse_size
+from nbcontainer.validate import make_spec
 
 if TYPE_CHECKING:
     from nbcontainer.engine.vm.hostports import Listener

@@ -15,7 +15,8 @@ from nbcontainer.engine.vm.guesthelpers import ForkedRouter, ForkedZygote
 from nbcontainer.runtime import rootfs, skeleton
 from nbcontainer.runtime.plan import IdMap
 from nbcontainer.runtime.skeleton import Branch
-from nbcontainer.spec import ContainerSpec, make_spec
+from nbcontainer.spec import ContainerSpec
+from nbcontainer.validate import make_spec
 
 REAPED_SECONDS = 0.002
 ALL_IDS = IdMap(0, 0xFFFFFFFF)

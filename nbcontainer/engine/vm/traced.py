@@ -42,7 +42,7 @@ def main() -> None:
     for encoding in ("ascii", "latin-1", "utf-8", "idna"):
         codecs.lookup(encoding)
     from nbcontainer.runtime import cell, rootfs
-    from nbcontainer.spec import make_spec
+    from nbcontainer.validate import make_spec
 
     rootfs.make_plan(make_spec({"mem": "64M"}), rootfs.look_around(False), (), 0)
     with tempfile.TemporaryDirectory() as directory:
