@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -375,8 +376,8 @@ def _start(launch: socket.socket) -> Zygote:
     return Zygote(config, launch, kernel_pidfd, null_fd, own_mounts, kernel_mounts, shell, syscalls.Text(f"{config.stage}/root"), image, id_maps, pins)
 
 
-def main() -> None:
-    """Serve on descriptor 0, a socket from the kernel."""
+def main(warm: Callable[[], None] = lambda: None) -> None:
+    """Serve on descriptor 0, a socket from the kernel. ``warm`` is called when all that cells share has been imported."""
     launch = socket.socket(fileno=os.dup(0))
     launch.set_inheritable(False)
     null = os.open("/dev/null", os.O_RDWR)
@@ -387,6 +388,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     zygote = _start(launch)
+    warm()
     os.environ.clear()
     gc.collect()
     gc.disable()

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING
 
-from nbcontainer.runtime import generated, title, zygote
+from nbcontainer.runtime import bundle, title, zygote
 
 if TYPE_CHECKING:
     from nbcontainer.runtime.client import HelperProcess
@@ -117,8 +117,7 @@ class ForkedRouter(ForkedHelper):
 
 
 def _serve_as_zygote() -> None:
-    generated.remove()
-    zygote.main()
+    zygote.main(bundle.remove)
 
 
 def _serve_as_router() -> None:
@@ -130,7 +129,7 @@ def _serve_as_router() -> None:
         if not wish:
             return
         router = import_router()
-        generated.remove()
+        bundle.remove()
         if wish == PREPARE:
             control.sendall(wish)
             if control.recv(1) != START:

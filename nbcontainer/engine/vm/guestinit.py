@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from nbcontainer.engine.vm.layout import MODULES_DIRECTORY
 from nbcontainer.linux import syscalls
-from nbcontainer.runtime import generated
+from nbcontainer.runtime import bundle
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DISK = "/dev/vda"
@@ -152,7 +152,7 @@ def become_agent() -> NoReturn:
     from nbcontainer.engine.vm import agent
 
     router = ForkedRouter(zygote)
-    generated.remove()
+    bundle.remove()
     agent.main(zygote, router)
     os._exit(1)
 

@@ -15,7 +15,7 @@ from nbcontainer.spec import ContainerSpec
 HOME = "/nbcontainer"
 """Our own files in the guest's initramfs."""
 CONFIG_PATH = f"{HOME}/config.json"
-GENERATED_PATH = f"{HOME}/generated"
+BUNDLE_PATH = f"{HOME}/bundle"
 MODULES_DIRECTORY = f"{HOME}/modules"
 SHARES_DIRECTORY = "/run/nbcontainer-shares"
 PORT_PATH = "/dev/vport0p1"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import io
 import json
 import marshal
 import os
@@ -21,12 +22,14 @@ from typing import IO, Any
 
 from nbcontainer.engine.vm.cpio import Writer
 from nbcontainer.engine.vm.kernelimage import KernelImage
-from nbcontainer.engine.vm.layout import CONFIG_PATH, GENERATED_PATH, HOME, MODULES_DIRECTORY, base_directories
+from nbcontainer.engine.vm.layout import BUNDLE_PATH, CONFIG_PATH, HOME, MODULES_DIRECTORY, base_directories
 from nbcontainer.engine.vm.unpack import without_symbols
 from nbcontainer.errors import HostError, InternalError
+from nbcontainer.runtime import bundle
 
 TRACE_SECONDS = 120.0
 LINKS_DEPTH = 40
+PYC_HEADER_BYTES = 16
 _KERNEL_SIDE = frozenset({"notebook", "jupyter", "images"})
 """What only the kernel's side imports."""
 _ETC = (
@@ -123,7 +126,7 @@ class Trace:
 
     def __init__(self) -> None:
         parent = str(Path(__file__).resolve().parents[3])
-        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.runtime import generated; generated.install(); from nbcontainer.engine.vm.traced import main; main()"
+        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.runtime import bundle; bundle.record(); from nbcontainer.engine.vm.traced import main; main()"
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"}
         self._process = subprocess.Popen([sys.executable, "-P", "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -160,9 +163,9 @@ def sources() -> Iterator[tuple[Path, str]]:
 
 START = f"""import sys
 sys.path.append({HOME!r})
-from nbcontainer.runtime import forkhooks, generated
+from nbcontainer.runtime import bundle, forkhooks
 forkhooks.hold()
-generated.use({GENERATED_PATH!r})
+bundle.use({BUNDLE_PATH!r})
 from nbcontainer.engine.vm.guestinit import main
 main()
 """
@@ -205,12 +208,25 @@ def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Itera
         data = _compiled(str(path), target, int(status.st_mtime), status.st_size)
         archive.file(importlib.util.cache_from_source(target), data, modified_seconds=int(status.st_mtime))
     archive.file(CONFIG_PATH, json.dumps({"branches": list(base_directories())}).encode())
-    archive.file(GENERATED_PATH, base64.b64decode(traced["generated"]))
+    _add_bundle(archive, traced)
     for path_inside, content in extra:
         archive.file(path_inside, content)
     # Linux itself starts a script as process 1 when its first line names a program.
     archive.file("init", f"#!{sys.executable} {INTERPRETER_FLAGS}\n{start}".encode(), 0o755)
     archive.close()
+
+
+def _add_bundle(archive: Writer, traced: dict[str, Any]) -> None:
+    """All modules that the guest imports on its way, ours too: two hundred searches fewer."""
+    ours = str(Path(__file__).resolve().parents[2])
+    modules = []
+    for name, source, is_package in traced["modules"]:
+        path = f"{HOME}/{os.path.relpath(source, os.path.dirname(ours))}" if source.startswith(ours + os.sep) else source
+        status = os.stat(source)
+        modules.append((name, path, is_package, _compiled(source, path, int(status.st_mtime), status.st_size)[PYC_HEADER_BYTES:]))
+    file = io.BytesIO()
+    bundle.write(file, modules, base64.b64decode(traced["generated"]))
+    archive.file(BUNDLE_PATH, file.getvalue())
 
 
 def _add_python(packer: Packer, archive: Writer, traced: dict[str, Any]) -> None:

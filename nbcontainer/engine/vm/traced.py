@@ -13,10 +13,11 @@ import json
 import os
 import sys
 import tempfile
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
 from nbcontainer.network import lean
-from nbcontainer.runtime import generated
+from nbcontainer.runtime import bundle
 
 WARM_MODULES = (
     "nbcontainer.runtime.forkhooks",
@@ -60,8 +61,18 @@ def main() -> None:
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         mapped = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and "(deleted)" not in line}
     libraries = sorted(path for path in mapped if os.path.isfile(path))
-    code = base64.b64encode(generated.recorded()).decode()
-    json.dump({"generated": code, "files": sorted(path for path in opened if os.path.isfile(path)), "libraries": libraries, "path": sys.path}, sys.stdout)
+    found = {"files": sorted(path for path in opened if os.path.isfile(path)), "libraries": libraries, "path": sys.path, "modules": _modules()}
+    json.dump({**found, "generated": base64.b64encode(bundle.recorded()).decode()}, sys.stdout)
+
+
+def _modules() -> list[tuple[str, str, bool]]:
+    """(name, source file, whether it is a package) of what was imported."""
+    specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+    return sorted({
+        (spec.name, spec.origin, spec.submodule_search_locations is not None)
+        for spec in specs
+        if spec is not None and type(spec.loader) is SourceFileLoader and spec.origin is not None and os.path.isfile(spec.origin)
+    })
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""Python code that the host has found and compiled, for a guest where that takes seconds: modules, and the methods that dataclasses writes.
+
+One file holds all of it. It imports next to nothing itself, since what it imports is still found the slow way.
+"""
+
+from __future__ import annotations
+
+import builtins
+import marshal
+import os
+import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself is one of the modules that should come from here
+    from collections.abc import Iterable, Sequence
+    from types import CodeType, ModuleType
+    from typing import IO, Any
+
+_generated: dict[str, CodeType] = {}
+_places: dict[str, tuple[str, bool, int, int]] = {}
+"""Module name: (its file, whether it is a package, offset and size of its code)."""
+_fd = -1
+
+
+class _Loader(SourceFileLoader):
+    """Of a module whose source file is where it says, for tracebacks, and whose code comes from here."""
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        if fullname not in _places:
+            return super().get_code(fullname)
+        _, _, offset, size = _places[fullname]
+        code: CodeType = marshal.loads(os.pread(_fd, size, offset))
+        return code
+
+
+class _Finder:
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name not in _places:
+            return None
+        file, is_package, _, _ = _places[name]
+        spec = ModuleSpec(name, _Loader(name, file), origin=file, is_package=is_package)
+        spec.has_location = True
+        if is_package:
+            spec.submodule_search_locations = [file.rpartition("/")[0]]
+        return spec
+
+
+def _execute(source: str, *namespaces: Any) -> None:
+    """In place of ``exec`` in dataclasses. What is not known is compiled."""
+    code = _generated.get(source)
+    if code is None:
+        code = _generated[source] = compile(source, "<string>", "exec", dont_inherit=True)
+    builtins.exec(code, *namespaces)
+
+
+def _replace_exec() -> None:
+    import dataclasses
+
+    vars(dataclasses)["exec"] = _execute
+
+
+def record() -> None:
+    """From now on, what dataclasses compile is remembered."""
+    _replace_exec()
+
+
+def recorded() -> bytes:
+    """What dataclasses have compiled since :func:`record`, for :func:`write`."""
+    return marshal.dumps(_generated)
+
+
+def write(file: IO[bytes], modules: Iterable[tuple[str, str, bool, bytes]], generated: bytes) -> None:
+    """``modules``: (name, its file in the guest, whether it is a package, marshalled code). Raises OSError."""
+    places, codes, offset = {}, [], 0
+    for name, path, is_package, code in modules:
+        places[name] = (path, is_package, offset, len(code))
+        codes.append(code)
+        offset += len(code)
+    index = marshal.dumps((places, generated))
+    file.write(len(index).to_bytes(8, "little") + index)
+    file.writelines(codes)
+
+
+def use(path: str) -> None:
+    """From now on, imports and dataclasses take what :func:`write` gave. Raises OSError."""
+    global _fd
+    _fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    size = int.from_bytes(os.read(_fd, 8), "little")
+    places, generated = marshal.loads(os.read(_fd, size))
+    _places.update({name: (file, is_package, 8 + size + offset, length) for name, (file, is_package, offset, length) in places.items()})
+    _generated.update(marshal.loads(generated))
+    sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+    _replace_exec()
+
+
+def remove() -> None:
+    """In this process, all goes Python's own way again, and the memory is free. Safe to call twice."""
+    global _fd
+    if _Finder in sys.meta_path:
+        sys.meta_path.remove(_Finder)  # type: ignore[arg-type]
+    if "dataclasses" in sys.modules:
+        vars(sys.modules["dataclasses"]).pop("exec", None)
+    _generated.clear()
+    _places.clear()
+    if _fd >= 0:
+        os.close(_fd)
+        _fd = -1
