@@ -91,7 +91,7 @@ def use(path: str) -> None:
     places, generated = marshal.loads(os.read(_fd, size))
     _places.update({name: (file, is_package, 8 + size + offset, length) for name, (file, is_package, offset, length) in places.items()})
     _generated.update(marshal.loads(generated))
-    sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Finder)
     _replace_exec()
 
 
@@ -99,7 +99,7 @@ def remove() -> None:
     """In this process, all goes Python's own way again, and the memory is free. Safe to call twice."""
     global _fd
     if _Finder in sys.meta_path:
-        sys.meta_path.remove(_Finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(_Finder)
     if "dataclasses" in sys.modules:
         vars(sys.modules["dataclasses"]).pop("exec", None)
     _generated.clear()

@@ -26,7 +26,7 @@ from typing import Any
 
 from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.linux.subordinate import SubordinateIds
-from nbcontainer.runtime import join, skeleton
+from nbcontainer.runtime import branches, join, skeleton
 from nbcontainer.runtime.below import clone_below
 from nbcontainer.runtime.idmaps import IdMaps, is_ending
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
@@ -293,8 +293,8 @@ class Zygote:
 
     def _search(self) -> skeleton.Search:
         if os.path.isdir(f"{self.config.stage}/base/host"):
-            return _search_host(self.config)
-        return _search_system(self.config)
+            return branches.search_host(self.config.branches)
+        return branches.search_system(self.config.branches)
 
     def _skeletons(self, plan: Plan) -> None:
         """The ``host`` root's skeleton needs a walk over everything; it is made when it is first asked for."""
@@ -304,8 +304,8 @@ class Zygote:
         if os.path.isdir(base):
             return
         try:
-            hidden = _search_host(self.config).result()
-            _build_branches(self.config, hidden, in_system=False)
+            hidden = branches.search_host(self.config.branches).result()
+            branches.build(self.config.stage, self.config.branches, hidden, in_system=False, rootless=self.config.rootless)
             if self.config.rootless:
                 os.mkdir(base)  # its branches are all of it; this is the mark that they are made
             else:
@@ -329,24 +329,6 @@ def _send(control: socket.socket, data: bytes) -> None:
         pass  # the kernel has given this container up
 
 
-def _build_branches(config: ZygoteConfig, hidden: skeleton.Hidden, *, in_system: bool) -> None:
-    paths = [branch.path for branch in config.branches]
-    for branch in config.branches:
-        if branch.in_system == in_system:
-            skeleton.build_branch(f"{config.stage}/base/{branch.key}", branch.path, hidden, paths, rootless=config.rootless)
-
-
-def _search_system(config: ZygoteConfig) -> skeleton.Search:
-    """Below everything that a ``system`` root shows."""
-    shown = [branch.path for branch in config.branches if branch.in_system and branch.searched]
-    others = {branch.path for branch in config.branches if not branch.searched}
-    return skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN if f"/{name}" not in others), *shown])
-
-
-def _search_host(config: ZygoteConfig) -> skeleton.Search:
-    return skeleton.Search(["/", *(branch.path for branch in config.branches if branch.searched)])
-
-
 def _start(launch: socket.socket) -> Zygote:
     config: ZygoteConfig = pickle.loads(launch.recv(MAX_REQUEST_BYTES))
     kernel_pidfd = os.pidfd_open(config.kernel_pid)
@@ -355,7 +337,7 @@ def _start(launch: socket.socket) -> Zygote:
     try:
         own_mounts, kernel_mounts = prepare_stage(config.stage, config.rootless)
         shown = [branch.path for branch in config.branches if branch.in_system]
-        search = _search_system(config)
+        search = branches.search_system(config.branches)
         from nbcontainer.runtime.cell import build_shell  # 0.3 s, while find(1) works beside us
 
         shell = build_shell(f"{config.stage}/ipython")
@@ -365,7 +347,7 @@ def _start(launch: socket.socket) -> Zygote:
         if not config.rootless:
             skeleton.build_system(f"{base}/system", hidden, shown)
         skeleton.build_directory(f"{base}/dir", rootless=config.rootless)
-        _build_branches(config, hidden, in_system=True)
+        branches.build(config.stage, config.branches, hidden, in_system=True, rootless=config.rootless)
     except OSError as error:
         _tell(launch, {"t": "failed", "step": "zygote", "errno": error.errno or 0, "path": str(error.filename or "")})
         raise

@@ -41,9 +41,7 @@ LINUX_MAY_IMPORT = ("nbcontainer.errors", "nbcontainer.linux")
 RUNTIME_MAY_NOT_IMPORT = ("nbcontainer.notebook", "nbcontainer.jupyter", "nbcontainer.engine", "nbcontainer.container", "nbcontainer.cli")
 
 LONG_MODULES = {
-    "spec.py": "what of all options is allowed, alone and together, is answered by one file",
     "linux/syscalls.py": "all of ctypes in one file, so that one file is to be audited",
-    "cgroups/__init__.py": "the protocol and what both drivers share",
 }
 """Modules that may be longer than LONGEST lines, and why."""
 
@@ -162,7 +160,7 @@ def test_nothing_forks_outside_the_zygote(module: str) -> None:
 UNPICKLES = {
     "runtime/zygote.py": "reads the configuration and the requests that the kernel wrote; a cell has no end of that socket",
     "runtime/init.py": "reads in the container what the kernel wrote, before there is user code in it",
-    "runtime/generated.py": "reads in the guest, before it has containers, what was packed into its initramfs",
+    "runtime/bundle.py": "reads in the guest, before it has containers, what was packed into its initramfs",
     "runtime/variables.py": "rebuilds in the container the variables that the kernel sent in",
 }
 

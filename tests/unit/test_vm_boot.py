@@ -25,18 +25,41 @@ def _python(code: str, *arguments: str) -> str:
 
 
 def test_dataclasses_are_what_they_are_and_compile_nothing(tmp_path: Path) -> None:
-    path = str(tmp_path / "generated")
-    first = "import dataclasses\nfrom nbcontainer.runtime import generated\ngenerated.install()\n" + CLASS
-    _python(first + "open(sys.argv[1], 'wb').write(generated.recorded())", path)
+    path = str(tmp_path / "bundle")
+    first = "import dataclasses\nfrom nbcontainer.runtime import bundle\nbundle.record()\n" + CLASS
+    _python(first + "bundle.write(open(sys.argv[1], 'wb'), [], bundle.recorded())", path)
     use = (
-        "import builtins, dataclasses\nfrom nbcontainer.runtime import generated\ngenerated.use(sys.argv[1])\ncompiled = []\n"
-        "generated.compile = lambda *arguments, **options: compiled.append(arguments[0]) or builtins.compile(*arguments, **options)\n"
+        "import builtins, dataclasses\nfrom nbcontainer.runtime import bundle\nbundle.use(sys.argv[1])\ncompiled = []\n"
+        "bundle.compile = lambda *arguments, **options: compiled.append(arguments[0]) or builtins.compile(*arguments, **options)\n"
     )
     ask = "print(Point(1), Point(1) == Point(1, 2), hash(Point(1)) == hash(Point(1, 2)), len(compiled))\n"
     other = CLASS.replace("y: int = 2", "z: int = 3")
-    last = "generated.remove()\nprint(hasattr(dataclasses, 'exec'), generated._known)\n"
+    last = "bundle.remove()\nprint(hasattr(dataclasses, 'exec'), bundle._generated)\n"
     lines = _python(use + CLASS + ask + other + "print(Point(1), len(compiled) > 0)\n" + last, path).splitlines()
     assert lines == ["Point(x=1, y=2) True True 0", "Point(x=1, z=3) True", "False {}"]
+
+
+def test_bundled_modules_are_what_they_are_and_nobody_looks_for_them(tmp_path: Path) -> None:
+    """Also packages and what is in them; a traceback shows their source, and after the end all is found as ever."""
+    path, package = str(tmp_path / "bundle"), tmp_path / "fruit"
+    package.mkdir()
+    (package / "__init__.py").write_text("COLOUR = 'green'\n")
+    (package / "pear.py").write_text("from fruit import COLOUR\ndef peel():\n    raise ValueError(COLOUR)\n")
+    pack = (
+        "import marshal\nfrom nbcontainer.runtime import bundle\n"
+        f"sources = {{'fruit': ({str(package / '__init__.py')!r}, True), 'fruit.pear': ({str(package / 'pear.py')!r}, False)}}\n"
+        "modules = [(name, file, is_package, marshal.dumps(compile(open(file).read(), file, 'exec'))) for name, (file, is_package) in sources.items()]\n"
+        "bundle.write(open(sys.argv[1], 'wb'), modules, bundle.recorded())"
+    )
+    _python(pack, path)
+    use = (
+        "import traceback\nfrom nbcontainer.runtime import bundle\nbundle.use(sys.argv[1])\n"
+        "from fruit import pear\nprint(pear.COLOUR, pear.__spec__.parent, pear.__file__ == pear.__spec__.origin, pear.__package__)\n"
+        "try: pear.peel()\nexcept ValueError: print('raise ValueError(COLOUR)' in traceback.format_exc())\n"
+        "bundle.remove()\nbundle.remove()\nprint([name for name in sys.meta_path if 'bundle' in str(name)])\ndel sys.modules['fruit.pear']\n"
+        "try: import fruit.apple\nexcept ModuleNotFoundError as error: print(error)\nimport fruit.pear as again\nprint(again is not pear, again.COLOUR)"
+    )
+    assert _python(use, path).splitlines() == ["green fruit True fruit", "True", "[]", "No module named 'fruit.apple'", "True green"]
 
 
 def test_the_router_imports_a_part_of_pyroute2_and_of_asyncio() -> None:
