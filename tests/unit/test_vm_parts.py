@@ -183,16 +183,17 @@ def kernel(tmp_path: Path) -> Path:
     path.write_bytes(boot_image())
     modules = tmp_path / "lib/modules/6.9.1-test/kernel"
     modules.mkdir(parents=True)
-    for name, needs in (("9p", "9pnet,netfs"), ("9pnet", ""), ("9pnet_virtio", "9pnet"), ("netfs", ""), ("overlay", ""), ("virtio_pci", "")):
+    for name, needs in (("veth", ""), ("9p", "9pnet,netfs"), ("9pnet", ""), ("9pnet_virtio", "9pnet"), ("netfs", ""), ("overlay", ""), ("virtio_pci", "")):
         (modules / f"{name}.ko.xz").write_bytes(lzma.compress(kernel_module(needs)))
     (modules.parent / "modules.builtin").write_text("kernel/drivers/char/virtio_console.ko\n")
     return path
 
 
 def test_modules_come_after_what_they_need(kernel: Path) -> None:
-    order = [name for name, _ in kernelimage.from_path(kernel, "a test").load_order()]
+    order, later = ([name for name, _ in modules] for modules in kernelimage.from_path(kernel, "a test").load_order())
     assert order.index("netfs") < order.index("9p") and order.index("9pnet") < order.index("9pnet_virtio")
     assert "virtio_console" not in order, "it is built in"
+    assert later == ["veth"] and "veth" not in order
 
 
 def test_a_kernel_without_9p_says_so(kernel: Path) -> None:

@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING
 
+from nbcontainer.engine.vm.layout import NETWORKS_PATH
 from nbcontainer.runtime import bundle, title, zygote
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 PREPARE, START = b"p", b"s"
 PREPARE_SECONDS = 60.0
+AGAIN_SECONDS = 0.002
 
 
 class ForkedHelper:
@@ -104,16 +107,24 @@ class ForkedRouter(ForkedHelper):
         except OSError:
             self.kill()
         self.socket.settimeout(None)
+        _await_modules()
 
     def start(self, name: str, rootless: bool, log: IO[bytes]) -> tuple[HelperProcess, socket.socket]:
         """See :data:`nbcontainer.network.client.Starter`. The second one is a program of its own, as everywhere."""
         from nbcontainer.network.client import start_program
 
+        _await_modules()
         if self._used or rootless or self.poll() is not None:
             return start_program(name, rootless, log)
         self._used = True
         self.socket.sendall(START + name.encode() + b"\n")
         return self, self.socket
+
+
+def _await_modules() -> None:
+    """Until process 1 has loaded what networks need; if it cannot, it ends the guest."""
+    while not os.path.exists(NETWORKS_PATH):
+        time.sleep(AGAIN_SECONDS)
 
 
 def _serve_as_zygote() -> None:

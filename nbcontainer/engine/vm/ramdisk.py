@@ -22,7 +22,14 @@ from typing import IO, Any
 
 from nbcontainer.engine.vm.cpio import Writer
 from nbcontainer.engine.vm.kernelimage import KernelImage
-from nbcontainer.engine.vm.layout import BUNDLE_PATH, CONFIG_PATH, HOME, MODULES_DIRECTORY, base_directories
+from nbcontainer.engine.vm.layout import (
+    BUNDLE_PATH,
+    CONFIG_PATH,
+    HOME,
+    LATER_MODULES_DIRECTORY,
+    MODULES_DIRECTORY,
+    base_directories,
+)
 from nbcontainer.engine.vm.unpack import without_symbols
 from nbcontainer.errors import HostError, InternalError
 from nbcontainer.runtime import bundle
@@ -182,8 +189,10 @@ def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Itera
     packer = Packer(archive)
     tracer = tracer or Trace()
     try:
-        for index, (name, data) in enumerate(kernel.load_order()):
-            archive.file(f"{MODULES_DIRECTORY}/{index:03}-{name}", data)
+        for directory, modules in zip((MODULES_DIRECTORY, LATER_MODULES_DIRECTORY), kernel.load_order(), strict=True):
+            archive.directory(directory)
+            for index, (name, data) in enumerate(modules):
+                archive.file(f"{directory}/{index:03}-{name}", data)
     except BaseException:
         tracer.close()
         raise
