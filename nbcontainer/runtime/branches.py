@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nbcontainer.runtime import skeleton
+from nbcontainer.runtime.search import MOST_PROCESSES, Hidden, Search
 from nbcontainer.runtime.skeleton import Branch
 
 
-def build(stage: str, branches: Sequence[Branch], hidden: skeleton.Hidden, *, in_system: bool, rootless: bool) -> None:
+def build(stage: str, branches: Sequence[Branch], hidden: Hidden, *, in_system: bool, rootless: bool) -> None:
     """Those that are part of a ``system`` root, or those that are not. Raises OSError."""
     paths = [branch.path for branch in branches]
     for branch in branches:
@@ -16,12 +17,12 @@ def build(stage: str, branches: Sequence[Branch], hidden: skeleton.Hidden, *, in
             skeleton.build_branch(f"{stage}/base/{branch.key}", branch.path, hidden, paths, rootless=rootless)
 
 
-def search_system(branches: Sequence[Branch]) -> skeleton.Search:
+def search_system(branches: Sequence[Branch], processes: int = MOST_PROCESSES) -> Search:
     """Below everything that a ``system`` root shows."""
     shown = [branch.path for branch in branches if branch.in_system and branch.searched]
     others = {branch.path for branch in branches if not branch.searched}
-    return skeleton.Search([*(f"/{name}" for name in skeleton.SHOWN if f"/{name}" not in others), *shown])
+    return Search([*(f"/{name}" for name in skeleton.SHOWN if f"/{name}" not in others), *shown], processes)
 
 
-def search_host(branches: Sequence[Branch]) -> skeleton.Search:
-    return skeleton.Search(["/", *(branch.path for branch in branches if branch.searched)])
+def search_host(branches: Sequence[Branch], processes: int = MOST_PROCESSES) -> Search:
+    return Search(["/", *(branch.path for branch in branches if branch.searched)], processes)

@@ -10,11 +10,12 @@ import contextlib
 import os
 import re
 import stat
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from nbcontainer.runtime.search import Hidden
 
 SHOWN = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt")
 """Top-level directories of the host that a ``system`` root shows; all others are empty, as they may be anyone's data."""
@@ -40,14 +41,6 @@ _NOT_OF_DISKS = ("proc", "sys", "dev", "run")
 _MOUNT_POINTS = ("proc", "sys", "dev", "dev/pts", "dev/shm", "workspace")
 DIRECTORIES_OF_A_DIR = ("proc", "sys", "dev", "workspace", "etc", "tmp")
 """Directories that a ``DIR`` root always has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """Absolute paths below one mount that "other" may not read."""
-
-    files: tuple[str, ...]
-    directories: tuple[str, ...]
 
 
 def python_directories() -> tuple[str, ...]:
@@ -184,39 +177,6 @@ def _open_to_all(path: str) -> bool:
     parts = path.strip("/").split("/")
     levels = ["/" + "/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
     return all(os.stat(level).st_mode & 0o005 == 0o005 for level in levels)
-
-
-class Search:
-    """find(1), running beside the caller: every file below some directories that "other" may not read."""
-
-    def __init__(self, directories: Iterable[str]) -> None:
-        tests = "( -type d ( ! -perm -o+r -o ! -perm -o+x ) -prune -printf d%p\\0 )"
-        tests += " -o ( ! -type d ! -type l ! -perm -o+r -printf f%p\\0 )"
-        existing = [path for path in dict.fromkeys(directories) if os.path.isdir(path) and not os.path.islink(path)]
-        self._output = os.memfd_create("hidden")
-        self._process = subprocess.Popen(["find", *existing, "-xdev", *tests.split()], stdout=self._output, stderr=subprocess.DEVNULL)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def done(self) -> bool:
-        return self._process.poll() is not None
-
-    def result(self) -> Hidden:
-        """Wait for the end. Raises OSError where find could not look at everything."""
-        self._process.wait()
-        with os.fdopen(self._output, "rb") as file:
-            file.seek(0)
-            output = file.read()
-        entries = [os.fsdecode(entry) for entry in output.split(b"\0") if entry]
-        # Files that vanish while find walks end with status 1; a killed or missing find must not pass as "nothing".
-        if self._process.returncode not in (0, 1):
-            raise OSError(5, "find ended abnormally", "find")
-        return Hidden(
-            tuple(entry[1:] for entry in entries if entry[0] == "f"), tuple(entry[1:] for entry in entries if entry[0] == "d")
-        )
 
 
 class SkeletonBuilder:

@@ -33,6 +33,7 @@ from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, 
 from nbcontainer.runtime.inside import OOM_SCORE
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import Go, LaunchRequest
+from nbcontainer.runtime.search import Hidden, Search
 from nbcontainer.runtime.stage import prepare_stage
 from nbcontainer.runtime.steps import SCRATCH, Context, write_file
 
@@ -72,7 +73,7 @@ class Zygote:
     pins_oom_score: bool
     """What this process writes, with CAP_SYS_RESOURCE, is the least that a container can go back to."""
     plans: dict[int, LaidOutPlan] = field(default_factory=dict)
-    search: skeleton.Search | None = None
+    search: Search | None = None
     looked_seconds: float = field(default_factory=time.monotonic)
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     held: list[int] = field(default_factory=list)
@@ -125,7 +126,7 @@ class Zygote:
 
     def _reap_strangers(self) -> None:
         """What a cell without a filter has made this process's child (CLONE_PARENT), in a shared pid namespace."""
-        known = {pid for pid, _ in self.children.values()} | ({self.search.pid} if self.search is not None else set())
+        known = {pid for pid, _ in self.children.values()} | (self.search.pids if self.search is not None else set())
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in known:
                 os.waitpid(ended.si_pid, 0)
@@ -286,15 +287,16 @@ class Zygote:
             raise StepFailed("hide unreadable files", error) from None
         self.looked_seconds = time.monotonic()
 
-    def _hide(self, key: str, lower: str, hidden: skeleton.Hidden) -> None:
+    def _hide(self, key: str, lower: str, hidden: Hidden) -> None:
         base, rootless = f"{self.config.stage}/base/{key}", self.config.rootless
         if os.path.isdir(base) and not (rootless and lower == "/"):
             skeleton.SkeletonBuilder(base, lower, rootless=rootless, exists=True).hide(hidden)
 
-    def _search(self) -> skeleton.Search:
+    def _search(self) -> Search:
+        """One process: it runs beside the user's containers, for nobody who waits."""
         if os.path.isdir(f"{self.config.stage}/base/host"):
-            return branches.search_host(self.config.branches)
-        return branches.search_system(self.config.branches)
+            return branches.search_host(self.config.branches, 1)
+        return branches.search_system(self.config.branches, 1)
 
     def _skeletons(self, plan: Plan) -> None:
         """The ``host`` root's skeleton needs a walk over everything; it is made when it is first asked for."""

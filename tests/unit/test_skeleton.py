@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from nbcontainer.runtime.skeleton import Hidden, SkeletonBuilder
+from nbcontainer.runtime.search import Hidden
+from nbcontainer.runtime.skeleton import SkeletonBuilder
 
 
 def test_what_is_in_a_directory_that_is_hidden_as_a_whole_needs_no_hiding(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nbcontainer.engine.vm import hidden, template
 from nbcontainer.errors import HostError
-from nbcontainer.runtime.skeleton import Hidden
+from nbcontainer.runtime.search import Hidden
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASS = "@dataclasses.dataclass(frozen=True, slots=True)\nclass Point:\n    x: int\n    y: int = 2\n"
@@ -109,16 +109,17 @@ def test_what_is_hidden_of_several_directories_is_found_at_once(tmp_path: Path, 
 
 
 def test_a_search_that_fails_hides_nothing_by_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
+    for name in ("a/1/2", "b/3/4"):
+        (tmp_path / name).mkdir(parents=True)
     monkeypatch.setattr(hidden, "base_directories", lambda: (str(tmp_path / "a"), str(tmp_path / "b")))
     files = hidden.HiddenFiles()
     files.look()
-    failing, other = files._searches
+    assert files._search is not None
+    failing, *others = files._search._finds
     failing._process.kill()
     failing._process.wait()
     failing._process.returncode = -9  # it may have been done before
     with pytest.raises(HostError, match="could not be listed"):
         files.result()
-    assert other.done
+    assert all(other.done for other in others)
     assert files.result() == Hidden((), ())

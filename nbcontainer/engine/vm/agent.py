@@ -34,8 +34,8 @@ from nbcontainer.engine.watch import ProcessRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import Display, Event, Finished, Readings
 from nbcontainer.linux import syscalls
-from nbcontainer.runtime import skeleton
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
+from nbcontainer.runtime.search import Hidden
 from nbcontainer.spec import ContainerSpec, Limits
 
 READ_BYTES = 1 << 18
@@ -148,7 +148,7 @@ class Agent:
         if not self._mounted:
             return  # it was said why
         with self._saying_what_breaks():
-            self._engine.hide(skeleton.Hidden(tuple(message["files"]), tuple(message["directories"])))
+            self._engine.hide(Hidden(tuple(message["files"]), tuple(message["directories"])))
             self._engine.resumed()
             self._port.send({"t": "hello", "monotonic_seconds": time.monotonic(), "release": os.uname().release})
 

@@ -20,7 +20,7 @@ from nbcontainer.engine.vm.qemu import Process
 from nbcontainer.engine.vm.run import Said, VmRun
 from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
-from nbcontainer.runtime.skeleton import Hidden
+from nbcontainer.runtime.search import Hidden
 from nbcontainer.spec import ContainerSpec
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from nbcontainer.engine.networks import LocalNetworks
 from nbcontainer.engine.vm.guesthelpers import ForkedRouter, ForkedZygote
 from nbcontainer.runtime import rootfs, skeleton
 from nbcontainer.runtime.plan import IdMap
+from nbcontainer.runtime.search import Hidden
 from nbcontainer.runtime.skeleton import Branch
 from nbcontainer.spec import ContainerSpec
 from nbcontainer.validate import make_spec
@@ -55,7 +56,7 @@ class GuestEngine(LocalEngine):
         """Until the zygote has read all that it needs from the initramfs. Raises NbcontainerError."""
         self._client.wait()
 
-    def hide(self, hidden: skeleton.Hidden) -> None:
+    def hide(self, hidden: Hidden) -> None:
         """In all containers to come: what "other" may not read in the shares, which are mounted by now. Raises OSError."""
         base = f"/proc/{self._client.pid}/root{self._config.stage}/base"
         for branch in self._config.branches:

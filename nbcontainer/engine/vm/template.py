@@ -33,7 +33,7 @@ from nbcontainer.engine.vm.layout import SLOTS, Share, base_directories
 from nbcontainer.engine.vm.qmp import Qmp
 from nbcontainer.engine.vm.unpack import BzImage, stand_in_kernel
 from nbcontainer.errors import HostError, InternalError
-from nbcontainer.runtime.skeleton import Hidden
+from nbcontainer.runtime.search import Hidden
 
 CACHE_VARIABLE = "NBCONTAINER_VM_CACHE"
 BOOT_SECONDS = 120.0
