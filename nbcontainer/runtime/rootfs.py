@@ -12,7 +12,7 @@ from nbcontainer.mounts import Mount
 from nbcontainer.runtime import inside, join, rootless, steps
 from nbcontainer.runtime.inside import InsideStep
 from nbcontainer.runtime.plan import Plan
-from nbcontainer.runtime.skeleton import Branch, TopLevel, find_branches, find_top_level
+from nbcontainer.runtime.skeleton import DEVICES, Branch, TopLevel, find_branches, find_top_level
 from nbcontainer.runtime.steps import Step
 from nbcontainer.runtime.targets import ContainerTree, Target, find_targets, is_below
 from nbcontainer.spec import ContainerSpec
@@ -257,6 +257,7 @@ def _kernel_file_systems(draft: _Draft, views: Sequence[str]) -> None:
         draft.before.append(inside.FileSystem("sysfs", "sysfs", (), safe | read_only, "devices, read-only"))
     else:
         draft.host.append(steps.Tree("sysfs", "/sys", "the host's /sys, read-only", True, idmapped=False, recursive=draft.rootless))
+    _device_nodes(draft)
     pts = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
     shm = (("size", str(spec.shm_bytes)), ("mode", "1777"))
     draft.before += [
@@ -272,6 +273,21 @@ def _kernel_file_systems(draft: _Draft, views: Sequence[str]) -> None:
     _cgroup_views(draft, views)
     draft.after.append(inside.ReadOnlyPaths(draft.around.read_only, "as Docker protects them"))
     draft.after.append(inside.MaskPaths(draft.around.masked_files, draft.around.masked_directories))
+
+
+def _device_nodes(draft: _Draft) -> None:
+    """/dev, the one mount whose device nodes can be opened; an ordinary user's copy-on-write root has each of them mounted over a file."""
+    spec = draft.spec
+    if spec.root.writable:
+        # What is there may be any device: those that everybody may have are mounted over their places.
+        tree = ContainerTree(spec, ())
+        present = [name for name in DEVICES if tree.resolve(f"/dev/{name}") == f"/dev/{name}" and tree.kind(f"/dev/{name}") == "file"]
+        host, attach = rootless.device_nodes(present)
+        draft.host += host
+        draft.after += attach
+    elif not draft.rootless:
+        draft.host.append(steps.Tree("devices", f"{spec.root.kind}/dev", "device nodes, of which there are no others", True, staged=True, devices=True))
+        draft.after.append(inside.Attach("devices", "/dev", "device nodes, of which there are no others"))
 
 
 def _cgroup_views(draft: _Draft, views: Sequence[str]) -> None:

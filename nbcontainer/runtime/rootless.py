@@ -7,7 +7,7 @@ cannot be made there, so the host's own are mounted over empty files.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nbcontainer.runtime import inside, steps
 from nbcontainer.runtime.inside import InsideStep
@@ -95,7 +95,7 @@ def _branch(slot: str, branch: Branch, branches: list[Branch]) -> list[Step]:
     return host
 
 
-def device_nodes() -> tuple[list[Step], list[InsideStep]]:
+def device_nodes(names: Iterable[str] = DEVICES) -> tuple[list[Step], list[InsideStep]]:
     """The host's own nodes, mounted over empty files."""
-    host: list[Step] = [steps.Tree(f"dev-{name}", f"/dev/{name}", "a device of everybody's", idmapped=False) for name in DEVICES]
-    return host, [inside.Attach(f"dev-{name}", f"/dev/{name}", "a device of everybody's") for name in DEVICES]
+    host: list[Step] = [steps.Tree(f"dev-{name}", f"/dev/{name}", "a device of everybody's", idmapped=False, devices=True) for name in names]
+    return host, [inside.Attach(f"dev-{name}", f"/dev/{name}", "a device of everybody's") for name in names]

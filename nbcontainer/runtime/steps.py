@@ -73,15 +73,18 @@ def _open_tree_without_links(source: str, flags: int) -> int:
 
 
 def _idmapped_clone(
-    context: Context, source: str, *, idmapped: bool, recursive: bool = False, read_only: bool = False, links: bool = True
+    context: Context, source: str, *, idmapped: bool, recursive: bool = False, read_only: bool = False, links: bool = True, devices: bool = False
 ) -> int:
+    """``devices``: its device nodes can be opened. Elsewhere they cannot, whoever has made them: their numbers are the host's."""
     flags = OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0)
     if links:
         fd = syscalls.open_tree(AT_FDCWD, source, flags)
     else:
         fd = _open_tree_without_links(source, flags)
     try:
-        attributes = syscalls.MOUNT_ATTR_RDONLY if read_only else 0
+        attributes = 0 if devices else syscalls.MOUNT_ATTR_NODEV
+        if read_only:
+            attributes |= syscalls.MOUNT_ATTR_RDONLY
         if idmapped and context.userns_fd >= 0:
             attributes |= syscalls.MOUNT_ATTR_IDMAP
         if attributes:
@@ -279,7 +282,7 @@ class Overlay:
 
     def explain(self) -> str:
         layers = ":".join(self.lowers)
-        return f"fsopen(overlay), lowerdir={layers}, upperdir, workdir, fsmount: {self.why}"
+        return f"fsopen(overlay), lowerdir={layers}, upperdir, workdir, fsmount(NODEV): {self.why}"
 
     def execute(self, context: Context) -> None:
         # Relative names: fsconfig takes no text of more than 255 bytes.
@@ -297,7 +300,7 @@ class Overlay:
             *(("lowerdir", ":".join(lowers)), ("upperdir", upper), ("workdir", work), ("source", "nbcontainer")),
             *((("userxattr", None),) if context.rootless else ()),
         )
-        attributes = syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0
+        attributes = syscalls.MOUNT_ATTR_NODEV | (syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0)
         context.fds[self.slot] = syscalls.new_filesystem("overlay", options, attributes)
 
 
@@ -341,15 +344,20 @@ class Tree:
     recursive: bool = False
     users: bool = False
     """The user has named it, and it has no links in it."""
+    staged: bool = False
+    """``source`` is below STAGE/base instead of a host path."""
+    devices: bool = False
+    """It is a device node, or has those in it that a container may open."""
     name: ClassVar[str] = "bind mount"
 
     def explain(self) -> str:
-        mode = "read-only" if self.read_only else "read-write"
+        mode = ("read-only" if self.read_only else "read-write") + ("" if self.devices else ", NODEV")
         return f"open_tree({self.source}, CLONE) {mode}: {self.why}"
 
     def execute(self, context: Context) -> None:
+        source = f"{context.stage}/base/{self.source}" if self.staged else self.source
         context.fds[self.slot] = _idmapped_clone(
-            context, self.source, idmapped=self.idmapped, recursive=self.recursive, read_only=self.read_only, links=not self.users
+            context, source, idmapped=self.idmapped, recursive=self.recursive, read_only=self.read_only, links=not self.users, devices=self.devices
         )
 
 

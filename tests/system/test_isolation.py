@@ -500,3 +500,51 @@ def test_a_python_of_the_user_s_own_cannot_be_changed_through_proc(tmp_path: Pat
     assert done.stdout.strip() == str(tmp_path / "venv"), done.stderr
     after = python.stat()
     assert (after.st_mode, after.st_ctime_ns) == (before.st_mode, before.st_ctime_ns)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Path:
+    """A directory with a device node that everybody may open, and one that only root may; and busybox. The device is /dev/zero's."""
+    only_as_root("it makes device nodes")
+    require(os.path.exists("/bin/busybox"), "busybox-static: apt-get install busybox-static")
+    for name in ("dev/pts", "dev/shm", "proc", "sys"):
+        (tmp_path / name).mkdir(parents=True)
+    for path, mode in (("mine", 0o600), ("all", 0o666), ("dev/null", 0o666), ("dev/mine", 0o600)):
+        os.mknod(tmp_path / path, 0o020000 | mode, os.makedev(1, 3 if path == "dev/null" else 5))
+        (tmp_path / path).chmod(mode)
+    shutil.copy("/bin/busybox", tmp_path / "busybox")
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.essential
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("/v", {"volume": ["{}:/v"]}),
+        ("/v", {"volume": ["{}:/v:ro"]}),
+        ("/workspace", {"base": "{}"}),
+        ("", {"root": "{}"}),
+        ("", {"root": "{}:rw"}),
+        ("", {"root": "{}", "bare": True}),
+    ],
+)
+def test_a_device_node_that_a_directory_of_the_host_has_opens_nothing(nodes: Path, place: str, options: dict[str, object]) -> None:
+    """Its number is the host's, and may be a disk's: it lies in a backup, say, or in another root."""
+    filled: dict[str, object] = {
+        key: [text.format(nodes) for text in value] if isinstance(value, list) else value.format(nodes) if isinstance(value, str) else value
+        for key, value in options.items()
+    }
+    paths = [f"{place}/{name}" for name in ("mine", "all", "dev/mine" if place or options.get("bare") or options["root"] == "{}:rw" else "mine")]
+    busybox = f"{place}/busybox" if "root" in options else "busybox"
+    result = nbc.run(f"for path in {' '.join(paths)}; do {busybox} head -c1 $path; done", program=[busybox, "sh"], mem="64M", **filled)
+    assert result.stdout == "" and result.stderr.count("Permission denied") == 3, result.stderr
+
+
+@pytest.mark.parametrize("root", ["system", "host", "{}", "{}:rw"])
+def test_the_devices_of_a_container(nodes: Path, root: str) -> None:
+    (nodes / "dev" / "urandom").touch()
+    busybox = "/busybox" if "{}" in root else "busybox"
+    code = f"echo lost >/dev/null && {busybox} head -c8 /dev/urandom | {busybox} wc -c; {busybox} head -c1 /proc/kcore | {busybox} wc -c"
+    result = nbc.run(code, program=[busybox, "sh"], mem="64M", root=root.format(nodes), workspace="none")
+    assert result.stdout.split() == ["8", "0"], (result.stdout, result.stderr)
