@@ -88,6 +88,8 @@ class ContainerSpec:
     """None: /workspace where there is one, else /."""
     workspace: str | None = None
     """Host directory that is /workspace, copy-on-write; None: an empty /workspace."""
+    workspace_hidden: tuple[str, ...] = ()
+    """Directories in it that are empty in the container: those with the keys of Jupyter's kernels."""
     network: Network = "none"
     networks: tuple[str, ...] = ()
     """Where ``network`` is ``bridge``: the networks that it is on, the first of them with its default route."""

@@ -18,6 +18,7 @@ from nbcontainer.profiles import check_caps, check_changes, profiles_for, with_d
 from nbcontainer.spec import DEFAULT_MAX_OUTPUT_BYTES, DEFAULT_PIDS, DEFAULT_SHM_BYTES, ContainerSpec, Limits, Ulimit
 from nbcontainer.units import GIB, KIB, MIB, flag, format_size, parse_number, parse_seconds, parse_size, shown, words
 from nbcontainer.values import (
+    keys_in_workspace,
     parse_base,
     parse_capability,
     parse_cpuset,
@@ -109,6 +110,7 @@ def _make_spec(given: dict[str, Any], base: str) -> ContainerSpec:
         environment=parse_environment(get("env", ())),
         workdir=parse_workdir(get("workdir")),
         workspace=workspace,
+        workspace_hidden=() if workspace is None else keys_in_workspace(workspace),
         network=network,
         networks=networks,
         ports=ports,

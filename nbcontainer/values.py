@@ -102,6 +102,15 @@ def parse_workspace(value: Any, base: str, root: Root, bare: bool) -> tuple[str 
     return real, []
 
 
+def keys_in_workspace(workspace: str) -> tuple[str, ...]:
+    """Where in it Jupyter keeps the connection files of its kernels, whose keys would give a cell the kernel; relative to it."""
+    get = os.environ.get
+    data = get("JUPYTER_DATA_DIR") or os.path.join(get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "jupyter")
+    places = {os.path.realpath(path) for path in (get("JUPYTER_RUNTIME_DIR"), os.path.join(data, "runtime")) if path}
+    inside = [path for path in sorted(places) if path.startswith(workspace.rstrip("/") + "/") and os.path.isdir(path)]
+    return tuple(os.path.relpath(path, workspace) for path in inside)
+
+
 def parse_hostname(value: Any, namespaces: frozenset[str]) -> str | None:
     if value is None:
         return None

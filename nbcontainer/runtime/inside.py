@@ -247,15 +247,14 @@ class MaskPaths:
 
     files: tuple[str, ...]
     directories: tuple[str, ...]
+    why: str = "as Docker masks them"
     name: ClassVar[str] = "masked paths"
 
     def explain(self) -> str:
-        return f"cover {' '.join(self.files + self.directories)}: as Docker masks them"
+        return f"cover {' '.join(self.files + self.directories)}: {self.why}"
 
     def calls(self) -> tuple[Call, ...]:
-        calls: list[Call] = []
-        for path in self.files:
-            calls += self._cover("/dev/null", path)
+        calls: list[Call] = [call for path in self.files for call in self._cover("/dev/null", path)]
         if self.directories:
             empty = FileSystem("tree", "tmpfs", (("size", "0"), ("mode", "555")), syscalls.MOUNT_ATTR_RDONLY, "")
             calls += [*empty.calls(), _move_mount("tree", self.directories[0]), close("tree")]

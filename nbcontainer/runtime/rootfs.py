@@ -207,6 +207,9 @@ def _own_root(draft: _Draft, views: Sequence[str]) -> None:
             steps.Overlay("workspace", ("workspace",), "/workspace, copy-on-write", spec.read_only),
         ]
         draft.after.append(inside.Attach("workspace", "/workspace", "the notebook's directory, copy-on-write"))
+        if spec.workspace_hidden:
+            keys = tuple(f"/workspace/{path}" for path in spec.workspace_hidden)
+            draft.after.append(inside.MaskPaths((), keys, "the keys of Jupyter's kernels"))
     if not spec.bare:
         _kernel_file_systems(draft, views)
     _mounts(draft, targets)

@@ -548,3 +548,30 @@ def test_the_devices_of_a_container(nodes: Path, root: str) -> None:
     code = f"echo lost >/dev/null && {busybox} head -c8 /dev/urandom | {busybox} wc -c; {busybox} head -c1 /proc/kcore | {busybox} wc -c"
     result = nbc.run(code, program=[busybox, "sh"], mem="64M", root=root.format(nodes), workspace="none")
     assert result.stdout.split() == ["8", "0"], (result.stdout, result.stderr)
+
+
+def test_the_keys_of_jupyter_s_kernels_are_not_in_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.csv").touch()
+    for variable, name in (("JUPYTER_RUNTIME_DIR", "runtime"), ("JUPYTER_DATA_DIR", "data")):
+        directory = tmp_path / "deep" / name
+        place = directory / "runtime" if variable == "JUPYTER_DATA_DIR" else directory
+        place.mkdir(parents=True)
+        (place / "kernel-1.json").write_text('{"key": "secret"}')
+        (place / "kernel-1.json").chmod(0o600)
+        monkeypatch.setenv(variable, str(directory))
+    tmp_path.chmod(0o755)
+    code = "import os\nprint(sorted(name for _, _, names in os.walk('/workspace') for name in names))"
+    for options in ({}, {"init": True}, {"root": "host"}):
+        assert nbc.run(code, mem="64M", base=str(tmp_path), **options).stdout == "['data.csv']\n"
+    assert (tmp_path / "deep" / "runtime" / "kernel-1.json").exists()
+
+
+def test_files_of_other_users_in_a_volume(tmp_path: Path) -> None:
+    """As SECURITY.md says: the container's users are, in a volume of root's kernel, those of the host; outside of it they are nobody."""
+    only_as_root("an ordinary user's container has that user's ids, or subordinate ones")
+    tmp_path.chmod(0o777)
+    result = nbc.run("touch /v/its; id -u", program=["sh"], user="1000", volume=[f"{tmp_path}:/v"], mem="64M")
+    assert result.stdout == "1000\n" and (tmp_path / "its").stat().st_uid == 1000
+    assert nbc.run("touch /v/root; chown 7:8 /v/root", program=["sh"], volume=[f"{tmp_path}:/v"], mem="64M").ok
+    status = (tmp_path / "root").stat()
+    assert (status.st_uid, status.st_gid) == (7, 8)
