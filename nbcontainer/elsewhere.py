@@ -42,11 +42,15 @@ def _keeps(place: str, text: str) -> bool:
     return _ask(place, {"knows": text}) == {"knows": True}
 
 
-def kept() -> list[tuple[str, ...]]:
-    """Rows of ``ps -a`` for the containers that other kernels keep. A kernel that does not answer within two seconds is left out."""
+def kept() -> list[tuple[float, tuple[str, ...]]]:
+    """(when it was made in Unix seconds, row of ``ps -a``) of the containers that other kernels keep.
+
+    A kernel that does not answer within two seconds, or not in this way, is left out.
+    """
     places = [place.name for place in list_places() if place.kernel_pid != os.getpid()]
     answers = [_ask(place, {"kept": True}) or {} for place in places]
-    return [tuple(map(str, row)) for answer in answers for row in answer.get("kept", [])]
+    found = [item for answer in answers for item in answer.get("kept", []) if isinstance(item[0], float)]
+    return [(created, tuple(map(str, row))) for created, row in found]
 
 
 def _ask(place: str, question: dict[str, Any]) -> dict[str, Any] | None:

@@ -39,10 +39,14 @@ from nbcontainer.runtime.zygote import ZygoteConfig
 from nbcontainer.spec import ContainerSpec
 from nbcontainer.state import KernelState, prune
 from nbcontainer.threads import start_daemon
+from nbcontainer.units import MIB
 
 BURST_SECONDS = 0.02
 """Runs that follow each other faster than this have the next boxes made while they run; others after they end."""
 BURST_SPARES = 2
+OWN_BYTES = 32 * MIB
+"""More than a box ever has in use before its cell begins."""
+
 
 class LocalEngine:
     """One per kernel process; the guest of the vm engine has one of its own kind."""
@@ -254,6 +258,8 @@ class LocalEngine:
         box = self._take_box(shape)
         try:
             box.cgroup.set_limits(spec.limits, shape.limits if spec.limits.cpuset is not None else None)
+            if (spec.limits.memory_bytes or OWN_BYTES) < OWN_BYTES and box.cgroup.oom_kills():
+                raise BrokenPipeError  # it may take Linux a moment until it is gone
             spec = self.networks.begin(box, spec)
             first = box.cgroup.sample()
             box.process.channel.sendall(go)

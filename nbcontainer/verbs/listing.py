@@ -28,11 +28,13 @@ def ps_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def ps(given: argparse.Namespace) -> Table | Document | str:
-    rows = [_running(record, given.no_trunc) for record in list_containers()]
+    created = [(record.created_unix_seconds, _running(record)) for record in list_containers()]
     if given.all:
         from nbcontainer import elsewhere
 
-        rows += [(*row[:2], _cut(row[2], given.no_trunc), *row[3:]) for row in (*kept_here(), *elsewhere.kept())]
+        created += [*kept_here(), *elsewhere.kept()]
+    created.sort(key=lambda item: item[0], reverse=True)  # as Docker does
+    rows = [(*row[:2], _cut(row[2], given.no_trunc), *row[3:]) for _, row in created]
     if given.quiet:
         return "\n".join(row[0] for row in rows)
     if given.format is not None:
@@ -52,18 +54,18 @@ def _formatted(verb: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]
         raise SpecError(f"{verb}: --format {template!r} is neither json nor text with {', '.join(f'{{{name}}}' for name in names)}") from None
 
 
-def _running(record: ContainerRecord, whole: bool) -> tuple[str, ...]:
+def _running(record: ContainerRecord) -> tuple[str, ...]:
     since = ago(record.created_unix_seconds)
     status = f"Up {since}" + (" (Paused)" if record.status == "paused" else "")
     return (
-        record.id, record.root or "-", _cut(record.command, whole), f"{since} ago", status, record.ports, record.name, str(record.pid),
+        record.id, record.root or "-", record.command, f"{since} ago", status, record.ports, record.name, str(record.pid),
         format_size(record.memory_limit_bytes) if record.memory_limit_bytes else "-",
     )  # fmt: skip
 
 
-def kept_here() -> list[tuple[str, ...]]:
-    """Rows for this kernel's containers that have ended and were kept, with their whole commands."""
-    return [_ended(container) for container in CONTAINERS.all() if container.status == "exited"]
+def kept_here() -> list[tuple[float, tuple[str, ...]]]:
+    """(when it was made in Unix seconds, row with the whole command) of this kernel's containers that have ended and were kept."""
+    return [(container.created_unix_seconds, _ended(container)) for container in CONTAINERS.all() if container.status == "exited"]
 
 
 def _ended(container: RunningContainer) -> tuple[str, ...]:
