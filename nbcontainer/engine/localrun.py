@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine.changes import Change
 from nbcontainer.engine.controls import Controls
-from nbcontainer.engine.kernel_log import killed_processes
+from nbcontainer.engine.kernel_log import OomReport, oom_report
 from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_since
@@ -193,8 +193,9 @@ class LocalRun(ProcessRun):
         if inner is not None and 0 <= inner <= 0xFFFF:
             status = inner
         verdict = judge(status, self._reason, usage.oom_kills, error)
-        killed = killed_processes(self.container_id, self._process.pid) if usage.oom_kills else ()
-        by_kind = self._controls.memory_by_kind if usage.oom_kills else {}
+        report = oom_report(self.container_id, self._process.pid) if usage.oom_kills else OomReport()
+        # The last sample may have been long before: a gigabyte is asked for in a moment.
+        by_kind = report.memory_by_kind or (self._controls.memory_by_kind if usage.oom_kills else {})
         line = self._line.last() if verdict.outcome == "oom" and verdict.signal else None
         note = self._streams.note_after(verdict.note)
-        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, error, usage, note, by_kind, killed, line=line)
+        return Finished(verdict.outcome, verdict.exit_code, verdict.signal, error, usage, note, by_kind, report.killed, line=line)
