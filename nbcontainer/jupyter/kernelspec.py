@@ -139,8 +139,8 @@ def install(wanted: Installation) -> str:
 def _base(manager: KernelSpecManager, name: str) -> KernelSpec:
     """Raises SpecError for what is not there, or cannot run in a container."""
     directory = manager.find_kernel_specs().get(name.lower())
-    if directory is None:
-        # Jupyter's own Python kernel need not be written anywhere.
+    if directory is None or not os.path.exists(f"{directory}/kernel.json"):
+        # Jupyter's own Python kernel need not be written anywhere; it is found by the directory of its icons.
         try:
             spec = manager.get_kernel_spec(name)
         except NoSuchKernel:

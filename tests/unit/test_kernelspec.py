@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
 
 from nbcontainer import cli
 from nbcontainer.jupyter.surroundings import volumes_of_program
@@ -143,3 +144,12 @@ def test_what_a_program_brings_along(tmp_path: Path) -> None:
     assert volumes_of_program([sys.executable], "") == []
     assert volumes_of_program(["R"], "") == []
     assert volumes_of_program([os.path.realpath("/bin/sh")], "") == []
+
+
+def test_jupyter_s_own_kernel_need_not_be_written_anywhere(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ipykernel came without its data files, Jupyter makes its kernelspec as it needs it."""
+    monkeypatch.setattr(KernelSpecManager, "kernel_dirs", [str(tmp_path / "user" / "kernels")])
+    assert command(capsys, *"install --name py-64m --mem 64M --user".split())[0] == 0
+    spec = json.loads((tmp_path / "user" / "kernels" / "py-64m" / "kernel.json").read_text())
+    assert "ipykernel_launcher" in spec["argv"] and spec["metadata"]["kernel_provisioner"]["provisioner_name"] == "nbcontainer"
+    assert (tmp_path / "user" / "kernels" / "py-64m" / "logo-svg.svg").exists()
