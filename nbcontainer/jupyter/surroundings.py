@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from nbcontainer.runtime.skeleton import is_shown, python_directories
+
+OURS = str(Path(__file__).resolve().parents[1])
 
 
 def volumes_of_program(program: Sequence[str], resource_directory: str) -> list[str]:
@@ -13,6 +17,8 @@ def volumes_of_program(program: Sequence[str], resource_directory: str) -> list[
     in (a venv with its base, a conda environment, or else the program alone), and the kernelspec's own files where its
     command names them."""
     wanted = _environment(program[0]) if os.path.isabs(program[0]) else []
+    if os.path.realpath(program[0]) == os.path.realpath(sys.executable):
+        wanted.append(OURS)  # where it was installed for those who work on it, that is a directory of their own
     if resource_directory and any(resource_directory in word for word in program):
         wanted.append(resource_directory)
     outermost: list[str] = []

@@ -160,6 +160,17 @@ def test_any_command_is_a_kernel(kernelspecs: Path, tmp_path: Path) -> None:
         assert kernel.client.get_shell_msg(timeout=READY_SECONDS)["content"]["ename"] == "KeyboardInterrupt"
 
 
+def test_a_cell_in_a_container_of_a_kernel_in_a_container(tmp_path: Path) -> None:
+    """There is no room for a virtual machine in it, and cgroups cannot be made: both are said."""
+    with Kernel("small", tmp_path) as kernel:
+        assert kernel.run("%load_ext nbcontainer") == ("ok", "")
+        status, said = kernel.run("%%container --engine local --mem 32M\nprint(1)")
+        assert status == "error" and "this is a container of nbcontainer's already" in said and "--engine vm" in said
+        status, said = kernel.run("%%container --mem 32M\nprint(1)")
+        assert status == "error" and "Remedy: " in said and "\n" not in said
+        assert kernel.run("6 * 7") == ("ok", "42")
+
+
 def test_a_kernel_of_another_language(kernelspecs: Path, tmp_path: Path) -> None:
     """R's own, which has no Python in it and is installed with the distribution's packages."""
     if in_guest():
@@ -177,6 +188,8 @@ def test_a_kernel_of_another_language(kernelspecs: Path, tmp_path: Path) -> None
             pass
         kernel.manager.interrupt_kernel()
         assert kernel.client.get_shell_msg(timeout=READY_SECONDS)["content"]["status"] in ("abort", "error")
+        while kernel.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("execution_state") != "idle":
+            pass  # what came earlier would be aborted too
         assert kernel.run("cat(6 * 7)") == ("ok", "42")
     client = notebook_client("r-contained", tmp_path, "x <- numeric(1e8)\nx[] <- 1")
     with pytest.raises(nbclient.exceptions.DeadKernelError):

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
+import nbcontainer
 from nbcontainer import cli
 from nbcontainer.jupyter.surroundings import volumes_of_program
+from nbcontainer.runtime.skeleton import python_directories
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +143,9 @@ def test_what_a_program_brings_along(tmp_path: Path) -> None:
     assert volumes_of_program([str(venv / "bin" / "python"), "-m", "x"], str(resources)) == sorted([str(venv), str(base)])
     assert volumes_of_program([str(conda / "bin" / "R")], "") == [str(conda)]
     assert volumes_of_program([str(alone), f"{resources}/start"], str(resources)) == [str(alone), str(resources)]
-    assert volumes_of_program([sys.executable], "") == []
+    package = str(Path(nbcontainer.__file__).resolve().parent)
+    installed = any(package.startswith(directory + "/") for directory in python_directories())
+    assert volumes_of_program([sys.executable], "") == ([] if installed else [package]), "for %load_ext in the kernel"
     assert volumes_of_program(["R"], "") == []
     assert volumes_of_program([os.path.realpath("/bin/sh")], "") == []
 

@@ -23,7 +23,7 @@ from nbcontainer.engine.vm.hidden import HiddenFiles
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
 from nbcontainer.engine.vm.publish import Publisher
 from nbcontainer.engine.vm.run import VmRun
-from nbcontainer.engine.vm.template import Snapshot, Template, cache_directory
+from nbcontainer.engine.vm.template import BOOTED_BYTES, Snapshot, Template, cache_directory, check_memory
 from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.ports import chosen
 from nbcontainer.spec import ContainerSpec
@@ -114,6 +114,8 @@ class VmEngine:
         for share in shares:
             if not os.path.isdir(share.source):
                 raise SpecError(f"--volume: {share.source} does not exist on this host any more")
+        if self.template.snapshot() is None:
+            check_memory(BOOTED_BYTES)  # before files are built, which may take memory too
         self._hidden.look()
         for _ in range(2):
             snapshot = self.template.snapshot() or self._new_snapshot()

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from nbcontainer.cgroups.headroom import memory_left_bytes
 from nbcontainer.engine.vm import qemu, ramdisk
 from nbcontainer.engine.vm.guest import Guest
 from nbcontainer.engine.vm.kernelimage import KernelImage
@@ -41,7 +42,19 @@ RESTORE_SECONDS = 20.0
 UNUSED_SECONDS = 7 * 86400.0
 FREE_BYTES = 64 << 20
 """What must be left on the disk beside the memory file, for everybody else."""
+RESTORED_BYTES, BOOTED_BYTES = 192 << 20, 512 << 20
+"""What a guest takes of the caller's memory before its first cell, from a snapshot and without one."""
 Tell = Callable[[str], None]
+
+
+def check_memory(needed_bytes: int) -> None:
+    """Raises HostError where Linux would kill QEMU, or the notebook's kernel for its sake."""
+    left = memory_left_bytes()
+    if left is not None and left < needed_bytes:
+        raise HostError(
+            f"the virtual machine takes {needed_bytes >> 20} MiB of memory before its first cell, and this kernel's limit leaves {left >> 20} MiB",
+            "give the kernel or its server more memory" + ("; with a snapshot, which nbcontainer vm setup makes where there is more, it takes less" if needed_bytes == BOOTED_BYTES else ""),
+        )
 
 
 def cache_directory() -> Path:
@@ -210,6 +223,7 @@ class Template:
     # ---- starting guests
 
     def _boot(self, backend: str, shares: tuple[Share, ...], *inherited: int) -> Guest:
+        check_memory(BOOTED_BYTES)
         guest = Guest(qemu.Process(self.machine, backend, self._share_arguments(shares), inherited=inherited))
         try:
             guest.await_hello(BOOT_SECONDS)
@@ -222,12 +236,13 @@ class Template:
         return qemu.share_arguments(shares, str(self.directory / "empty"))
 
     def boot(self, shares: tuple[Share, ...], hidden: Callable[[], Hidden]) -> Guest:
-        """The slow way, in memory of its own. Raises InternalError."""
+        """The slow way, in memory of its own. Raises InternalError, HostError."""
         guest = self._boot(f"memory-backend-ram,id=ram,size={self.machine.memory_mib}M", shares)
         return _resumed(guest, shares, hidden, BOOT_SECONDS)
 
     def restore(self, snapshot: Snapshot, shares: tuple[Share, ...], hidden: Callable[[], Hidden]) -> Guest:
-        """A new guest from the snapshot. Raises InternalError."""
+        """A new guest from the snapshot. Raises InternalError, HostError."""
+        check_memory(RESTORED_BYTES)
         backend = f"memory-backend-file,id=ram,size={self.machine.memory_mib}M,mem-path={qemu.quoted(str(self.directory / snapshot.memory))},share=off"
         try:
             with open(self.directory / snapshot.device, "rb") as device:
