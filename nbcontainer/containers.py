@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nbcontainer import control as control  # answers what others ask of these
 from nbcontainer.background import BackgroundRun
 from nbcontainer.engine import Run
 from nbcontainer.errors import InternalError, SpecError

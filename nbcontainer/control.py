@@ -1,4 +1,4 @@
-"""What other processes of this user may ask of this kernel's containers: its end of a Unix socket, in a thread.
+"""What other processes of this user may ask of this kernel's containers: the answers to what comes through :mod:`nbcontainer.listener`.
 
 Another notebook, or the ``nbcontainer`` command, connects to the socket beside the kernel's file, in a directory that nobody else can
 enter, and sends one line of JSON: ``{"verb": "kill", "given": {...}}``, the arguments of a verb as its parser has them, or
@@ -19,74 +19,24 @@ import json
 import os
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nbcontainer.errors import HostError, NbcontainerError, SpecError
-from nbcontainer.threads import start_daemon
+from nbcontainer.errors import NbcontainerError, SpecError
+from nbcontainer.state import answer_with
 
 if TYPE_CHECKING:
     from nbcontainer.engine import Run
     from nbcontainer.events import Event
 
-NAME = "s"
 MOST_REQUEST_BYTES = 64 << 20
 NOT_UNDERSTOOD = "that is not understood there{why}; another version of nbcontainer may be running: restart the notebook's kernel"
-AGAIN_SECONDS = 0.1
 _CREDENTIALS = struct.Struct("3i")
 
 
-def address_in(directory_fd: int) -> str:
-    """Of the socket in a directory, however long the directory's own path is."""
-    return f"/proc/self/fd/{directory_fd}/{NAME}"
-
-
-class Listener:
-    """Answers until :meth:`close`. Raises OSError, HostError where it cannot be made."""
-
-    def __init__(self, directory: str) -> None:
-        self._closed = threading.Event()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._socket.bind(address_in(directory_fd))
-            finally:
-                os.close(directory_fd)
-            self._socket.listen(16)
-            self._thread = start_daemon(self._accept, "nbcontainer-control")
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                if self._closed.wait(AGAIN_SECONDS):
-                    return
-                continue  # out of descriptors: some will be closed, and whoever has connected waits
-            try:
-                start_daemon(partial(_serve, connection), "nbcontainer-control")
-            except HostError:
-                connection.close()
-
-    def leave_to_parent(self) -> None:
-        self._socket.close()
-
-    def close(self) -> None:
-        self._closed.set()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        self._socket.close()
-
-
-def _serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket) -> None:
+    """Answer one request, of this user's; closes it."""
     with connection, contextlib.suppress(OSError):  # whoever asked has gone
         _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if uid != os.geteuid():
@@ -188,3 +138,6 @@ def _listen(connection: socket.socket, run: Run) -> None:
         run.interrupt()
     else:
         run.kill()
+
+
+answer_with(serve)

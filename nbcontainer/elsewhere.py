@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbcontainer.conduct import OnStart, conduct
-from nbcontainer.control import address_in
 from nbcontainer.engine.vm import wire
 from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.events import Event, Finished
+from nbcontainer.listener import address_in
 from nbcontainer.logs import Record
 from nbcontainer.result import OnEvent, Result
 from nbcontainer.spec import ContainerSpec

@@ -11,19 +11,18 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbcontainer.cgroups.leftovers import sweep
 from nbcontainer.errors import HostError, SetupError
-
-if TYPE_CHECKING:
-    from nbcontainer.control import Listener
+from nbcontainer.listener import Listener
 
 ID_RANGE_START = 0x70000000
 """Above what systemd gives to its containers (up to 0x6FFFFFFF) and below 2^31, where some programs stop."""
@@ -73,6 +72,15 @@ def state_directory() -> Path:
     return path
 
 
+_serve: Callable[[socket.socket], None] | None = None
+
+
+def answer_with(serve: Callable[[socket.socket], None]) -> None:
+    """What other processes of this user ask of this one's kernel is answered by ``serve``, which knows much more than this module."""
+    global _serve
+    _serve = serve
+
+
 class KernelState:
     """This kernel's file: locked while it lives, listing its cgroup place and its running containers.
 
@@ -119,17 +127,15 @@ class KernelState:
 
     def add(self, record: ContainerRecord) -> None:
         with self._changing:
-            if self.listens and self._listener is None:
-                self._listen()
+            if self.listens and self._listener is None and _serve is not None:
+                self._listen(_serve)
             self._containers[record.id] = record
             self._write()
 
-    def _listen(self) -> None:
-        from nbcontainer.control import Listener
-
+    def _listen(self, serve: Callable[[socket.socket], None]) -> None:
         # Where there is no descriptor or thread left, this kernel's containers can be listed still, and the next one tries again.
         with contextlib.suppress(OSError, HostError):
-            self._listener = Listener(self.sockets(CONTROL))
+            self._listener = Listener(self.sockets(CONTROL), serve)
 
     def discard(self, container_id: str) -> None:
         with self._changing:

@@ -21,9 +21,9 @@ from facilities import only_as_root
 import nbcontainer as nbc
 from nbcontainer import elsewhere, verbs
 from nbcontainer.containers import CONTAINERS
-from nbcontainer.control import address_in
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Output
+from nbcontainer.listener import address_in
 from nbcontainer.state import control_directory, list_places
 from nbcontainer.verbs.shown import Document, Table
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from facilities import only_as_root
 
-from nbcontainer import control
+from nbcontainer import control, listener
 from nbcontainer.cgroups.files import GONE, KeptFiles
 from nbcontainer.engine.inbox import MOST_BYTES, Inbox
 from nbcontainer.engine.messages import MAX_JSON_LEVELS, read_display
@@ -136,7 +136,7 @@ def test_a_place_for_state_that_belongs_to_somebody_else_is_refused(monkeypatch:
 
 
 def test_a_kernel_that_was_out_of_descriptors_is_asked_again(tmp_path: Path) -> None:
-    listener = control.Listener(str(tmp_path))
+    answering = listener.Listener(str(tmp_path), control.serve)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         # Linux has taken a descriptor for the first one already.
@@ -144,15 +144,15 @@ def test_a_kernel_that_was_out_of_descriptors_is_asked_again(tmp_path: Path) -> 
             asks.settimeout(20)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             try:
-                first.connect(str(tmp_path / control.NAME))
-                asks.connect(str(tmp_path / control.NAME))
+                first.connect(str(tmp_path / listener.NAME))
+                asks.connect(str(tmp_path / listener.NAME))
                 asks.sendall(b'{"knows": "nobody"}\n')
-                time.sleep(3 * control.AGAIN_SECONDS)
+                time.sleep(3 * listener.AGAIN_SECONDS)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert json.loads(asks.recv(4096)) == {"knows": False}
     finally:
-        listener.close()
+        answering.close()
 
 
 def test_directories_of_sockets_are_nobody_else_s_whatever_the_umask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
