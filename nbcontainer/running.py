@@ -225,9 +225,10 @@ class RunningContainer(ABC):
         """SIGTERM, and SIGKILL where that has not ended it after ``timeout`` seconds. Nothing happens when it has ended."""
         if self._ended.is_set() or self._done_elsewhere(partial(self.stop, timeout)):
             return
-        with contextlib.suppress(SpecError):
+        with contextlib.suppress(SpecError):  # it has ended meanwhile, or is not paused
             self._run.resume()
-        self._run.signal(signal.SIGTERM)
+        with contextlib.suppress(SpecError):
+            self._run.signal(signal.SIGTERM)
         if not self._ended.wait(timeout):
             self._run.kill()
             self._ended.wait()

@@ -19,6 +19,9 @@ from nbcontainer.validate import change_limits
 NEAR_THE_LIMIT = 0.75
 """From this share of the memory limit on, it is noted what the memory is made of: after a kill, nobody can tell."""
 
+FREEZE_TRIES = 3
+"""On version 1, one process that waits in Linux for another, which is frozen already, holds it up: once they have gone on, it is past that."""
+
 
 class Controls:
     """Safe to call from any thread. ``say`` is called with each event; ``pid`` is the cell process, for its network, and
@@ -41,13 +44,16 @@ class Controls:
             self._refuse_after_the_end("pause")
             if self.paused:
                 return
-            try:
-                self._cgroup.freeze()
-            except SetupError:
-                self._cgroup.thaw()  # half frozen is neither running nor paused
-                if is_exiting(self._pid):
-                    raise SpecError("pause: the container has ended") from None
-                raise
+            for tries_left in reversed(range(FREEZE_TRIES)):
+                try:
+                    self._cgroup.freeze()
+                    break
+                except SetupError:
+                    self._cgroup.thaw()  # half frozen is neither running nor paused
+                    if is_exiting(self._pid):
+                        raise SpecError("pause: the container has ended") from None
+                    if not tries_left:
+                        raise
             self.paused = True
             self._say(Paused(time.monotonic()))
 
