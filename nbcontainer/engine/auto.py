@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
 from nbcontainer.engine import Engine, Networks, Run
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError, SetupError
-from nbcontainer.spec import ContainerSpec
+from nbcontainer.spec import ContainerSpec, Limits
+from nbcontainer.units import MIB
 
 
 class AutoEngine:
@@ -20,18 +22,18 @@ class AutoEngine:
         self._local_worked = False
         self._local_error: HostError | SetupError | None = None
         """Why nothing runs on this host."""
-        self._told = False
+        self._told: set[str] = set()
 
     def start(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
         error = self._local_error
         if error is None:
             try:
                 run = _open_local().start(spec, code, transfer)
-            except HostError as refused:
-                error = refused
-            except SetupError as refused:
-                # Where containers have run already, a step that fails now is about this one.
-                if self._local_worked:
+            except (HostError, SetupError) as refused:
+                if not self._local_worked:
+                    self._find_out()
+                # Where containers can run, a step that fails is about this one.
+                if isinstance(refused, SetupError) and self._local_worked:
                     raise
                 error = refused
             else:
@@ -39,14 +41,23 @@ class AutoEngine:
                 return run
         return self._start_in_vm(spec, code, transfer, error)
 
+    def _find_out(self) -> None:
+        """Whether this host can run a container that asks for nothing: the one that was refused may have asked for much."""
+        try:
+            with contextlib.closing(_open_local().start(ContainerSpec(Limits(memory_bytes=64 * MIB), once=True), "").events()) as events:
+                for _ in events:
+                    pass
+        except (HostError, SetupError) as refused:
+            self._local_error = refused
+        else:
+            self._local_worked = True
+
     def _start_in_vm(self, spec: ContainerSpec, code: str, transfer: Transfer | None, error: HostError | SetupError) -> Run:
         vm = _open_vm_after(error)
         note = f"This runs in a virtual machine (--engine vm), because on this host: {error.message if isinstance(error, HostError) else error}."
-        run = vm.start(spec if self._told else spec.replace(notes=(*spec.notes, note)), code, transfer)
+        run = vm.start(spec if note in self._told else spec.replace(notes=(*spec.notes, note)), code, transfer)
         # Only now: had the virtual machine refused too, the cell's own request would be at fault.
-        self._told = True
-        if not self._local_worked:
-            self._local_error = error
+        self._told.add(note)
         return run
 
     @property

@@ -23,7 +23,7 @@ from nbcontainer.notebook.screen import Screen
 from nbcontainer.notebook.variables import Reader, bring_in
 from nbcontainer.options import ParsedLine, help_text, parse_exec, parse_options, verb_help_text
 
-_VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
+_VARIABLE = re.compile(r"(?<!\$)\{([A-Za-z_]\w*)\}")
 
 
 def _display_module() -> Any:

@@ -63,9 +63,9 @@ def test_an_explanation_opens_and_closes(notebook: Kernel) -> None:
 
 
 def test_braces_are_ours_and_dollars_the_shell_s(notebook: Kernel) -> None:
-    notebook.run("size = '64M'; word = 'a  b'")
-    code = "%%container --mem {size} --quiet bash -c 'echo \"{word}\" ${HOME} $0 {not_there}' name\n"
-    assert notebook.run(code).text == "a  b /root name {not_there}\n"
+    notebook.run("size = '64M'; word = 'a  b'; i = 'ours'")
+    code = "%%container --mem {size} --quiet bash -c 'echo \"{word}\" ${HOME} $0 {not_there}; for i in 1 2; do echo ${i}; done' name\n"
+    assert notebook.run(code).text == "a  b /root name {not_there}\n1\n2\n"
 
 
 def test_the_first_line_chooses_the_language(notebook: Kernel) -> None:

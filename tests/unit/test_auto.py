@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from nbcontainer.engine import auto
@@ -10,18 +12,26 @@ from nbcontainer.spec import ContainerSpec
 from nbcontainer.validate import make_spec
 
 
+class Started(str):
+    """Stands for a run: the engine's name."""
+
+    def events(self) -> Iterator[object]:
+        yield from ()
+
+
 class Engine:
     """Starts what it is given, or raises."""
 
-    def __init__(self, name: str, error: Exception | None = None) -> None:
-        self.name, self.error = name, error
+    def __init__(self, name: str, error: Exception | None = None, can_nothing: bool = True) -> None:
+        """``can_nothing``: the error is that of every container, and not only of one with a --memory-high."""
+        self.name, self.error, self.can_nothing = name, error, can_nothing
         self.started: list[ContainerSpec] = []
 
-    def start(self, spec: ContainerSpec, code: str, transfer: object = None) -> str:
-        if self.error is not None:
+    def start(self, spec: ContainerSpec, code: str, transfer: object = None) -> Started:
+        if self.error is not None and (self.can_nothing or spec.limits.memory_high_bytes is not None):
             raise self.error
         self.started.append(spec)
-        return self.name
+        return Started(self.name)
 
     def explain(self, spec: ContainerSpec) -> list[str]:
         if self.error is not None:
@@ -74,6 +84,27 @@ def test_one_cell_that_this_host_cannot_run_does_not_change_the_others(monkeypat
     assert engine.start(spec, "") == "vm"
     local.error = None
     assert engine.start(spec, "") == "local"
+
+
+def test_also_where_it_is_the_first(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    """What it asks for is its own; that the host can run containers is found out."""
+    local, vm = Engine("local", HostError("no --memory-high here", "cgroup v2"), can_nothing=False), Engine("vm")
+    engine = opened(monkeypatch, local, vm)
+    much = make_spec(mem="64M", memory_high="32M", workspace="none")
+    assert engine.start(much, "") == "vm" and "no --memory-high here" in vm.started[0].notes[-1]
+    assert engine.start(spec, "") == "local" and local.started[-1] == spec
+    assert engine.start(much, "") == "vm" and vm.started[1].notes == ()
+    local.error = HostError("no room for it", "")
+    engine.start(much, "")
+    assert "no room for it" in vm.started[2].notes[-1], "another reason is told too"
+
+
+def test_a_first_step_that_fails_is_its_own_where_others_do_not(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    local, vm = Engine("local", SetupError("limit memory", 16), can_nothing=False), Engine("vm")
+    engine = opened(monkeypatch, local, vm)
+    with pytest.raises(SetupError):
+        engine.start(make_spec(mem="64M", memory_high="32M", workspace="none"), "")
+    assert engine.start(spec, "") == "local" and vm.started == []
 
 
 def test_neither_can(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
