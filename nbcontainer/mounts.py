@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 
@@ -80,7 +81,9 @@ class Root:
         if not colon or mode not in ("rw", "ro"):
             path, mode = text, "ro"
         if "/" not in path:
-            raise SpecError(f"--root: {text!r} is not system, host, none or a directory such as ./{text}")
+            near = difflib.get_close_matches(path, ("system", "host", "none"), 1, 0.6)
+            hint = f"; did you mean {near[0]}?" if near else f" such as ./{text}"
+            raise SpecError(f"--root: {text!r} is not system, host, none or a directory{hint}")
         path = os.path.expanduser(path)
         if not os.path.isabs(path):
             raise SpecError(f"--root: {path!r} is relative; write {os.path.normpath(os.path.join(current_directory(), path))}")

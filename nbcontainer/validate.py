@@ -6,6 +6,7 @@ Everything that a user can get wrong is refused here, with a one-line :class:`~n
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -68,7 +69,9 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
     given = {key: value for key, value in {**(options or {}), **keywords}.items() if value is not None}
     for key in given:
         if key not in OPTION_NAMES:
-            raise SpecError(f"unknown option {key!r}; the options are {', '.join(sorted(OPTION_NAMES))}")
+            near = difflib.get_close_matches(key, OPTION_NAMES, 1, 0.6)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SpecError(f"unknown option {key!r}{hint or '; the options are ' + ', '.join(sorted(OPTION_NAMES))}")
     base = parse_base(given.get("base"))
     profiles = profiles_for(base, OPTION_NAMES)
     if not profiles:

@@ -54,6 +54,9 @@ export function axisTop(highest, limits, least) {
   return top * 1.12;
 }
 
+// So long after it has moved something, a hand is on it.
+const HAND_MILLISECONDS = 700;
+
 // A slider's position 0..1000 for a size, on a logarithmic scale, and back (in whole MiB).
 export function sizeToSlider(bytes, most) {
   return Math.round((1000 * Math.log(Math.max(bytes, SMALLEST_BYTES) / SMALLEST_BYTES)) / Math.log(most / SMALLEST_BYTES));
@@ -530,6 +533,7 @@ class Panel {
         if (value === control.sent) return; // a slider says its last value twice
         control.sent = value;
         this.send("update", { [how.key]: value });
+        setTimeout(() => this.showLimits(), HAND_MILLISECONDS + 50); // what Linux has made of it, once no hand is on it
       };
       timer = setTimeout(send, now ? 0 : 100);
     };
@@ -541,7 +545,12 @@ class Panel {
     };
     slider.addEventListener("input", () => fromSlider(false));
     slider.addEventListener("change", () => fromSlider(true));
-    box.addEventListener("change", () => change(how.fromBox(box.value), true));
+    box.addEventListener("change", () => {
+      const value = how.fromBox(box.value);
+      slider.value = how.toSlider(value);
+      slider.setAttribute("aria-valuetext", value ? how.words(value) : "none");
+      change(value, true);
+    });
     return control;
   }
 
@@ -554,7 +563,7 @@ class Panel {
 
   showLimits() {
     for (const control of [this.memory, this.cpu]) {
-      if (Date.now() - (control.touched || 0) < 700) continue; // a hand is on it
+      if (Date.now() - (control.touched || 0) < HAND_MILLISECONDS) continue; // a hand is on it
       const value = this.limits[control.how.key];
       control.slider.value = control.how.toSlider(value);
       control.slider.setAttribute("aria-valuetext", value ? control.how.words(value) : "none");

@@ -85,6 +85,12 @@ def memory_limit(record: ContainerRecord) -> int:
     return int(cgroup_file(record, "memory.max", "memory.limit_in_bytes").read_text())
 
 
+def cpu_quota(record: ContainerRecord) -> float:
+    """In cores; -1 or less for none."""
+    words = cgroup_file(record, "cpu.max", "cpu.cfs_quota_us").read_text().split()
+    return -1.0 if words[0] == "max" else int(words[0]) / 100_000
+
+
 def frozen(record: ContainerRecord) -> bool:
     return cgroup_file(record, "freezer.state", "cgroup.freeze").read_text().strip() in ("1", "FROZEN")
 
@@ -149,6 +155,12 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     quota.fill("0.25")
     quota.press("Enter")
     book.wait_for_message("cpus none → 0.25")
+    assert cpu_quota(record) == 0.25
+    slider = book.panel.get_by_label("CPU quota slider")
+    slider.focus()
+    slider.press("ArrowRight")
+    book.wait_for_message("cpus 0.25 →")
+    assert cpu_quota(record) > 0.25
     book.panel.get_by_role("button", name="Kill").click()
     assert "killed on request" in book.wait_for_figure()
     assert record not in list_containers()
