@@ -69,9 +69,9 @@ def make_spec(options: Mapping[str, Any] | None = None, **keywords: Any) -> Cont
     given = {key: value for key, value in {**(options or {}), **keywords}.items() if value is not None}
     for key in given:
         if key not in OPTION_NAMES:
-            near = difflib.get_close_matches(key, OPTION_NAMES, 1, 0.6)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SpecError(f"unknown option {key!r}{hint or '; the options are ' + ', '.join(sorted(OPTION_NAMES))}")
+            near = " or ".join(difflib.get_close_matches(key, sorted(OPTION_NAMES), 2, 0.6))
+            hint = f"did you mean {near}? T" if near else "t"
+            raise SpecError(f"unknown option {key!r}; {hint}he options are {', '.join(sorted(OPTION_NAMES))}")
     base = parse_base(given.get("base"))
     profiles = profiles_for(base, OPTION_NAMES)
     if not profiles:

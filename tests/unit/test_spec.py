@@ -585,7 +585,8 @@ def test_a_bad_value_is_refused_by_option_and_value(key: str, value: Any, option
 def test_an_unknown_option_is_named_and_the_known_ones_are_listed() -> None:
     message = refusal(memory="1G")
     assert "'memory'" in message
-    assert "mem," in message
+    assert "mem," in message and "did you mean" in message and "or mem?" in message
+    assert "did you mean timeout?" in refusal(timeot=3)
 
 
 COMBINATIONS = [
