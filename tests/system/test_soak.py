@@ -30,10 +30,11 @@ def test_mixed_outcomes_several_at_a_time() -> None:
 
 
 def test_two_hundred_at_once(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.mkdir(mode=0o755)
+    """Each waits in Linux for a byte, and takes no time from the others."""
     os.chmod(tmp_path, 0o755)
-    count = 60 if in_guest() else 200  # the others would be late there: a start takes a fourth of a second
+    os.mkfifo(tmp_path / "gate")
+    os.chmod(tmp_path / "gate", 0o644)
+    count, interval = (40, 2.0) if in_guest() else (200, None)  # where a reading takes milliseconds, so many would take all the time there is
     everybody = threading.Barrier(count + 1, timeout=120)
     results: list[nbc.Result] = []
 
@@ -42,18 +43,20 @@ def test_two_hundred_at_once(tmp_path: Path) -> None:
             everybody.wait()
 
     def live() -> None:
-        code = "import os, time\nwhile not os.path.exists('/gate/open'): time.sleep(0.1)"
-        results.append(nbc.run(code, mem="64M", pids=16, volumes=[f"{gate}:/gate:ro"], on_event=arrive))
+        code = "import os; print(os.read(os.open('/gate/gate', os.O_RDONLY), 1))"
+        results.append(nbc.run(code, mem="64M", pids=16, volumes=[f"{tmp_path}:/gate:ro"], on_event=arrive, interval=interval))
 
     threads = [threading.Thread(target=live) for _ in range(count)]
     for thread in threads:
         thread.start()
+    gate = os.open(tmp_path / "gate", os.O_RDWR)
     try:
         everybody.wait()
     finally:
-        (gate / "open").touch()
+        os.write(gate, b"x" * count)
         for thread in threads:
             thread.join()
+        os.close(gate)
     assert len(results) == count
     assert all(result.ok for result in results)
 
