@@ -7,6 +7,7 @@ import os
 import threading
 
 from nbcontainer.engine import Engine, Networks, Run
+from nbcontainer.engine.networks import DEFAULT_NETWORK
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import HostError, SetupError
 from nbcontainer.spec import ContainerSpec, Limits
@@ -19,7 +20,7 @@ class AutoEngine:
     name = "auto"
 
     def __init__(self) -> None:
-        self._local_worked = False
+        self._local_worked = self._networks_worked = False
         self._local_error: HostError | SetupError | None = None
         """Why nothing runs on this host."""
         self._told: set[str] = set()
@@ -37,7 +38,7 @@ class AutoEngine:
                     raise
                 error = refused
             else:
-                self._local_worked = True
+                self._local_worked, self._networks_worked = True, self._networks_worked or bool(spec.networks)
                 return run
         return self._start_in_vm(spec, code, transfer, error)
 
@@ -52,7 +53,19 @@ class AutoEngine:
         else:
             self._local_worked = True
 
+    def _has_here(self, names: tuple[str, ...]) -> bool:
+        """Whether one of these networks has been made on this host. The default one, which is always there, counts when it has been used."""
+        if not names:
+            return False
+        try:
+            here = set(_open_local().networks.names())
+        except HostError:
+            return False
+        return not here.isdisjoint(names if self._networks_worked else set(names) - {DEFAULT_NETWORK})
+
     def _start_in_vm(self, spec: ContainerSpec, code: str, transfer: Transfer | None, error: HostError | SetupError) -> Run:
+        if self._has_here(spec.networks):
+            raise error  # a virtual machine has networks of its own: what is on those of this host would not be there
         vm = _open_vm_after(error)
         note = f"This runs in a virtual machine (--engine vm), because on this host: {error.message if isinstance(error, HostError) else error}."
         run = vm.start(spec if note in self._told else spec.replace(notes=(*spec.notes, note)), code, transfer)

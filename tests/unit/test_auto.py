@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,6 +27,8 @@ class Engine:
         """``can_nothing``: the error is that of every container, and not only of one with a --memory-high."""
         self.name, self.error, self.can_nothing = name, error, can_nothing
         self.started: list[ContainerSpec] = []
+        self.names: list[str] = []
+        self.networks = SimpleNamespace(names=lambda: tuple(self.names))
 
     def start(self, spec: ContainerSpec, code: str, transfer: object = None) -> Started:
         if self.error is not None and (self.can_nothing or spec.limits.memory_high_bytes is not None):
@@ -134,3 +137,23 @@ def test_the_user_s_mistakes_stay_the_user_s(monkeypatch: pytest.MonkeyPatch, sp
     engine = opened(monkeypatch, Engine("local", SpecError("--user: nobody knows him")), Engine("vm"))
     with pytest.raises(SpecError):
         engine.start(spec, "")
+
+
+def test_a_cell_stays_where_its_networks_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default network is always there: it counts when something has been on it."""
+    refused = HostError("--net-delay: this Linux has no queue of the kind netem", "sudo modprobe sch_netem")
+    local, vm = Engine("local"), Engine("vm")
+    local.names = ["bridge", "lab"]
+    engine = opened(monkeypatch, local, vm)
+    lab, bridge = make_spec(mem="64M", net="lab", workspace="none"), make_spec(mem="64M", net="bridge", workspace="none")
+    assert engine.start(make_spec(mem="64M", workspace="none"), "") == "local"
+    local.error = refused
+    with pytest.raises(HostError) as raised:
+        engine.start(lab, "")
+    assert raised.value is refused and vm.started == []
+    assert engine.start(bridge, "") == "vm"
+    local.error = None
+    assert engine.start(bridge, "") == "local"
+    local.error = refused
+    with pytest.raises(HostError):
+        engine.start(bridge, "")
