@@ -23,6 +23,15 @@ _SOURCE_NAT_PRIORITY = 100
 _ESTABLISHED_OR_RELATED = 2 | 4
 _ICMPV6 = 58
 _LINK_LOCAL = "169.254.0.0/16"
+_SECRETS = (
+    "fd00:ec2::/112",  # AWS: metadata (::254), credentials of pods (::23)
+    "fd20:ce::254",  # Google Cloud
+    "fd00:c1::a9fe:a9fe",  # Oracle Cloud
+    "fd00:42::42",  # Scaleway
+    "100.100.100.200",  # Alibaba Cloud
+    "168.63.129.16",  # Azure's host agent
+)
+"""Where clouds answer whoever asks from a machine with that machine's credentials; see also link-local addresses."""
 Expression = tuple[str, dict[str, Any]]
 
 
@@ -159,7 +168,7 @@ class RouterRules:
         ``bridges``: interface indexes of the networks that have a way out; ``refused``: addresses that nobody is led to."""
         table = self._table
         # No router forwards link-local addresses (RFC 3927); in clouds, secrets are to be had there.
-        rules = [is_answer() + _verdict(_ACCEPT), *(destination(text) + _verdict(_DROP) for text in (_LINK_LOCAL, *refused))]
+        rules = [is_answer() + _verdict(_ACCEPT), *(destination(text) + _verdict(_DROP) for text in (_LINK_LOCAL, *_SECRETS, *refused))]
         if host_link is not None:
             rules += [comes_from(host_link) + source(host) + _verdict(_ACCEPT) for host in host_addresses]
         if out is not None:
