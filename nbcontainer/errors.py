@@ -64,6 +64,8 @@ _CONSEQUENCES = {
     "signal the container": "",
     "freeze the container": "it is not paused",
     "thaw the container": "it is still paused",
+    "make network": "nothing of it is there",
+    "remove network": "it is as it was",
 }
 """Of steps that are none of a container's making."""
 

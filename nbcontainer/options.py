@@ -61,7 +61,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--root", "ROOT", "isolation", "system, host, none or DIR[:rw] (system)", choices=("system", "host", "none")),
     _option("--bare", "", "isolation", "no mount of ours in the root (with --root DIR)"),
     _option("--image", "REF", "isolation", "the layers of an OCI image", later=True),
-    _option("--net", "NETWORK", "isolation", "none, host, bridge or networks of %container network create (none)", repeat=True, choices=("none", "host", "bridge")),
+    _option("--net", "NETWORK", "isolation", "none, host, bridge or networks of %container network create, the way out by the first that is not internal (none)", repeat=True, choices=("none", "host", "bridge")),
     _option("--publish -p", "[ADDR:]HOSTPORT:PORT[/udp]", "isolation", "a port of this host (on loopback) that leads into the container", repeat=True),
     _option("--hostname", "NAME", "isolation", "host name in the container (its id)"),
     _option("--volume -v", "SRC:DST[:ro]", "isolation", "bind mount; a relative SRC starts at the notebook", repeat=True),

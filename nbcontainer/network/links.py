@@ -159,15 +159,15 @@ def make_veth(endpoint: Endpoint, namespace_fd: int) -> bytes:
     return request(ifinfmsg, NEW_LINK, NEW, index=endpoint.outer_index, flags=IFF_UP, change=IFF_UP, attrs=attrs)
 
 
-def inside(endpoints: list[Endpoint]) -> list[bytes]:
-    """What the container's own namespace needs: its ends up, their addresses, and the default route by the first."""
+def inside(endpoints: list[Endpoint], way_out: int) -> list[bytes]:
+    """What the container's own namespace needs: its ends up, their addresses, and the default route by the one at ``way_out``."""
     requests = []
     for endpoint in endpoints:
         index, bridge = endpoint.inner_index, endpoint.bridge
         requests += [set_up(index), add_address(index, endpoint.v4, bridge.v4.prefixlen)]
         if bridge.v6 is not None:
             requests.append(add_address(index, address(bridge.v6, endpoint.host), bridge.v6.prefixlen))
-    first = endpoints[0]
+    first = endpoints[way_out]
     gateways = (first.bridge.gateway, first.bridge.gateway_v6)
     return [*requests, *(add_route(first.inner_index, gateway) for gateway in gateways if gateway)]
 

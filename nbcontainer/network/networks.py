@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nbcontainer.errors import InternalError, NbcontainerError, SetupError, SpecError
-from nbcontainer.network import links, subnets, uplink
+from nbcontainer.network import bridging, links, subnets, uplink
 from nbcontainer.network.described import NamespaceDescription
 from nbcontainer.network.firewall import RouterRules
 from nbcontainer.network.forward import Published, listen, refused
 from nbcontainer.network.links import Bridge, Endpoint
 from nbcontainer.network.look import look, only, to_json
 from nbcontainer.network.members import Member, Network
-from nbcontainer.network.netlink import Netlink, NetlinkError
+from nbcontainer.network.netlink import Netlink
 from nbcontainer.network.resolver import ADDRESS, Names, Resolver
 from nbcontainer.network.shaping import shape
 from nbcontainer.network.subnets import Subnets
@@ -132,19 +132,18 @@ class Router(Names):
         routes = links.routed(self._host)
         given = request.get("subnet")
         subnet = self._subnets.take_given(subnets.parse_subnet(given), routes) if given else self._subnets.take(routes)
-        bridge = Bridge(self._take_index(), f"nbc{self._serial}", subnet.v4, subnet.v6 if self.ipv6 else None, links.default_mtu(self._host))
-        self._serial += 1
-        network = Network(name, subnet, bridge, bool(request.get("internal")))
+        network = None
         try:
-            self.netlink.ask(*links.make_bridge(bridge))
-            if self.uplink is not None:
-                self._host.ask(*(links.add_route(*route) for route in self.uplink.routes(bridge.v4, bridge.v6)))
+            bridge = Bridge(self._take_index(), f"nbc{self._serial}", subnet.v4, subnet.v6 if self.ipv6 else None, links.default_mtu(self._host))
+            self._serial += 1
+            network = Network(name, subnet, bridge, bool(request.get("internal")))
+            bridging.make(bridge, self.netlink, self._host, self.uplink)
             self.networks[name] = network
             self._renew_rules()
         except OSError as error:
             self.networks.pop(name, None)
-            with contextlib.suppress(OSError):
-                self.netlink.ask(links.delete(bridge.index))
+            if network is not None:
+                bridging.unmake(network.bridge, self.netlink, self._host, self.uplink)
             self._subnets.give_back(subnet)
             uplinks = [(self._host, self.uplink.host_index, self.uplink.name)] if self.uplink is not None else []
             raise links.why_refused("make network", f"network {name}", error, *uplinks) from None
@@ -167,17 +166,17 @@ class Router(Names):
         if network.endpoints:
             users = ", ".join(min(self.members[container].names, default=container, key=len) for container in network.endpoints)
             raise SpecError(f"network rm: {network.name} is in use by {users}; end them first")
-        bridge = network.bridge
+        before = self.networks
+        self.networks = {name: other for name, other in before.items() if other is not network}
         try:
-            if self.uplink is not None:
-                self._host.ask(*(links.delete_route(*route) for route in self.uplink.routes(bridge.v4, bridge.v6)))
-            self.netlink.ask(links.delete(bridge.index))
-        except NetlinkError as error:
-            if error.errno not in (errno.ENODEV, errno.ESRCH):  # somebody else has taken it away
-                raise SetupError("remove network", error.errno or 0, network.name).of_a_change() from None
-        del self.networks[network.name]
+            self._renew_rules()
+            bridging.remove(network.bridge, self.netlink, self._host, self.uplink)
+        except OSError as error:
+            self.networks = before
+            with contextlib.suppress(OSError):
+                self._renew_rules()
+            raise SetupError("remove network", error.errno or 0, f"network {network.name} ({error.strerror})") from None
         self._subnets.give_back(network.subnet)
-        self._renew_rules()
         return {}
 
     async def list_networks(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +207,7 @@ class Router(Names):
         network = self._network(request["name"], "network inspect")
         router = look(self.netlink, self.own_fd, f"router (process {os.getpid()})")
         ports = {link.name for link in router.links if link.master == network.bridge.index}
-        others = {uplink.NAME if self.uplink is not None else self._out_name}
+        others = {"lo", uplink.NAME, self._out_name}  # the resolver's address is on lo
         host_fd = self._in_host(links.own_namespace)
         try:
             host = look(self._host, host_fd, "host")
@@ -250,7 +249,9 @@ class Router(Names):
                 network.endpoints[container] = endpoint
                 endpoints.append(endpoint)
             self.netlink.ask(*(links.make_veth(endpoint, namespace_fd) for endpoint in endpoints))
-            inner.ask(*links.inside(endpoints))
+            # The router of an internal one forwards nothing.
+            way_out = next((position for position, network in enumerate(networks) if not network.internal), 0)
+            inner.ask(*links.inside(endpoints, way_out))
         except (OSError, NbcontainerError) as error:
             for network in networks:
                 network.endpoints.pop(container, None)

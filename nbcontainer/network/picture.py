@@ -14,7 +14,8 @@ _STYLE = """
 text{font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;fill:#24292f}
 .title{font-weight:600}.small{font-size:11px;fill:#57606a}.box{fill:#f6f8fa;stroke:#8c959f}.router{fill:#eef6ff;stroke:#4493f8}
 .container{fill:#f0fff4;stroke:#2da44e}.link{fill:#fff;stroke:#57606a}.bridge{fill:#fff8e6;stroke:#bf8700}.down{stroke-dasharray:3 3}
-.pair{stroke:#57606a;stroke-width:2;fill:none}.port{stroke:#bf8700;stroke-width:2;fill:none}
+.pair{stroke:#57606a;stroke-width:2;fill:none}.process{stroke:#4493f8;stroke-width:2;stroke-dasharray:6 4;fill:none}
+.port{stroke:#bf8700;stroke-width:2;fill:none}
 """
 
 
@@ -48,8 +49,11 @@ def _outwards(picture: NetworkPicture) -> list[str]:
     route = next((route for route in picture.router.routes if route.destination == "default"), None)
     leaves = f"the router forwards it ({route}) and writes its own address into it (masquerade)" if route is not None else "the router forwards it"
     if picture.network.way_out != "host":
-        return [leaves, f"{picture.network.way_out}, a process of the host's, makes the connection for it"]
-    host = next(iter(picture.host.links), None)
+        link = _way_out(picture)
+        takes = f"takes it from {link.title} and " if link is not None else ""
+        return [leaves, f"{picture.network.way_out}, a process of the host's, {takes}makes the connection for it, as the host's own"]
+    up = _uplink(picture)
+    host = next((link for link in picture.host.links if up is not None and link.index == up.peer), None)
     return [leaves, f"it comes out at {host.title if host else 'the host'}, in the host, which forwards it with its own address (masquerade)"]
 
 
@@ -79,6 +83,17 @@ def _shown(picture: NetworkPicture) -> tuple[NamespaceDescription, ...]:
 
 def _bridge(picture: NetworkPicture) -> Link | None:
     return next((link for link in picture.router.links if link.name == picture.network.bridge), None)
+
+
+def _uplink(picture: NetworkPicture) -> Link | None:
+    """The router's end of its link to the host."""
+    return next((link for link in picture.router.links if link.kind == "veth" and link.master is None), None)
+
+
+def _way_out(picture: NetworkPicture) -> Link | None:
+    """What the router's default route is by."""
+    names = [route.link for route in picture.router.routes if route.destination == "default"]
+    return next((link for link in picture.router.links if link.name in names), None)
 
 
 def _pairs(picture: NetworkPicture, container: NamespaceDescription) -> list[tuple[Link, Link]]:
@@ -148,9 +163,13 @@ def as_svg(picture: NetworkPicture) -> str:
     host = _draw(svg, picture.host, columns[0], top, "")
     router = _draw(svg, picture.router, columns[1], top, "router")
     bottom = max(top + _height(picture.host), top + _height(picture.router))
-    up = next((link for link in picture.router.links if link.kind == "veth" and link.master is None), None)
+    up, out = _uplink(picture), _way_out(picture)
     if up is not None and up.peer in host:
         svg.line((columns[0] + _WIDTH - _PAD, host[up.peer]), (columns[1] + _PAD, router[up.index]), "pair")
+    if out is not None and out is not up:
+        end, middle = columns[1] + _PAD, (columns[0] + _WIDTH, top + 17)
+        svg.line(middle, (end, router[out.index]), "process")
+        svg.text(middle[0] + 8, middle[1] - 6, picture.network.way_out, "small")
     below = float(top)
     for container in shown:
         inner = _draw(svg, container, columns[2], below, "container")

@@ -69,8 +69,8 @@ def make_uplink(name: str, host: Netlink, router: Netlink, router_fd: int, subne
         ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [peer]})]}),
     ]
     host.ask(request(ifinfmsg, links.NEW_LINK, links.NEW, attrs=attrs))
-    host_index = index_of(host, name)
     try:
+        host_index = index_of(host, name)
         router_index = index_of(router, NAME)
         rules: HostRules = in_host(lambda: HostRules(name, host_index, _addresses(subnet, 2, ipv6)))
         try:
@@ -83,7 +83,7 @@ def make_uplink(name: str, host: Netlink, router: Netlink, router_fd: int, subne
             rules.close()
             raise
     except BaseException:
-        host.ask(links.delete(host_index))
+        host.ask(request(ifinfmsg, links.DELETE_LINK, attrs=[("IFLA_IFNAME", name)]))
         raise
     return up
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -34,6 +35,8 @@ SECONDS = 60.0
 """For what happens at once on a machine that has nothing else to do."""
 NEVER_SECONDS = 2
 """For what does not happen at all."""
+SECRETS = ("169.254.169.254", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42")
+"""Where clouds answer."""
 SERVE = """
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -208,6 +211,18 @@ def test_several_networks_of_one_container() -> None:
             assert fetch("http://alone/", net="right").error is not None
         both = nbc.run("import os; print(sorted(os.listdir('/sys/class/net')))", net=["left", "right"])
         assert both.stdout == "['eth0', 'eth1', 'lo']\n"
+
+
+def test_the_default_route_is_by_a_network_that_leads_somewhere() -> None:
+    code = """
+    for line in open("/proc/net/route"):
+        words = line.split()
+        if words[1] == "00000000":
+            print(words[0])
+    """
+    with network("lab"), network("db", internal=True), network("dc", internal=True):
+        for names, way in (("db,lab", "eth1"), ("lab,db", "eth0"), ("db,dc", "eth0"), ("db,dc,lab", "eth2")):
+            assert nbc.run(textwrap.dedent(code), net=names).stdout == f"{way}\n", names
 
 
 @pytest.mark.essential
@@ -543,11 +558,16 @@ def test_the_way_out_and_what_it_does_not_lead_to() -> None:
             assert len(with_foreign["nft rules"]) == len(before["nft rules"]) + 1
             result = nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net="bridge")
             assert result.ok and result.stdout.strip() == host_side, (result.error, "masqueraded: it sees the host")
-            for address, port in ((host_side, 9101), ("169.254.169.254", 80)):
+            with running(serve("x"), net="bridge", name="web"):
+                _assert_path_is_drawn(nbc.networks.inspect(), "uplink")
+            assert nbc.run(_ASK.format(address="2001:db8:1::2", port=9100, seconds=SECONDS), net="bridge").stdout.strip() == "2001:db8:1::1"
+            for address, port in ((host_side, 9101), *((secret, 9100) for secret in SECRETS)):
                 refused = nbc.run(_ASK.format(address=address, port=port, seconds=NEVER_SECONDS), net="bridge")
                 assert refused.error is not None and refused.error.ename == "TimeoutError", (address, refused.stdout)
             with network("inner", internal=True):
                 assert not nbc.run(_ASK.format(address=outside, port=9100, seconds=NEVER_SECONDS), net="inner").ok
+                for both in ("inner,bridge", "bridge,inner"):
+                    assert nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net=both).stdout.strip() == host_side, both
             with running(serve("direct "), net="bridge") as run:
                 address = next(iter(item.containers[run.container_id] for item in networks().list() if run.container_id in item.containers))
                 assert b"direct " in ask(address, 80), "the host reaches a container by its address"
@@ -571,6 +591,8 @@ def test_root_gets_out_by_pasta_where_the_host_does_not_forward() -> None:
             result = nbc.run(_ASK.format(address=outside, port=9100, seconds=SECONDS), net="bridge")
             assert result.ok and result.stdout.strip() == host_side, (result.error, result.spec.notes)
             assert nbc.networks.ls()[0].way_out == "pasta"
+            with running(serve("x"), net="bridge", name="web"):
+                _assert_path_is_drawn(nbc.networks.inspect(), "pasta0")
             pasta = networks()._pasta.pid
             status = Path(f"/proc/{pasta}/status").read_text()
             assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapBnd:\t0000000000201000" in status, "it is nobody, with the right to enter a namespace"
@@ -666,11 +688,12 @@ def _outside(*, forwards: bool) -> Iterator[tuple[str, str]]:
     from pyroute2 import IPRoute
 
     outside, host_side = "203.0.113.2", "203.0.113.1"
+    others = ["2001:db8:1::2", *SECRETS]
     listeners = []
     with contextlib.ExitStack() as stack:
         with hostnet.in_another_namespace() as fd:
             fd = os.dup(fd)
-            listeners.append(socket.socket())
+            listeners.append(socket.socket(socket.AF_INET6))
         stack.callback(os.close, fd)
         with IPRoute() as route:
             route.link("add", ifname="out0", kind="veth", peer={"ifname": "in0", "net_ns_fd": fd})
@@ -678,7 +701,9 @@ def _outside(*, forwards: bool) -> Iterator[tuple[str, str]]:
             stack.callback(_delete_link, index)
             route.addr("add", index=index, address=host_side, prefixlen=24)
             route.link("set", index=index, state="up")
+            route.addr("add", index=index, address="2001:db8:1::1", prefixlen=64, flags=2)
             route.route("add", dst="default", gateway=outside)
+            route.route("add", family=socket.AF_INET6, dst="default", gateway="2001:db8:1::2")
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         from nbcontainer.linux import syscalls
 
@@ -687,12 +712,14 @@ def _outside(*, forwards: bool) -> Iterator[tuple[str, str]]:
             with IPRoute() as route:
                 (inner,) = route.link_lookup(ifname="in0")
                 route.addr("add", index=inner, address=outside, prefixlen=24)
+                for other in others:
+                    route.addr("add", index=inner, address=other, prefixlen=64 if other == others[0] else 128 if ":" in other else 32, flags=2 if ":" in other else 0)
                 route.link("set", index=inner, state="up")
         finally:
             syscalls.setns(own, syscalls.CLONE_NEWNET)
             os.close(own)
         listeners.append(socket.socket())
-        for listener, address, port in zip(listeners, (outside, "0.0.0.0"), (9100, 9101), strict=True):
+        for listener, address, port in zip(listeners, ("::", "0.0.0.0"), (9100, 9101), strict=True):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address, port))
             listener.listen()
@@ -702,6 +729,8 @@ def _outside(*, forwards: bool) -> Iterator[tuple[str, str]]:
             stack.callback(listener.shutdown, socket.SHUT_RDWR)
         Path("/proc/sys/net/ipv4/ip_forward").write_text(str(int(forwards)))
         stack.callback(Path("/proc/sys/net/ipv4/ip_forward").write_text, "0")
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text(str(int(forwards)))
+        stack.callback(Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text, "0")
         yield outside, host_side
     for listener in listeners:
         listener.close()
@@ -719,7 +748,7 @@ def _tell(listener: socket.socket) -> None:
         while True:
             client, peer = listener.accept()
             with client:
-                client.sendall(peer[0].encode())
+                client.sendall(peer[0].removeprefix("::ffff:").encode())
 
 
 def test_net_rate_holds_in_both_directions() -> None:
@@ -801,6 +830,27 @@ def test_inspect_shows_what_is_there() -> None:
         inodes = {web.inode, by_title["container client"].inode, picture.router.inode, picture.host.inode}
         assert len(inodes) == 4 and os.stat("/proc/self/ns/net").st_ino == picture.host.inode
         assert f"net:[{web.inode}]" in picture._repr_svg_() and f"network namespace {web.inode}" in str(picture)
+
+
+def _assert_path_is_drawn(picture: Any, way_out: str) -> None:
+    """What the packet's way names in the router is in its box, and in the SVG; ``way_out``: a link that it must name."""
+    from nbcontainer.network.picture import packet_path
+
+    path = " ".join(packet_path(picture))
+    assert way_out in path
+    named = [link.title for space in (picture.host, picture.router, *picture.containers) for link in space.links if link.title in path]
+    titles = re.findall(r"\d+: [\w-]+(?:@if\d+)?", path)
+    assert sorted(set(titles)) == sorted(set(named))
+    (router_route,) = re.findall(r"the router forwards it \((.*?)\)", path)
+    assert router_route.endswith(f" dev {way_out}")
+    assert router_route in [str(route) for route in picture.router.routes]
+    svg = picture._repr_svg_()
+    assert way_out in [link.name for link in picture.router.links] and all(title in svg for title in (*titles, router_route))
+    (up,) = [link for link in picture.router.links if link.name == "uplink"] or [None]
+    if way_out == "uplink":
+        (host_end,) = [link for link in picture.host.links if link.index == up.peer]
+        assert f"it comes out at {host_end.title}" in path
+    assert "169.254.77.53/32" in [text for link in picture.router.links for text in link.addresses], "the resolver's"
 
 
 def test_the_python_functions_for_networks() -> None:
