@@ -178,6 +178,30 @@ def test_each_request_for_a_picture_fails_once(faults: Path) -> None:
     each_fails_once(faults, lambda: networks().inspect("bridge"), at_least=6)
 
 
+def test_each_request_of_a_router_s_start_fails_once(faults: Path) -> None:
+    before = hostnet.state()
+    for index in itertools.count():
+        networks().close()
+        _assert_settled(hostnet.state, before)
+        faults.write_text(f"{index} {errno.EPERM} {next(_fault)}")
+        try:
+            (made,) = networks().list()
+        except (nbc.SetupError, nbc.HostError) as error:
+            assert "EPERM" in str(error)
+            _assert_settled(hostnet.state, before)
+            (made,) = networks().list()
+        else:
+            if faults.exists():
+                break
+            # It goes on without a link to the host, of which nothing is left; or without rules, and then forwards nothing.
+            assert "Operation not permitted" in made.why_no_way_out, index
+            assert hostnet.state()["links"] == before["links"]
+        assert made.name == "bridge"
+    faults.unlink()
+    assert index >= 10
+    assert nbc.run("print('next')", net="bridge").stdout == "next\n"
+
+
 def test_a_network_that_cannot_be_made_leaves_no_route() -> None:
     only_as_root("it changes the link between the router and the host")
     nbc.run("pass", net="bridge")
