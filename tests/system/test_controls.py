@@ -82,7 +82,7 @@ def test_a_paused_container_uses_no_cpu_and_goes_on_after() -> None:
     paused, resumed = result.changes
     still = [s.cpu_seconds for s in result.samples if paused.monotonic_seconds < s.monotonic_seconds < resumed.monotonic_seconds]
     # The first of them may have been read before the last process froze.
-    assert still[-1] == pytest.approx(still[1], abs=0.001)
+    assert still[-1] == pytest.approx(still[1], abs=0.02)  # Linux adds up what CPUs have counted now and then
     assert result.usage.cpu_seconds > still[-1]
 
 
