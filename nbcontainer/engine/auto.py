@@ -59,7 +59,7 @@ class AutoEngine:
             return False
         try:
             here = set(_open_local().networks.names())
-        except HostError:
+        except (HostError, SetupError):
             return False
         return not here.isdisjoint(names if self._networks_worked else set(names) - {DEFAULT_NETWORK})
 
