@@ -38,9 +38,10 @@ def networks_of_our_own() -> Iterator[None]:
 
 
 @pytest.fixture
-def faults(tmp_path: Path) -> Path:
-    """See :mod:`faulty_router`, which the next router is."""
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """See :mod:`faulty_router`, which the next router is. No containers are made in advance: that their requests fail is nobody's news."""
     found = tmp_path / "faults"
+    monkeypatch.setattr(local.open_local(), "make_spares", lambda shape, count: None)
     networks()._start_router = faulty_router.starter(found)
     return found
 

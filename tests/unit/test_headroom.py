@@ -54,7 +54,7 @@ def test_what_cannot_be_seen_is_no_limit(tmp_path: Path) -> None:
 def test_a_guest_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template, "memory_left_bytes", lambda: 300 * MIB)
     template.check_memory(template.RESTORED_BYTES)
-    with pytest.raises(HostError, match="takes 512 MiB of memory before its first cell, and this kernel's limit leaves 300 MiB") as refused:
+    with pytest.raises(HostError, match="takes 384 MiB of memory before its first cell, and this kernel's limit leaves 300 MiB") as refused:
         template.check_memory(template.BOOTED_BYTES)
     assert "vm setup" in refused.value.remedy
     monkeypatch.setattr(template, "memory_left_bytes", lambda: None)

@@ -42,7 +42,7 @@ RESTORE_SECONDS = 20.0
 UNUSED_SECONDS = 7 * 86400.0
 FREE_BYTES = 64 << 20
 """What must be left on the disk beside the memory file, for everybody else."""
-RESTORED_BYTES, BOOTED_BYTES = 192 << 20, 512 << 20
+RESTORED_BYTES, BOOTED_BYTES = 192 << 20, 384 << 20
 """What a guest takes of the caller's memory before its first cell, from a snapshot and without one."""
 Tell = Callable[[str], None]
 
