@@ -27,6 +27,7 @@ PREFIX = "nbcstudent"
 NO_ACCOUNT = "nbcnoaccount"
 """Known to the hub, and not to Linux."""
 START_SECONDS = 90
+LAST_WORDS_SECONDS = 5.0
 ANSWER_SECONDS = 120
 CLOSE_SECONDS = 10.0
 CONFIGURATION = """
@@ -258,21 +259,36 @@ class Student:
         await self._socket.write_message(json.dumps(message))
         reply, idle = Reply(), False
         while not (reply.status and idle):
-            data = await self._socket.read_message()
-            if data is None:
-                raise ConnectionError("the server closed the web socket")
-            if isinstance(data, bytes):
-                # A message with buffers: their number plus one, where each part begins, and the JSON as the first part.
-                begin, end = int.from_bytes(data[4:8]), int.from_bytes(data[8:12])
-                data = data[begin:end]
-            answer = json.loads(data)
+            answer = await self._read()
             if answer["parent_header"].get("msg_id") != name:
                 if answer["msg_type"] == "status" and answer["content"]["execution_state"] in ("restarting", "dead"):
+                    await self._hear_last_words(name, reply)
                     reply.status, idle = "dead", True
                 continue
             idle |= self._take(answer, reply)
         reply.seconds = time.monotonic() - started
         return reply
+
+    async def _read(self) -> dict[str, Any]:
+        assert self._socket is not None
+        data = await self._socket.read_message()
+        if data is None:
+            raise ConnectionError("the server closed the web socket")
+        if isinstance(data, bytes):
+            # A message with buffers: their number plus one, where each part begins, and the JSON as the first part.
+            begin, end = int.from_bytes(data[4:8]), int.from_bytes(data[8:12])
+            data = data[begin:end]
+        answer: dict[str, Any] = json.loads(data)
+        return answer
+
+    async def _hear_last_words(self, name: str, reply: Reply) -> None:
+        """They come by another way than the server's own news of the end, and may come after it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                while not reply.errors:
+                    answer = await self._read()
+                    if answer["parent_header"].get("msg_id") == name:
+                        self._take(answer, reply)
 
     @staticmethod
     def _take(answer: dict[str, Any], reply: Reply) -> bool:
