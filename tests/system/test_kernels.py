@@ -85,6 +85,13 @@ class Kernel:
         reply = self.client.execute_interactive(textwrap.dedent(code), output_hook=take, timeout=READY_SECONDS)
         return reply["content"]["status"], "".join(shown).strip()
 
+    def begin(self, code: str) -> str:
+        """Code that says ``going`` and goes on; returns its request's id when it has said so."""
+        message: str = self.client.execute(code, stop_on_error=False)
+        while self.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("text") != "going\n":
+            pass
+        return message
+
     @property
     def container(self) -> Any:
         return next(record for record in list_containers() if record.name == f"kernel-{self.manager.kernel_id[:8]}")
@@ -127,9 +134,7 @@ def test_interrupt_and_restart(tmp_path: Path) -> None:
     with Kernel("small", tmp_path) as kernel:
         first = kernel.container.id
         kernel.run("x = 1")
-        message = kernel.client.execute("import time\nprint('going', flush=True)\nwhile True: time.sleep(0.1)", stop_on_error=False)
-        while kernel.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("text") != "going\n":
-            pass
+        message = kernel.begin("import time\nprint('going', flush=True)\nwhile True: time.sleep(0.1)")
         kernel.manager.interrupt_kernel()
         reply = kernel.client.get_shell_msg(timeout=READY_SECONDS)
         assert (reply["parent_header"]["msg_id"], reply["content"]["ename"]) == (message, "KeyboardInterrupt")
@@ -153,9 +158,7 @@ def test_any_command_is_a_kernel(kernelspecs: Path, tmp_path: Path) -> None:
     install_words(kernelspecs, "--name script-contained --kernelspec script --mem 160M -e COLOUR=blue")
     with Kernel("script-contained", tmp_path) as kernel:
         assert kernel.run("import os; print(os.environ['FLAVOUR'], os.environ['COLOUR'], os.getpid())") == ("ok", "vanilla blue 1")
-        kernel.client.execute("print('going', flush=True)\nwhile True: pass")
-        while kernel.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("text") != "going\n":
-            pass
+        kernel.begin("print('going', flush=True)\nwhile True: pass")
         kernel.manager.interrupt_kernel()
         assert kernel.client.get_shell_msg(timeout=READY_SECONDS)["content"]["ename"] == "KeyboardInterrupt"
 
@@ -183,9 +186,7 @@ def test_a_kernel_of_another_language(kernelspecs: Path, tmp_path: Path) -> None
     install_words(kernelspecs, "--name r-contained --kernelspec ir --mem 256M")
     with Kernel("r-contained", tmp_path) as kernel:
         assert kernel.run("cat(Sys.getpid(), getwd(), sum(1:10))") == ("ok", "1 /workspace 55")
-        kernel.client.execute("cat('going\\n'); flush.console(); while (TRUE) Sys.sleep(0.1)")
-        while kernel.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("text") != "going\n":
-            pass
+        kernel.begin("cat('going\\n'); flush.console(); while (TRUE) Sys.sleep(0.1)")
         kernel.manager.interrupt_kernel()
         assert kernel.client.get_shell_msg(timeout=READY_SECONDS)["content"]["status"] in ("abort", "error")
         while kernel.client.get_iopub_msg(timeout=READY_SECONDS)["content"].get("execution_state") != "idle":
