@@ -55,15 +55,11 @@ def _execute(source: str, *namespaces: Any) -> None:
     builtins.exec(code, *namespaces)
 
 
-def _replace_exec() -> None:
+def record() -> None:
+    """From now on, what dataclasses compile is remembered."""
     import dataclasses
 
     vars(dataclasses)["exec"] = _execute
-
-
-def record() -> None:
-    """From now on, what dataclasses compile is remembered."""
-    _replace_exec()
 
 
 def recorded() -> bytes:
@@ -92,7 +88,7 @@ def use(path: str) -> None:
     _places.update({name: (file, is_package, 8 + size + offset, length) for name, (file, is_package, offset, length) in places.items()})
     _generated.update(marshal.loads(generated))
     sys.meta_path.insert(0, _Finder)
-    _replace_exec()
+    record()
 
 
 def remove() -> None:
