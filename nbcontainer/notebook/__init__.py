@@ -35,7 +35,9 @@ def load(ipython: Any) -> None:
     """Register the magics and the completer with an IPython shell."""
     from nbcontainer.notebook import completion
     from nbcontainer.notebook.magic import ContainerMagics
+    from nbcontainer.notebook.wakeups import look_after_replies
 
+    look_after_replies(getattr(ipython, "kernel", None))
     magics = ContainerMagics(shell=ipython, parent=ipython)
     ipython.register_magics(magics)
     ipython.configurables.append(magics)  # for %config

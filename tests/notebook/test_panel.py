@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,20 @@ def test_queued_cells_are_aborted_after_a_failure_as_ever(client: Client) -> Non
     alive = client.execute("print('alive')")
     client.read_until_idle(alive)
     assert client.printed(alive) == "alive\n"
+
+
+def test_what_arrives_while_a_reply_is_sent_is_read(client: Client) -> None:
+    """ipykernel 7.0 to 7.3 by themselves never read it."""
+    code = (
+        "import time\ndef answer():\n    time.sleep(1); manager._send_on_shell_channel([b'nobody', b''])\n"
+        "thread = getattr(get_ipython().kernel, 'shell_channel_thread', None)\n"
+        "if thread:\n    manager = thread.manager\n    thread.io_loop.call_later(0.5, answer)"
+    )
+    client.read_until_idle(client.execute(code))
+    time.sleep(1)
+    late = client.execute("print('read')")
+    client.read_until_idle(late)
+    assert client.printed(late) == "read\n"
 
 
 def test_a_front_end_that_comes_back_gets_the_history(client: Client) -> None:
