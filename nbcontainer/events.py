@@ -163,7 +163,7 @@ class Finished:
     goes_on: bool = False
     """Only a cell or a process in it has ended: the container runs on."""
     line: int | None = None
-    """Out of memory: the line of the code that ran shortly before, as the cell's own process said, which can say anything."""
+    """Out of memory: the line of the code that it was last seen at, shortly before, as the cell's own process said, which can say anything."""
 
 
 Event: TypeAlias = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from nbcontainer.events import (
     Usage,
     limited_from_outside,
 )
+from nbcontainer.lines import nothing_follows, quote_line
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.units import format_size
 
@@ -39,7 +39,6 @@ SMALLEST_USEFUL_MIB = 16
 MAX_KEPT_DISPLAY_BYTES = 64 << 20
 KEPT_DISPLAY_BYTES, SHOWN_DISPLAY_BYTES = 500, 100
 """What even an empty display takes: in this process's memory, and on its way to a front end."""
-MOST_OF_A_LINE = 100
 OnEvent = Callable[[Event], None]
 
 
@@ -118,7 +117,9 @@ class Result:
     goes_on: bool = False
     """Only a cell or a process in it has ended: the container runs on."""
     line: str = ""
-    """Out of memory: ``3: data = bytearray(200_000_000)``, the line of the code that was running, where that is known."""
+    """Out of memory: ``3: data = bytearray(200_000_000)``, the line of the code that the cell was last seen at, where it was seen."""
+    line_is_certain: bool = False
+    """It was killed at that very line: nothing of the code can have run after it. Else it may have gone on from there."""
     values: dict[str, Any] = field(default_factory=dict)
     """The variables that came out (``output``), by name."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -196,19 +197,25 @@ def _oom(result: Result) -> str:
         return (
             f"Out of memory: Linux killed {who} after {usage.wall_seconds:.2f} s, not for {limited}, of which the container had used {format_size(usage.memory_peak_bytes)}: "
             "a limit around the notebook, or the machine's memory, was reached. "
-            + (f"It was at line {result.line}. " if result.line else "")
+            + _at_line(result)
             + "Work on smaller pieces, or end other notebooks."
         )
     return (
         f"Out of memory: Linux killed {who} when the container reached {limited} after {usage.wall_seconds:.2f} s "
         f"(peak {format_size(usage.memory_peak_bytes)}, {usage.oom_kills} process{'es' if usage.oom_kills != 1 else ''} killed). "
-        + (f"It was at line {result.line}. " if result.line else "")
+        + _at_line(result)
         + (
             f"A cell needs some {SMALLEST_USEFUL_MIB} MiB for itself: try --mem {larger}."
             if limit and limit < SMALLEST_USEFUL_MIB << 20
             else f"Try --mem {larger}, or work on smaller pieces."
         )
     )
+
+
+def _at_line(result: Result) -> str:
+    if not result.line:
+        return ""
+    return f"It was at line {result.line}. " if result.line_is_certain else f"It was last seen at line {result.line}, shortly before. "
 
 
 def _timeout(result: Result) -> str:
@@ -254,15 +261,6 @@ _VERDICTS: dict[str, Callable[[Result], str]] = {
     "output-limit": _output_limit,
     "killed": _killed,
 }
-
-
-def quote_line(code: str, number: int | None) -> str:
-    """``"3: data = []"``; "" where there is no such line."""
-    lines = re.split(r"\r\n|[\r\n]", code)  # what Python counts; splitlines() knows more ends
-    if number is None or not 1 <= number <= len(lines):
-        return ""
-    text = "".join(character if character.isprintable() else " " for character in lines[number - 1].strip())
-    return f"{number}: {text[:MOST_OF_A_LINE]}{'…' if len(text) > MOST_OF_A_LINE else ''}"
 
 
 class Collector:
@@ -353,5 +351,5 @@ class Collector:
         return Result(
             end.outcome, end.exit_code, end.signal, None if end.exit_code == 0 else end.error, self._outputs, end.usage, self._samples, self._spec, end.note, self._pid,
             changes=tuple(self._changes), memory_by_kind=end.memory_by_kind, killed=end.killed, goes_on=end.goes_on,
-            line=quote_line(self._code, end.line), values=dict(values or {}), missing=dict(missing or {}), _stdout=self._stdout, _stderr=self._stderr,
+            line=quote_line(self._code, end.line), line_is_certain=not values and not missing and nothing_follows(self._code, end.line), values=dict(values or {}), missing=dict(missing or {}), _stdout=self._stdout, _stderr=self._stderr,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 The kernel sends a signal, and the cell's process writes its stack into a memory file that the kernel made for it. That
 costs nothing before, and a few microseconds then. What is there may be forged: a line number is taken from it, no more.
+It is where the process was when it was asked, a few milliseconds before its end: :mod:`nbcontainer.lines` says when that is certain.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FROM_SHARE = 0.5
 STEP_SHARE = 0.02
 """Again when its memory has grown by so much, also after it had fallen."""
 FRESH_SECONDS = 0.5
-"""An older answer says nothing about the end."""
+"""An older answer says too little about the end."""
 ANSWER_BYTES = 8192
 _FRAME = re.compile(rb'^  File "<ipython-input-\d{1,9}-([0-9a-f]{12})>", line (\d{1,7}) in ', re.MULTILINE)
 

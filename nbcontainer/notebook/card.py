@@ -54,9 +54,9 @@ def rows(result: Result, earlier_peak_bytes: int | None = None) -> list[tuple[st
     ]
     if limited_from_outside(usage.memory_peak_bytes, limit):
         found.insert(1, ("reached", "a limit around the notebook, or the machine's memory"))
-    line = _line(result)
+    what, line = _line(result)
     if line:
-        found.append(("line of the cell", line))
+        found.append((what, line))
     kinds = [f"{format_size(size)} {_KINDS.get(kind, kind)}" for kind, size in result.memory_by_kind.items() if size]
     if kinds:
         found.append(("made of", ", ".join(kinds)))
@@ -74,12 +74,12 @@ def _killed(result: Result) -> str:
     return f"{names}: {own}" if len(result.killed) == 1 else names
 
 
-def _line(result: Result) -> str:
-    """Where the cell was when it was killed, as far as known; or where it failed, after a child was."""
+def _line(result: Result) -> tuple[str, str]:
+    """Where the cell was when it was killed or last seen, as far as known; or where it failed, after a child was killed."""
     if result.error is None:
-        return result.line
+        return "line of the cell" if result.line_is_certain else "last seen at line", result.line
     match = _ARROW.search(_ANSI.sub("", "\n".join(result.error.traceback)))
-    return f"{match[1]}: {match[2].strip()}" if match else ""
+    return "line of the cell", f"{match[1]}: {match[2].strip()}" if match else ""
 
 
 def card(result: Result, earlier_peak_bytes: int | None = None) -> dict[str, str]:

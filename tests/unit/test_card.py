@@ -6,9 +6,10 @@ import pytest
 
 from nbcontainer.cgroups.sampler import SampleSeries
 from nbcontainer.events import CellError, Usage
+from nbcontainer.lines import nothing_follows, quote_line
 from nbcontainer.notebook.card import Peaks, card, rows
 from nbcontainer.notebook.figure import title
-from nbcontainer.result import Result, quote_line
+from nbcontainer.result import Result
 from nbcontainer.spec import ContainerSpec, Limits
 
 MIB = 1 << 20
@@ -38,8 +39,13 @@ def test_all_that_can_be_known() -> None:
 
 
 def test_the_line_that_ran_is_quoted_where_it_is_known() -> None:
-    assert dict(rows(result(line="3: data = bytearray(200_000_000)")))["line of the cell"] == "3: data = bytearray(200_000_000)"
-    assert "It was at line 3: x." in result(line="3: x").describe()
+    line = "3: data = bytearray(200_000_000)"
+    certain, seen = result(line=line, line_is_certain=True), result(line=line)
+    assert dict(rows(certain))["line of the cell"] == dict(rows(seen))["last seen at line"] == line
+    assert "line of the cell" not in dict(rows(seen))
+    assert f"last seen at line  {line}" in card(seen)["text/plain"]
+    assert f"It was at line {line}." in certain.describe()
+    assert f"It was last seen at line {line}, shortly before." in seen.describe() and "It was at" not in seen.describe()
     assert "line" not in result().describe()
 
 
@@ -73,3 +79,28 @@ def test_peaks_of_runs_that_ended_well_are_remembered() -> None:
     peaks.note("code", (), result("exited", None))
     assert peaks.of("code", ()) == 64 * MIB
     assert peaks.of("code", ("bash",)) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "certain"),
+    [
+        ("import time\n\ndata = bytearray(9)", 3, True),
+        ("data = bytearray(9)\nprint()", 1, False),
+        ("data = bytearray(9)\nprint()", 2, True),
+        ("kept = []\nwhile True:\n    kept.append(bytearray(9))", 3, True),
+        ("kept = []\nwhile True:\n    kept.append(bytearray(9))\n    time.sleep(1)", 4, False),
+        ("kept = []\nwhile True: kept.append(bytearray(9)); time.sleep(1)", 2, True),
+        ("for i in range(9):\n    kept.append(i)", 2, False),
+        ("while more():\n    kept.append(1)", 2, False),
+        ("data = [\n    bytearray(9),\n]", 2, False),
+        ("def grow():\n    return bytearray(9)\ngrow()", 3, False),
+        ("grow = lambda: bytearray(9)\ngrow()", 2, False),
+        ("with open('x') as file:\n    data = file.read()", 2, False),
+        ("!true\ndata = bytearray(9)", 2, False),
+        ("\0", 1, False),
+        ("", 1, False),
+        ("x = 1", None, False),
+    ],
+)
+def test_a_line_is_certain_only_where_no_other_can_follow(code: str, number: int | None, certain: bool) -> None:
+    assert nothing_follows(code, number) is certain
