@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,14 +24,18 @@ FIRST_SECOND_INTERVAL_SECONDS = 0.005
 INTERVAL_SECONDS = 0.1
 _WHOLE = frozenset(column.name for column in fields(Sample) if column.type == "int")
 _MEMORY = COLUMNS.index("memory_bytes")
-_BUCKET_ROWS = 4
+_TIME = COLUMNS.index("monotonic_seconds")
+_COUNTERS = ((COLUMNS.index("cpu_seconds"),), (COLUMNS.index("io_read_bytes"), COLUMNS.index("io_write_bytes")))
+_STRETCH_SECONDS = 0.01
+_STRETCH_ROWS = 6
 
 
 class SampleSeries:
     """A container's samples as columns, at most ``capacity`` rows (at least 16) however long it runs.
 
-    When the series is full, every four rows become the two with the least and the most memory, in time order: charts
-    keep their peaks, and cumulative counters stay right at every row that is left. The first and the last sample stay.
+    When the series is full, six rows of each stretch of time stay, as they are: those with the least and the most memory, both ends
+    of the steepest step of CPU and of I/O, and some between. So charts keep peaks, dips and bursts, and cumulative counters stay
+    right at every row that is left. The first and the last sample stay.
     Safe to read while the sampler appends.
     """
 
@@ -48,21 +53,39 @@ class SampleSeries:
         """Samples come in time order."""
         with self._lock:
             if len(self) >= self._capacity:
-                self._halve()
+                self._thin()
             for column, name in zip(self._columns, COLUMNS, strict=True):
                 column.append(getattr(sample, name))
 
-    def _halve(self) -> None:
-        memory, last = self._columns[_MEMORY], len(self) - 1
-        kept = [0]
-        for start in range(1, last, _BUCKET_ROWS):
-            rows = range(start, min(start + _BUCKET_ROWS, last))
-            # Ties go to the outermost rows, so that a flat stretch keeps its ends.
-            least = min(rows, key=lambda row: (memory[row], row))
-            most = max(rows, key=lambda row: (memory[row], row))
-            kept += sorted({least, most})
-        kept.append(last)
-        self._columns = [array("d", [column[row] for row in kept]) for column in self._columns]
+    def _thin(self) -> None:
+        """To half at most. Stretches only ever double: so rows are spread evenly over the time, however often it is done."""
+        times, last = self._columns[_TIME], len(self) - 1
+        seconds = _STRETCH_SECONDS
+        while True:
+            counts = Counter(int((times[row] - times[0]) / seconds) for row in range(1, last))
+            if sum(min(_STRETCH_ROWS, count) for count in counts.values()) <= self._capacity // 2 - 2:
+                break
+            seconds *= 2
+        kept, start = {0, last}, 1
+        for number in sorted(counts):
+            rows = range(start, start + counts[number])
+            kept |= self._telling(rows) if len(rows) > _STRETCH_ROWS else set(rows)
+            start = rows.stop
+        self._columns = [array("d", [column[row] for row in sorted(kept)]) for column in self._columns]
+
+    def _telling(self, rows: range) -> set[int]:
+        """The rows that charts need most; none of them is before ``rows.start - 1``."""
+        times, memory = self._columns[_TIME], self._columns[_MEMORY]
+        # Ties go to the outermost rows, so that a flat stretch keeps its ends.
+        chosen = {min(rows, key=lambda row: (memory[row], row)), max(rows, key=lambda row: (memory[row], row))}
+        for counters in _COUNTERS:
+            total = [sum(self._columns[counter][row] for counter in counters) for row in range(rows.start - 1, rows.stop)]
+            rates = [(now - before) / ((times[row] - times[row - 1]) or 1.0) for row, before, now in zip(rows, total, total[1:], strict=False)]
+            if max(rates) > 0:
+                steepest = rows.start + rates.index(max(rates))
+                chosen |= {steepest - 1, steepest}
+        others, missing = [row for row in rows if row not in chosen], _STRETCH_ROWS - len(chosen)
+        return chosen | set(others[:: len(others) // missing][:missing] if missing else [])
 
     def columns(self) -> dict[str, list[float]]:
         """One list per field of :class:`~nbcontainer.events.Sample`, in its units, all of one length."""

@@ -7,6 +7,7 @@ export const FIELDS = [
   "netRx", "netTx", "cpuPressure", "memoryPressure", "ioPressure", "hostCpu", "hostMemory",
 ];
 const CAPACITY = 4800;
+const ROW_SECONDS = 0.05;
 const MIB = 1024 * 1024;
 const SMALLEST_BYTES = 8 * MIB;
 const WIDGET_VIEW = "application/vnd.jupyter.widget-view+json";
@@ -67,7 +68,35 @@ export function sliderToSize(position, most) {
   return Math.min(mib, Math.floor(most / MIB)) * MIB;
 }
 
-// The rows so far; grows by messages, thins itself out by pairs (the one with more memory stays).
+// At most so many rows, as nbcontainer.notebook.view.envelope makes them: two of each stretch of time, with the least and the most
+// of each column. So each curve keeps its bursts and its dips.
+export function envelope(rows, most) {
+  let stretches = [];
+  for (let width = ROW_SECONDS; ; width *= 2) {
+    stretches = [];
+    let number = null;
+    for (const row of rows) {
+      const here = Math.trunc(row.seconds / width);
+      if (here !== number) stretches.push([]);
+      number = here;
+      stretches[stretches.length - 1].push(row);
+    }
+    if (stretches.reduce((sum, stretch) => sum + Math.min(2, stretch.length), 0) <= most) break;
+  }
+  return stretches.flatMap((stretch) => (stretch.length > 2 ? extremes(stretch) : stretch));
+}
+
+function extremes(rows) {
+  const [first, second] = [{}, {}];
+  for (const name of FIELDS) {
+    const known = rows.map((row) => row[name]).filter((value) => !Number.isNaN(value));
+    const [least, most] = known.length ? [Math.min(...known), Math.max(...known)] : [NaN, NaN];
+    [first[name], second[name]] = known.indexOf(least) <= known.indexOf(most) ? [least, most] : [most, least];
+  }
+  return [first, second];
+}
+
+// The rows so far; grows by messages, and thins itself out.
 export class Rows {
   constructor() {
     this.clear();
@@ -95,12 +124,7 @@ export class Rows {
 
   thin() {
     const old = this.rows.slice(0, (CAPACITY * 3) / 4);
-    const kept = [];
-    for (let i = 0; i < old.length; i += 2) {
-      const [a, b] = [old[i], old[i + 1]];
-      kept.push(b && b.memory > a.memory ? b : a);
-    }
-    this.rows = kept.concat(this.rows.slice(old.length));
+    this.rows = envelope(old, CAPACITY / 2).concat(this.rows.slice(old.length));
   }
 
   get last() {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Sample, Started
@@ -145,7 +147,7 @@ class View:
         self._rows.append(self._row(base or sample, sample))
         self._base, self._most_bytes = sample, 0
         if len(self._rows) > self._capacity:
-            self._halve()
+            self._thin()
 
     def _row(self, before: Sample, now: Sample) -> Row:
         width = (now.monotonic_seconds - before.monotonic_seconds) or 1.0
@@ -171,10 +173,10 @@ class View:
             self.host.memory_bytes,
         )
 
-    def _halve(self) -> None:
-        """Of every two older rows, the one with more memory stays; the newest quarter stays as it is."""
+    def _thin(self) -> None:
+        """The newest quarter stays as it is."""
         old = self._rows[: self._capacity * 3 // 4]
-        kept = [max(old[i : i + 2], key=lambda row: row.memory_bytes) for i in range(0, len(old), 2)]
+        kept = envelope(old, self._capacity // 2)
         self._dropped += len(old) - len(kept)
         self._rows = kept + self._rows[len(old) :]
 
@@ -216,6 +218,33 @@ class View:
         processes = "1 process" if last.pids == 1 else f"{last.pids} processes"
         seconds = last.monotonic_seconds - self._start
         return f"{state}memory {format_size(last.memory_bytes)}{limit} · CPU {cpu} · {processes} · {seconds:.1f} s"
+
+
+def envelope(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many rows (2 or more), evenly over the time: two of each stretch of it, with the least and the most of each column.
+
+    So each curve keeps its bursts and its dips, however often it is done: stretches only ever double, and nothing leaves its own.
+    ``panel.js`` does the same.
+    """
+    width = ROW_SECONDS
+    while sum(min(2, count) for count in Counter(int(row.seconds / width) for row in rows).values()) > most:
+        width *= 2
+    kept: list[Row] = []
+    for _, group in groupby(rows, lambda row: int(row.seconds / width)):
+        stretch = list(group)
+        if len(stretch) > 2:
+            pairs = [_extremes(column) for column in zip(*stretch, strict=True)]
+            stretch = [Row(*(first for first, _ in pairs)), Row(*(second for _, second in pairs))]
+        kept += stretch
+    return kept
+
+
+def _extremes(values: Sequence[float]) -> tuple[float, float]:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return math.nan, math.nan
+    least, most = min(known), max(known)
+    return (least, most) if known.index(least) <= known.index(most) else (most, least)
 
 
 def _reading_rates(before: Readings, now: Readings) -> Rates:

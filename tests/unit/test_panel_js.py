@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 import re
 import shutil
 import struct
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 from facilities import require
 
-from nbcontainer.notebook.view import Row, pack_rows
+from nbcontainer.notebook.view import Row, envelope, pack_rows
 
 SOURCE = (files("nbcontainer.notebook") / "panel.js").read_text(encoding="utf-8")
 DASHBOARD = (files("nbcontainer.notebook") / "dashboard.js").read_text(encoding="utf-8")
@@ -78,6 +80,26 @@ def test_rows_arrive_once_and_in_order(module: Path) -> None:
     complete, memory, following, near, end, most = evaluate(module, script)
     assert complete == [True, True, False], "the third says that something is missing before it"
     assert (memory, following, near, end, most) == ([1, 2, 3, 9], 8, 1, 3, 9)
+
+
+def test_history_is_thinned_out_as_the_kernel_does_it(module: Path) -> None:
+    chance = random.Random(5)
+    rows = [Row(float(second), *(chance.choice([math.nan, 1.0, 2.0, 3.0]) for _ in Row._fields[1:])) for second in range(103)]
+    script = f"(() => {{ const rows = new p.Rows(); rows.add(0, new DataView(new Uint8Array({list(pack_rows(rows))}).buffer));" + (
+        "return p.envelope(rows.rows, 30).map((row) => p.FIELDS.map((name) => row[name])); })()"  # JSON makes null of NaN
+    )
+    ours = [[None if math.isnan(value) else value for value in row] for row in envelope(rows, 30)]
+    assert evaluate(module, script) == ours
+
+
+def test_a_long_history_is_bounded_and_keeps_bursts(module: Path) -> None:
+    """Memory only grows, so that the burst is not where it is highest."""
+    burst = "const cpu = i === 77 ? 90 : 1; view.setFloat32(0, i, true); view.setFloat32(4, i, true); view.setFloat32(16, cpu, true);"
+    script = f"(() => {{ const rows = new p.Rows(); for (let i = 0; i < 20000; i++) {{ const view = new DataView(new ArrayBuffer({4 * len(Row._fields)})); {burst}" + (
+        "rows.add(i, view); } return [rows.rows.length, rows.most('cpu'), rows.next, rows.rows[0].seconds, rows.last.seconds]; })()"
+    )
+    count, most, following, first, last = evaluate(module, script)
+    assert count <= 4800 and (most, following, first, last) == (90, 20000, 0, 19999)
 
 
 def test_a_row_in_words(module: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -65,7 +66,7 @@ def test_a_series_is_bounded_and_keeps_extremes_ends_and_order(memory: list[int]
     for count, row in enumerate(given_rows, 1):
         series.append(row)
         assert len(series) <= capacity
-        assert series.rows()[-1] == row and len(series) >= min(count, capacity // 2)
+        assert series.rows()[-1] == row and len(series) >= min(count, capacity // 4)
     rows = series.rows()
     assert rows[0] == given_rows[0]
     assert {max(memory), min(memory)} <= {row.memory_bytes for row in rows}
@@ -79,6 +80,21 @@ def test_a_long_run_keeps_its_whole_span() -> None:
         series.append(sample(index))
     times = series.columns()["monotonic_seconds"]
     assert (times[0], times[-1]) == (100.0, 10_099.0) and 16 < len(times) <= 64
+    assert max(after - before for before, after in pairwise(times)) <= 2500, "no time is much emptier than others"
+
+
+def test_a_long_run_keeps_bursts_of_cpu_and_io() -> None:
+    """Memory only grows, so that none of them is where it is lowest or highest."""
+    series, cpu, written = SampleSeries(64), 0.0, 0
+    for index in range(5000):
+        cpu += 0.9 if index == 1234 else 0.01
+        written += 7000 if index == 2345 else 1
+        series.append(replace(sample(index, index), cpu_seconds=cpu, io_write_bytes=written))
+    columns = series.columns()
+    assert len(series) <= 64
+    for name, rate in (("cpu_seconds", 0.9), ("io_write_bytes", 7000)):
+        steps = zip(columns["monotonic_seconds"], columns["monotonic_seconds"][1:], columns[name], columns[name][1:], strict=False)
+        assert max((now - before) / (end - begin) for begin, end, before, now in steps) == pytest.approx(rate)
 
 
 def test_columns_rows_and_types() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from nbcontainer.notebook.view import (
     Row,
     View,
     describe_change,
+    envelope,
     limits_wire,
     pack_rows,
 )
@@ -78,6 +80,42 @@ def test_a_long_run_is_bounded_and_keeps_its_highest_memory(memory: list[int], c
     assert len(rows) <= capacity
     assert max(row.memory_bytes for row in rows) == max(memory)
     assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
+
+
+def test_a_long_run_keeps_bursts_and_dips_of_every_curve() -> None:
+    """Memory only grows, so that none of them is where it is highest."""
+    view = View(LIMITS, 40)
+    view.fold(Started("id", "name", 1, 100.0))
+    cpu, read = 0.0, 0
+    for index in range(1000):
+        cpu += 0.09 if index == 101 else 0.001
+        read += 5000 if index == 202 else 0
+        memory = 7 if index == 303 else 100 * MIB + index
+        view.fold(sample(index * 0.1, memory, cpu_seconds=cpu, io_read_bytes=read, pids=9 if index == 404 else 2))
+    rows = view.all_rows()
+    assert len(rows) <= 40
+    assert max(row.cpu_percent for row in rows) == pytest.approx(90)
+    assert max(row.io_read_bytes_per_second for row in rows) == pytest.approx(50_000)
+    assert min(row.memory_bytes for row in rows) == 7 and max(row.pids for row in rows) == 9
+    for burst, seconds in ((lambda row: row.cpu_percent > 80, 10.2), (lambda row: row.memory_bytes == 7, 30.3), (lambda row: row.pids == 9, 40.4)):
+        assert next(row.seconds for row in rows if burst(row)) == pytest.approx(seconds, abs=13), "and where they were, as far as 40 rows can say it"
+    assert max(after.seconds - before.seconds for before, after in pairwise(rows)) < 26, "no time is emptier than others"
+
+
+_NUMBERS = st.sampled_from([math.nan, 0.0, 1.0, 2.0, 3.0])
+
+
+@given(columns=st.lists(st.tuples(_NUMBERS, _NUMBERS), max_size=40), most=st.integers(2, 40))
+def test_an_envelope_has_the_extremes_of_each_column_and_the_ends_in_time(columns: list[tuple[float, float]], most: int) -> None:
+    zeros = [0.0] * (len(Row._fields) - 3)
+    rows = [Row(float(index), first, second, *zeros) for index, (first, second) in enumerate(columns)]
+    thin = envelope(rows, most)
+    assert len(thin) <= most
+    assert [row.seconds for row in thin] == sorted(row.seconds for row in thin)
+    assert [row.seconds for row in thin[:1] + thin[-1:]] == [row.seconds for row in rows[:1] + rows[-1:]]
+    for index in (1, 2):
+        before, after = ([row[index] for row in some if not math.isnan(row[index])] for some in (rows, thin))
+        assert (min(before, default=0), max(before, default=0)) == (min(after, default=0), max(after, default=0))
 
 
 def test_markers_status_and_limits_follow_events() -> None:
