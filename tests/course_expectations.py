@@ -36,6 +36,10 @@ EXPECTED: dict[str, dict[str, str]] = {
         "escape": "assert escaped.ok and (base / 'treasure.txt').read_text(encoding='utf-8').strip() in escaped.stdout and \"'usr'\" in escaped.stdout",
         "plan": "assert ('pivot_root' in plan or nbc_engine == 'vm') and 'chroot(' not in plan",
         "mounts": "assert topmost == '/' and bare.stdout.split() == ['busybox', 'one.txt', 'two.txt']",
+        "climb": (
+            "assert climbs['one chroot'] == ['/lab/jail'] * 5 and climbs['pivot_root'] == ['/'] * 5\n"
+            "assert climbs['two, without chdir'] == ['/lab/jail', '/lab', '/', '/', '/'], climbs"
+        ),
         "escape-again": "assert held.stdout.split().count('True') == 1 and held.stdout.strip().endswith('False') and (base / 'treasure.txt').exists()",
     },
     "03-namespaces-one-by-one": {
@@ -47,13 +51,25 @@ EXPECTED: dict[str, dict[str, str]] = {
         "net": "assert 'refused' in with_none.stdout and (with_host.stdout.strip() == 'hello' or nbc_engine == 'vm')",
         "user": "lines = user.stdout.splitlines(); assert lines[0].startswith('uid 0') and all(os.strerror(n) in user.stdout for n in (1, 2)), user.stdout",
         "cgroup": "assert nbc.run(LOOK, mem='64M').stdout.strip() == '/'",
+        "time": "assert clock.ok and clock.stdout.split()[0] != mine['time']",
+        "time-year": (
+            "before, after = (float(line.split()[0]) for line in year.stdout.splitlines())\n"
+            "assert 365 <= round(after - before, 2) <= 365.1, year.stdout"
+        ),
+        # Ordinary users get a user namespace besides. Numbers of the guest's own namespaces mean nothing beside the host's.
+        "picture": (
+            "counts = dict(zip(numbers, map(sum, own)))\n"
+            "assert counts['this notebook'] == 0 and list(counts) == ['this notebook', *WAYS]\n"
+            "assert nbc_engine == 'vm' or list(counts.values())[1:] == [7, 6, 1 + bool(os.geteuid()), 8], counts\n"
+            "assert nbc_engine == 'vm' or not own[2][KINDS.index('net')] and own[3][KINDS.index('pid')] and own[4][KINDS.index('time')]"
+        ),
     },
     "04-memory": {
         "reserve-outcome": "assert reserved.ok and reserved.usage.memory_peak_bytes < 32 * MIB",
         "climb": "assert climbed.outcome == 'oom' and climbed.signal == 9 and 60 * MIB <= climbed.usage.memory_peak_bytes <= 64 * MIB",
         "child": "assert family.ok and family.usage.oom_kills == 1 and '-9' in family.stdout",
         "kinds": "assert reading.ok and '100 MiB' in reading.stdout and writing.outcome == 'oom'",
-        "sweep": "outcomes = [run.outcome for run in runs]; assert outcomes[0] == 'oom' and outcomes[-1] == 'exited' and outcomes == sorted(outcomes, reverse=True)",
+        "sweep": "outcomes = [trial.outcome for trial in runs]; assert outcomes[0] == 'oom' and outcomes[-1] == 'exited' and outcomes == sorted(outcomes, reverse=True)",
     },
     "05-cpu": {
         # A guest counts what other programs of its host take from it as its own.
@@ -123,6 +139,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "write": "assert lines <= 60",
         "run": "assert 'I am pid 1\\nmy host is sixty-lines\\nprocesses: 1\\nfiles: /bin /proc\\n' in text and code == 0, text",
         "limit": "assert limited and code == 247, text",
+        "watch": "assert len(points) > 10 and points[0][1] < 16 < 24 < max(mebibytes for _, mebibytes in points) <= 32, points",
     },
     "06-pids-io-network-noisy-neighbours": {
         "bomb-outcome": "assert bomb.ok and '29' in bomb.stdout and bomb.usage.pids_peak == 30",
@@ -131,6 +148,9 @@ EXPECTED: dict[str, dict[str, str]] = {
             "assert all(run.ok for run in victims.values())\n"
             "assert victims['noisy'].usage.cpu_seconds > 0.2 * victims['alone'].usage.cpu_seconds, 'shared by groups, not by processes'"
         ),
+        "dashboard": "assert nbc.dashboard('noisy', 'quiet')._repr_mimebundle_()[0]['text/plain'].count('%') >= 2",
+        "dashboard-limit": "assert noisy.spec.limits.cpus is None and limits.cpus == 0.2",
+        "dashboard-end": "assert noisy.status == quiet.status == 'exited' and noisy.result.usage.throttled_seconds > 0",
         "memory": "assert alone.ok and beside.ok and set(kills) == {'oom'}",
         "io": "assert nbc_engine == 'vm' or os.geteuid() or len(written) == 2 and all(run.ok for run in written.values())",
         "load": "import os",

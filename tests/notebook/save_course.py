@@ -27,6 +27,7 @@ import course
 HOST_NAME = "laptop"
 COLOURS = 48
 KEPT_METADATA = ("kernelspec", "language_info")
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def general(text: str, directory: str) -> str:
@@ -60,6 +61,7 @@ def tidy(cell: Any, directory: str) -> None:
             output.evalue = general(output.evalue, directory)
         else:
             output.metadata = {}
+            output.data.pop(WIDGET_VIEW, None)  # of a widget that is gone: readers would be told so, instead of shown its text
             for kind, data in output.data.items():
                 if kind == "image/png":
                     output.data[kind] = smaller(data)

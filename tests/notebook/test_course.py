@@ -25,6 +25,7 @@ LARGEST_BYTES = 400 << 10
 ON_THE_VM = ("01-what-is-a-container", "03-namespaces-one-by-one", "14-how-safe-is-it")
 """The essential ones: what each of the locks does, also where the virtual machine is all that there is. ``--full`` has all of them."""
 AS_ORDINARY_USER = ("01-what-is-a-container", "03-namespaces-one-by-one", "15-your-own-container-in-60-lines")
+PICTURES = {"image/png", "image/svg+xml"}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 LANGUAGE_OF_CHECKS = ("en", "zh")
 
@@ -60,11 +61,26 @@ def test_notebooks_are_saved_with_what_they_show(language: str, name: str) -> No
             assert errors == [], cell.id
         shown = course.text_of(cell) + "".join(str(output.get("data", "")) for output in cell.outputs)
         for output in cell.outputs:
+            assert not any("widget" in kind for kind in output.get("data", {})), f"{cell.id}: a widget is gone when a notebook is saved"
             if "image/png" in output.get("data", {}):
                 assert base64.b64decode(output.data["image/png"])[:4] == b"\x89PNG"
                 shown = shown.replace(output.data["image/png"], "")
         for special in ("/work/", "/root/", str(Path(sys.prefix).parent), platform.node(), "/nbcontainer-"):
             assert special not in shown or len(special) < 5, f"{cell.id}: {special}"
+
+
+@pytest.mark.parametrize("language", course.LANGUAGES)
+@pytest.mark.parametrize("name", course.NAMES)
+def test_each_notebook_shows_a_picture(language: str, name: str) -> None:
+    """A chart or a drawing, from the last time that it ran: GitHub and nbviewer show it to who only reads."""
+    outputs = [output for cell in course.read(language, name).cells for output in cell.get("outputs", [])]
+    assert any(PICTURES & set(output.get("data", {})) for output in outputs)
+
+
+def test_the_experiments_of_the_api_are_taught() -> None:
+    code = "".join(cell.source for name in course.NAMES for cell in course.read("en", name).cells if cell.cell_type == "code")
+    for function in ("sweep", "compare", "compare_isolation", "dashboard"):
+        assert f"nbc.{function}(" in code
 
 
 def _strings(code: str) -> tuple[str, list[str]]:
