@@ -55,8 +55,17 @@ export function axisTop(highest, limits, least) {
   return top * 1.12;
 }
 
+// Of a marker's sign, with the space around it.
+const GLYPH_WIDTH = 8;
+
+// The same warning is spoken again after so long.
+const ALERT_MILLISECONDS = 30000;
+
 // So long after it has moved something, a hand is on it.
 const HAND_MILLISECONDS = 700;
+
+// A hint stays long enough to be read, also when Linux has answered at once.
+const HINT_MILLISECONDS = 4000;
 
 // A slider's position 0..1000 for a size, on a logarithmic scale, and back (in whole MiB).
 export function sizeToSlider(bytes, most) {
@@ -154,7 +163,7 @@ export class Rows {
 // What is drawn: for each chart its curves; colours and dashes differ both, so that no one has to see colours.
 export const CHARTS = [
   {
-    key: "memory", label: "Memory", format: formatBytes, bytes: true, least: 8 * MIB, height: 150, shown: true,
+    key: "memory", label: "Memory", format: formatBytes, bytes: true, least: 8 * MIB, height: 159, shown: true,
     curves: [
       { field: "memory", label: "usage", colour: "blue", width: 2, fill: true },
       { field: "workingSet", label: "working set", colour: "green", dash: [2, 3], width: 1.5 },
@@ -167,7 +176,7 @@ export const CHARTS = [
     host: { field: "hostMemory", total: (config) => config.host_memory, label: (config) => `of the host's ${formatBytes(config.host_memory)}` },
   },
   {
-    key: "cpu", label: "CPU", format: formatPercent, least: 10, height: 120, shown: true,
+    key: "cpu", label: "CPU", format: formatPercent, least: 10, height: 129, shown: true,
     curves: [
       { field: "throttled", label: "throttled", colour: "orange", shade: true },
       { field: "cpu", label: "total", colour: "blue", width: 2 },
@@ -178,12 +187,12 @@ export const CHARTS = [
     host: { field: "hostCpu", total: (config) => 100 * config.host_cpus, label: (config) => `of the host's ${config.host_cpus} cores` },
   },
   {
-    key: "pids", label: "Processes", format: (n) => String(Math.round(n)), least: 4, height: 76,
+    key: "pids", label: "Processes", format: (n) => String(Math.round(n)), least: 4, height: 85,
     curves: [{ field: "pids", label: "processes and threads", colour: "blue", width: 2 }],
     lines: [{ limit: "pids", label: "limit", colour: "red", dash: [7, 4] }],
   },
   {
-    key: "io", label: "Disk", format: formatRate, bytes: true, least: 1024, height: 76,
+    key: "io", label: "Disk", format: formatRate, bytes: true, least: 1024, height: 85,
     curves: [
       { field: "ioRead", label: "read", colour: "blue", width: 2 },
       { field: "ioWrite", label: "write", colour: "orange", dash: [6, 2], width: 2 },
@@ -191,7 +200,7 @@ export const CHARTS = [
     lines: [],
   },
   {
-    key: "net", label: "Network", format: formatRate, bytes: true, least: 1024, height: 76,
+    key: "net", label: "Network", format: formatRate, bytes: true, least: 1024, height: 85,
     curves: [
       { field: "netRx", label: "received", colour: "blue", width: 2 },
       { field: "netTx", label: "sent", colour: "orange", dash: [6, 2], width: 2 },
@@ -199,7 +208,7 @@ export const CHARTS = [
     lines: [],
   },
   {
-    key: "pressure", label: "Pressure", format: formatPercent, least: 10, height: 76,
+    key: "pressure", label: "Pressure", format: formatPercent, least: 10, height: 85,
     curves: [
       { field: "cpuPressure", label: "waits for CPU", colour: "blue", width: 2 },
       { field: "memoryPressure", label: "for memory", colour: "red", dash: [6, 2], width: 2 },
@@ -209,14 +218,42 @@ export const CHARTS = [
   },
 ];
 
-// One row in words, for the read-out and for screen readers.
-export function describeRow(row, charts, limits) {
+// What stands for a kind of marker in the charts.
+export const GLYPHS = { pause: "‖", resume: "▸", limits: "⇅", oom: "✖", end: "■" };
+
+// A marker as the list below the charts has it; "" for the start, which is where the charts begin.
+export function describeMarker([seconds, kind, text]) {
+  return kind === "start" ? "" : `${seconds.toFixed(1)} s ${text}`;
+}
+
+// Where the texts of markers have room on one line: for each its left end, or null where it has none. `places`: [x, width of the text].
+export function placeTexts(places, left, right) {
+  let taken = left;
+  return places.map(([x, width], i) => {
+    const end = i + 1 < places.length ? places[i + 1][0] - GLYPH_WIDTH : right;
+    const found = [x + GLYPH_WIDTH, x - GLYPH_WIDTH - width].find((from) => from >= taken && from + width <= (from > x ? end : x)) ?? null;
+    taken = Math.max(x + GLYPH_WIDTH, found === null ? 0 : found + width + GLYPH_WIDTH);
+    return found;
+  });
+}
+
+// What a number box says: a value to send (null: no limit), or a line to say instead.
+export function readBox(text, { label, unit, optional }) {
+  if (text.trim() === "") return optional ? { value: null } : { say: `${label}: no change.` };
+  const number = Number(text);
+  if (Number.isFinite(number) && number > 0) return { value: number };
+  return { say: `${label}: ${text} is not possible. It takes a number of ${unit} above 0; nothing was changed.` };
+}
+
+// One row in words, for the read-out and for screen readers; `events`: what markers say of it.
+export function describeRow(row, charts, limits, events = []) {
   const parts = [`${row.seconds.toFixed(2)} s`];
   for (const chart of charts) {
     const values = chart.curves.map((curve) => `${curve.label} ${chart.format(row[curve.field])}`);
     parts.push(`${chart.label}: ${values.join(", ")}`);
   }
   if (limits.mem) parts.push(`limit ${formatBytes(limits.mem)}`);
+  parts.push(...events);
   return parts.join(" · ");
 }
 
@@ -249,7 +286,8 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-const PADDING = { left: 62, right: 12, top: 8, bottom: 20 };
+const PADDING = { left: 62, right: 12, top: 17, bottom: 20 };
+const HOST_SCALE_WIDTH = 34;
 
 class Chart {
   constructor(definition, panel) {
@@ -259,7 +297,7 @@ class Chart {
     this.legend = element("span", { class: "nbc-legend" });
     this.values = definition.curves.map((curve) => this.legendItem(curve));
     this.lineValues = definition.lines.map((line) => this.legendItem(line));
-    if (definition.host) this.hostValue = this.legendItem({ colour: "host", label: "host", width: 1 });
+    if (definition.host) this.hostValue = this.legendItem({ colour: "host", label: "host (scale on the right)", width: 1 });
     this.root = element(
       "figure", { class: "nbc-chart" },
       element("figcaption", {}, element("b", {}, definition.label), this.legend), this.canvas,
@@ -286,7 +324,7 @@ class Chart {
       this.canvas.height = Math.round(height * scale);
       this.canvas.style.height = `${height}px`;
     }
-    this.plot = { x: PADDING.left, y: PADDING.top, w: width - PADDING.left - PADDING.right, h: height - PADDING.top - PADDING.bottom };
+    this.plot = { x: PADDING.left, y: PADDING.top, w: width - PADDING.left - this.panel.paddingRight, h: height - PADDING.top - PADDING.bottom };
   }
 
   limitOf(line) {
@@ -306,6 +344,7 @@ class Chart {
     const limits = definition.lines.map((line) => this.limitOf(line));
     this.top = axisTop(highest, limits, definition.least);
     this.axes(g, colours);
+    if (definition.host && panel.showHost) this.hostAxis(g, colours);
     if (rows.rows.length) {
       if (definition.host && panel.showHost) this.curve(g, colours, { field: definition.host.field, colour: "host", width: 1 }, definition.host.total(panel.config));
       for (const curve of definition.curves) this.curve(g, colours, curve, this.top);
@@ -345,6 +384,15 @@ class Chart {
       if (this.x(seconds) > plot.x + plot.w - 10) continue;
       g.fillText(`${Math.round(seconds * 100) / 100} s`, this.x(seconds), plot.y + plot.h + 12);
     }
+  }
+
+  // The machine's line has a scale of its own: all of the machine is at the top.
+  hostAxis(g, colours) {
+    const { plot } = this;
+    g.fillStyle = colours.faint;
+    g.textAlign = "left";
+    g.textBaseline = "middle";
+    for (const percent of [0, 50, 100]) g.fillText(formatPercent(percent), plot.x + plot.w + 5, this.y(percent, 100));
   }
 
   curve(g, colours, curve, top) {
@@ -392,10 +440,13 @@ class Chart {
   }
 
   markers(g, colours) {
-    for (const [seconds, kind] of this.panel.markers) {
-      const x = Math.round(this.x(seconds)) + 0.5;
+    const { markers } = this.panel;
+    const place = ([seconds]) => Math.round(this.x(seconds)) + 0.5;
+    g.save();
+    for (const marker of markers) {
+      const [, kind] = marker;
       const bad = kind === "oom";
-      g.save();
+      const x = place(marker);
       g.strokeStyle = g.fillStyle = bad ? colours.red : colours.faint;
       g.lineWidth = bad ? 1.5 : 1;
       g.setLineDash(kind === "start" ? [] : [3, 3]);
@@ -403,14 +454,25 @@ class Chart {
       g.moveTo(x, this.plot.y);
       g.lineTo(x, this.plot.y + this.plot.h);
       g.stroke();
-      if (kind !== "start") {
-        g.textAlign = "center";
-        g.textBaseline = "top";
-        g.font = `12px ${colours.font}`;
-        g.fillText({ pause: "‖", resume: "▸", limits: "⇅", oom: "✖", end: "■" }[kind] || "•", x, this.plot.y - 6);
-      }
-      g.restore();
+      if (kind === "start") continue;
+      g.textAlign = "center";
+      g.textBaseline = "bottom";
+      g.font = `12px ${colours.font}`;
+      g.fillText(GLYPHS[kind] || "•", x, this.plot.y - 2);
     }
+    if (this === this.panel.topChart) this.markerTexts(g, colours, markers.filter(([, kind]) => kind !== "start"), place);
+    g.restore();
+  }
+
+  // Above the topmost chart, as far as there is room; all of them are in the list below.
+  markerTexts(g, colours, markers, place) {
+    g.font = `11px ${colours.font}`;
+    g.textAlign = "left";
+    const places = placeTexts(markers.map((marker) => [place(marker), g.measureText(marker[2]).width]), this.plot.x, this.width - 2);
+    markers.forEach(([, kind, text], i) => {
+      g.fillStyle = kind === "oom" ? colours.red : colours.text;
+      if (places[i] !== null) g.fillText(text, places[i], this.plot.y - 2);
+    });
   }
 
   cursor(g, colours) {
@@ -471,11 +533,15 @@ class Panel {
     this.dot = element("span", { class: "nbc-dot", "aria-hidden": "true" });
     this.state = element("span", { class: "nbc-state" });
     this.charts = CHARTS.map((definition) => new Chart(definition, this));
-    this.warning = element("div", { class: "nbc-warning", role: "alert" });
+    this.warning = element("div", { class: "nbc-warning" });
+    this.alert = element("div", { class: "nbc-hidden", role: "alert" });
+    // Whoever cannot see the charts hears of each event once, when it is new.
+    this.events = element("ol", { class: "nbc-events", role: "log", "aria-label": "Events", tabindex: "0" });
+    this.events.hidden = true;
     this.message = element("div", { class: "nbc-message", role: "status" });
     this.readout = element("div", { class: "nbc-hidden", "aria-live": "polite" });
     const head = element("div", { class: "nbc-head" }, this.dot, element("b", {}, config.title), this.state, this.buttons());
-    const parts = [head, this.warning, ...this.charts.map((chart) => chart.root), this.toggles(), this.limitControls(), this.message, this.readout];
+    const parts = [head, this.warning, this.alert, ...this.charts.map((chart) => chart.root), this.events, this.toggles(), this.limitControls(), this.message, this.readout];
     this.root.className = "nbc-panel";
     this.root.setAttribute("role", "region");
     // Else JupyterLab takes arrow keys from the sliders, and Enter on a button edits the cell: older ones look for the attribute.
@@ -526,7 +592,8 @@ class Panel {
       key: "mem",
       fromSlider: (position) => sliderToSize(position, config.host_memory),
       toSlider: (bytes) => sizeToSlider(bytes || config.host_memory, config.host_memory),
-      fromBox: (text) => Math.round(Number(text) * MIB),
+      optional: false,
+      fromBox: (number) => Math.round(number * MIB),
       toBox: (bytes) => (bytes ? String(Math.round((bytes / MIB) * 10) / 10) : ""),
       words: formatBytes,
     });
@@ -534,7 +601,8 @@ class Panel {
       key: "cpus",
       fromSlider: (position) => Math.round(position * 100) / 100,
       toSlider: (cpus) => cpus || config.host_cpus,
-      fromBox: (text) => (text === "" ? null : Number(text)),
+      optional: true,
+      fromBox: (number) => number,
       toBox: (cpus) => (cpus ? String(Math.round(cpus * 100) / 100) : ""),
       words: (cpus) => `${cpus} cores`,
     });
@@ -550,7 +618,6 @@ class Panel {
     let timer = null;
     const change = (value, now) => {
       control.touched = Date.now();
-      if (value !== null && !(value > 0)) return;
       this.foresee(control, value);
       clearTimeout(timer);
       const send = () => {
@@ -569,8 +636,17 @@ class Panel {
     };
     slider.addEventListener("input", () => fromSlider(false));
     slider.addEventListener("change", () => fromSlider(true));
+    box.addEventListener("input", () => (control.typing = true));
+    box.addEventListener("blur", () => (control.typing = false));
     box.addEventListener("change", () => {
-      const value = how.fromBox(box.value);
+      control.typing = false;
+      const { value: number, say } = readBox(box.validity.badInput ? "this" : box.value, { label, unit, optional: how.optional });
+      if (say) {
+        this.say(say, false);
+        box.value = how.toBox(this.limits[how.key]);
+        return;
+      }
+      const value = number === null ? null : how.fromBox(number);
       slider.value = how.toSlider(value);
       slider.setAttribute("aria-valuetext", value ? how.words(value) : "none");
       change(value, true);
@@ -583,6 +659,8 @@ class Panel {
     const used = this.rows.last ? this.rows.last.workingSet : 0;
     const below = control.how.key === "mem" && value !== null && value < used;
     control.hint.textContent = below ? `below the ${formatBytes(used)} in use: Linux will refuse` : "";
+    clearTimeout(control.hintTimer);
+    control.hintTimer = setTimeout(() => (control.hint.textContent = ""), HINT_MILLISECONDS);
   }
 
   showLimits() {
@@ -591,8 +669,7 @@ class Panel {
       const value = this.limits[control.how.key];
       control.slider.value = control.how.toSlider(value);
       control.slider.setAttribute("aria-valuetext", value ? control.how.words(value) : "none");
-      if (document.activeElement !== control.box) control.box.value = control.how.toBox(value);
-      control.hint.textContent = "";
+      if (!control.typing) control.box.value = control.how.toBox(value);
     }
   }
 
@@ -626,8 +703,7 @@ class Panel {
 
   take(message, buffers) {
     if (message.k === "said") {
-      this.message.textContent = message.text;
-      this.message.classList.toggle("nbc-bad", !message.ok);
+      this.say(message.text, message.ok);
       if (!message.ok) for (const control of [this.memory, this.cpu]) control.touched = control.sent = 0;
       this.showLimits();
       return;
@@ -647,13 +723,45 @@ class Panel {
       }
     }
     if (message.m) this.markers.push(...message.m);
+    if (message.m || message.k === "all") this.listMarkers();
     if (message.l) {
       this.limits = message.l;
       this.showLimits();
     }
     if (message.s) this.status = message.s;
-    if (message.w !== undefined && this.warning.textContent !== message.w) this.warning.textContent = message.w;
+    if (message.w !== undefined) this.warn(message.w);
     this.redraw();
+  }
+
+  say(text, ok) {
+    this.message.textContent = text;
+    this.message.classList.toggle("nbc-bad", !ok);
+  }
+
+  // Seen as long as it holds; spoken when it is new, and not each time that memory falls and grows again.
+  warn(text) {
+    if (this.warning.textContent === text) return;
+    this.warning.textContent = text;
+    const now = Date.now();
+    if (!text || (text === this.alert.textContent && now - this.alertedAt < ALERT_MILLISECONDS)) return;
+    this.alert.replaceChildren(text);
+    this.alertedAt = now;
+  }
+
+  // What is in the list already stays: it would be spoken again.
+  listMarkers() {
+    const listed = this.markers.filter(describeMarker);
+    listed.forEach((marker, i) => {
+      const text = describeMarker(marker);
+      const item = this.events.children[i] || this.events.appendChild(element("li", {}, element("i", { "aria-hidden": "true" }), element("span")));
+      if (item.lastChild.textContent === text) return;
+      item.dataset.kind = marker[1];
+      item.firstChild.textContent = GLYPHS[marker[1]] || "•";
+      item.lastChild.textContent = text;
+    });
+    while (this.events.children.length > listed.length) this.events.lastChild.remove();
+    this.events.hidden = !listed.length;
+    this.events.scrollTop = this.events.scrollHeight;
   }
 
   // The figure that stays. A page that was loaded again while the cell ran does not get the cell's outputs any more.
@@ -698,7 +806,8 @@ class Panel {
     event.preventDefault();
     this.hover(wanted === null ? null : Math.max(0, Math.min(last, wanted)));
     const shown = this.charts.filter((chart) => !chart.root.hidden).map((chart) => chart.definition);
-    this.readout.textContent = this.hovered ? describeRow(this.hovered, shown, this.limits) : "";
+    const here = this.markers.filter(([seconds, kind]) => kind !== "start" && this.rows.at(seconds) === this.index);
+    this.readout.textContent = this.hovered ? describeRow(this.hovered, shown, this.limits, here.map(describeMarker)) : "";
   }
 
   // ---- drawing
@@ -721,6 +830,8 @@ class Panel {
     if (!this.root.isConnected) return;
     this.showStatus();
     this.span = Math.max(2, this.rows.last ? this.rows.last.seconds : 0, ...this.markers.map((marker) => marker[0]));
+    this.paddingRight = PADDING.right + (this.showHost ? HOST_SCALE_WIDTH : 0);
+    this.topChart = this.charts.find((chart) => !chart.root.hidden);
     const colours = this.colours();
     for (const chart of this.charts) chart.draw(colours);
     const { last } = this.rows;

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from nbcontainer.events import Changed, Event, Finished, Paused, Readings, Resumed, Sample, Started
 from nbcontainer.spec import Limits
@@ -19,6 +19,8 @@ ROW_SECONDS = 0.05
 CAPACITY_ROWS = 2400
 HIGH_SHARE = 0.9
 """From this share of the memory limit on, the panel warns."""
+CALM_SHARE = 0.1
+"""So much less than what it warned of has to be in use before it stops: who hears it is to hear it once."""
 
 
 class Row(NamedTuple):
@@ -97,6 +99,7 @@ class View:
         self._base: Sample | None = None
         self._most_bytes = 0
         self._oom_kills = 0
+        self._tight: Literal["", "high", "mem"] = ""
 
     # ---- in
 
@@ -117,10 +120,12 @@ class View:
             case Changed():
                 text = describe_change(self.limits, event.limits)
                 self.limits = event.limits
+                self._tight = ""
+                self._tighten()
                 if text:
                     self._mark(event.monotonic_seconds, "limits", text)
             case Finished():
-                self.status, self.outcome = "ended", event.outcome
+                self.status, self.outcome, self._tight = "ended", event.outcome, ""
                 seconds = self._start + event.usage.wall_seconds
                 self._mark(seconds, "oom" if event.outcome == "oom" else "end", event.outcome.replace("oom", "out of memory"))
 
@@ -135,8 +140,20 @@ class View:
     def _mark(self, monotonic_seconds: float, kind: str, text: str) -> None:
         self.markers.append(Marker(round(max(0.0, monotonic_seconds - self._start), 3), kind, text))
 
+    def _tighten(self) -> None:
+        if self.last is None:
+            return
+        limit, high = self.limits.memory_bytes, self.limits.memory_high_bytes
+        if high and self.last.memory_bytes >= high * (0.99 - CALM_SHARE * (self._tight == "high")):
+            self._tight = "high"
+        elif limit and self.last.working_set_bytes >= limit * (HIGH_SHARE - CALM_SHARE * (self._tight == "mem")):
+            self._tight = "mem"
+        else:
+            self._tight = ""
+
     def _sample(self, sample: Sample) -> None:
         self.last = sample
+        self._tighten()
         if sample.oom_kills > self._oom_kills:
             self._mark(sample.monotonic_seconds, "oom", f"out of memory: {sample.oom_kills} killed")
             self._oom_kills = sample.oom_kills
@@ -195,14 +212,11 @@ class View:
 
     @property
     def warning(self) -> str:
-        """A sentence when memory is nearly used up or held back, else ""."""
-        if self.last is None or self.status == "ended":
-            return ""
-        limit, high, used = self.limits.memory_bytes, self.limits.memory_high_bytes, self.last.working_set_bytes
-        if high and self.last.memory_bytes >= high * 0.99:
-            return f"Above --memory-high {format_size(high)}: Linux slows the container down and reclaims its memory."
-        if limit and used >= HIGH_SHARE * limit:
-            return f"{100 * used / limit:.0f} % of --mem {format_size(limit)} are in use: beyond it, Linux kills."
+        """A sentence when memory is nearly used up or held back, else "". Without what changes all the time: it is read aloud."""
+        if self._tight == "high":
+            return f"Above --memory-high {format_size(self.limits.memory_high_bytes or 0)}: Linux slows the container down and reclaims its memory."
+        if self._tight == "mem":
+            return f"Memory is nearly used up: beyond --mem {format_size(self.limits.memory_bytes or 0)}, Linux kills."
         return ""
 
     def text_line(self) -> str:

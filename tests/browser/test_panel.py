@@ -117,7 +117,8 @@ def test_memory_is_drawn_and_the_kill_is_explained(notebook: Callable[..., Noteb
     before = book.canvas().evaluate("(canvas) => canvas.toDataURL()")
     book.wait_for_seconds(2)
     assert book.canvas().evaluate("(canvas) => canvas.toDataURL()") != before
-    assert "of the host's" in book.panel.inner_text()
+    assert "host (scale on the right)" in book.panel.inner_text() and "of the host's" in book.panel.inner_text()
+    book.panel.get_by_role("alert").filter(has_text="Memory is nearly used up: beyond --mem 64 MiB, Linux kills.").wait_for(state="attached")
     keep("panel-light")
     assert book.wait_for_figure().startswith("Memory and CPU over time: killed: out of memory at 64 MiB")
     card = book.page.locator(".jp-OutputArea [role=note]").inner_text()
@@ -138,11 +139,22 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     book.wait_for_message("run again")
     assert not frozen(record)
     slider = book.panel.get_by_label("Memory limit slider")
+    events = book.panel.get_by_role("log", name="Events").get_by_role("listitem")
+    events.nth(1).wait_for()
+    assert [re.sub(r"^\S\s*[\d.]+ s ", "", text) for text in events.all_inner_texts()] == ["paused", "resumed"]
     slider.focus()
     slider.press("ArrowRight")
     book.wait_for_message("Linux says: mem 128 MiB →")
     assert memory_limit(record) > 128 << 20
     box = book.panel.get_by_label("Memory limit in MiB")
+    before = memory_limit(record)
+    shown = str(round(before / 2**20, 1)).removesuffix(".0")
+    book.panel.locator(".nbc-legend", has_text=f"limit {shown} MiB").wait_for()
+    for text, said in (("", "Memory limit: no change."), ("0", "Memory limit: 0 is not possible"), ("-3", "Memory limit: -3 is not possible")):
+        box.fill(text)
+        box.press("Enter")
+        book.wait_for_message(said)
+        assert box.input_value() == shown and memory_limit(record) == before
     box.fill("10")
     box.press("Enter")
     book.wait_for_message("Linux refused it")
@@ -161,6 +173,12 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     slider.press("ArrowRight")
     book.wait_for_message("cpus 0.25 →")
     assert cpu_quota(record) > 0.25
+    quota.fill("")
+    quota.press("Enter")
+    book.wait_for_message("→ none")
+    assert cpu_quota(record) < 0
+    events.filter(has_text=re.compile("cpus .* → none")).wait_for()
+    keep("markers")
     book.panel.get_by_role("button", name="Kill").click()
     assert "killed on request" in book.wait_for_figure()
     assert record not in list_containers()

@@ -110,6 +110,23 @@ def test_a_row_in_words(module: Path) -> None:
     assert evaluate(module, script) == "1.50 s · Memory: usage 1 KiB, working set 1 KiB, peak 1 KiB · limit 1 MiB"
 
 
+def test_markers_in_words_and_where_their_texts_have_room(module: Path) -> None:
+    assert evaluate(module, "[p.describeMarker([0, 'start', 'start']), p.describeMarker([3.04, 'pause', 'paused'])]") == ["", "3.0 s paused"]
+    assert evaluate(module, "['pause', 'resume', 'limits', 'oom', 'end'].every((kind) => p.GLYPHS[kind])")
+    assert evaluate(module, "p.describeRow({ seconds: 1 }, [], {}, ['1.0 s paused'])") == "1.00 s · 1.0 s paused"
+    # To the right of its sign; to the left where the next sign is too near; nowhere, where neither has room; the last one at the right edge.
+    assert evaluate(module, "p.placeTexts([[100, 40], [300, 40], [320, 40], [330, 60], [590, 50]], 60, 600)") == [108, 252, None, 338, 532]
+    assert evaluate(module, "p.placeTexts([], 60, 600)") == []
+
+
+def test_what_a_number_box_says_is_a_value_or_a_line(module: Path) -> None:
+    memory, cpu = "{ label: 'Memory limit', unit: 'MiB', optional: false }", "{ label: 'CPU quota', unit: 'cores', optional: true }"
+    assert evaluate(module, f"[p.readBox('64.5', {memory}), p.readBox('', {cpu})]") == [{"value": 64.5}, {"value": None}]
+    assert evaluate(module, f"p.readBox(' ', {memory}).say") == "Memory limit: no change."
+    for text in ("0", "-5", "this"):
+        assert evaluate(module, f"p.readBox('{text}', {cpu}).say") == f"CPU quota: {text} is not possible. It takes a number of cores above 0; nothing was changed."
+
+
 def test_no_html_from_data() -> None:
     """Whatever the kernel says is text; nothing is parsed as HTML or run."""
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser", "http"):

@@ -153,7 +153,20 @@ def test_warnings_before_the_kill() -> None:
     assert view.warning.startswith("Above --memory-high 100 MiB")
     view = started()
     view.fold(sample(1.0, 120 * MIB))
-    assert view.warning == "94 % of --mem 128 MiB are in use: beyond it, Linux kills."
+    said = view.warning
+    assert said == "Memory is nearly used up: beyond --mem 128 MiB, Linux kills."
+    for seconds, used in ((2.0, 126), (3.0, 110), (4.0, 120), (5.0, 104)):
+        view.fold(sample(seconds, used * MIB))
+        assert view.warning == said, "it is read aloud: not each time that memory moves a little"
+    view.fold(sample(6.0, 100 * MIB))
+    assert view.warning == ""
+    view.fold(sample(7.0, 110 * MIB))
+    assert view.warning == ""
+    view.fold(Changed(107.0, replace(LIMITS, memory_bytes=112 * MIB)))
+    assert view.warning == said.replace("128", "112")
+    view.fold(Changed(108.0, LIMITS))
+    assert view.warning == ""
+    view.fold(sample(9.0, 120 * MIB))
     view.fold(Finished("oom", None, 9, None, Usage()))
     assert view.warning == ""
 
