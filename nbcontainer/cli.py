@@ -31,7 +31,7 @@ USAGE = """usage: nbcontainer COMMAND
 
   run [OPTIONS] [--] PROGRAM [ARG...]   run a program in a container (run --help lists the options)
   doctor [--json]                       what this host can do, and what to type where it cannot
-  ps [-q] [--no-trunc] [--format F]     running containers
+  ps [-aq] [--filter K=V] [--format F]   containers, as docker ps lists them
   stats [--no-stream] [NAME...]         what they use
   logs [-f] NAME, top, port, inspect, diff, attach, wait, pause, resume, update, stop, kill, rm
                                         look at containers of your notebooks, change and end them (each has --help)
@@ -212,17 +212,17 @@ def _verb(name: str, words: list[str]) -> int:
     """A verb of the notebook's that is not about one kernel's containers."""
     from nbcontainer import verbs
 
-    answer = verbs.find(name).answer(words)
+    answer = verbs.answer(name, words)
     if name == "stats" and sys.stdout.isatty() and not any(word.startswith("-") for word in words):
         while not isinstance(answer, str | Iterator):  # until Ctrl-C
-            print(f"\x1b[H\x1b[J{answer.as_text()}", flush=True)
+            print(f"\x1b[H\x1b[J{answer}", flush=True)
             time.sleep(1)
-            answer = verbs.find(name).answer(words)
+            answer = verbs.answer(name, words)
     if isinstance(answer, Iterator):
         for record in answer:
             _write(record.stream, record.text)
         return 0
-    text = answer if isinstance(answer, str) else answer.as_text()
+    text = str(answer)
     if text:
         print(text.replace("usage: %container", "usage: nbcontainer", 1) if "--help" in words else text)
     return 0

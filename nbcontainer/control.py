@@ -2,7 +2,7 @@
 
 Another notebook, or the ``nbcontainer`` command, connects to the socket beside the kernel's file, in a directory that nobody else can
 enter, and sends one line of JSON: ``{"verb": "kill", "given": {...}}``, the arguments of a verb as its parser has them, or
-``{"exec": {...}}``, ``{"knows": NAME}`` or ``{"kept": true}``, for which rows of ``ps -a`` come. The answer is lines of JSON:
+``{"exec": {...}}``, ``{"knows": NAME}`` or ``{"kept": true}``, for which containers come as ``ps -a`` lists them. The answer is lines of JSON:
 
 - ``{"text": ...}``, ``{"table": {...}}``, ``{"document": ...}``, or ``{"record": [seconds, stream, text]}`` again and again, until the end;
 - for a program: ``{"spec": ...}``, and then its events, as :mod:`nbcontainer.engine.vm.wire` has them; meanwhile ``I`` interrupts it;
@@ -20,6 +20,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
     if "kept" in request:
         from nbcontainer.verbs import listing
 
-        _send(connection, {"kept": listing.kept_here()})
+        _send(connection, {"kept": [asdict(listed) for listed in listing.kept_here()]})
         return
     from nbcontainer import verbs
     from nbcontainer.verbs.shown import Document, Table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from nbcontainer.logs import Record
 from nbcontainer.result import OnEvent, Result
 from nbcontainer.spec import ContainerSpec
 from nbcontainer.state import control_directory, list_places
+from nbcontainer.verbs.listing import Listed
 from nbcontainer.verbs.shown import Document, Table
 
 if TYPE_CHECKING:
@@ -42,15 +44,18 @@ def _keeps(place: str, text: str) -> bool:
     return _ask(place, {"knows": text}) == {"knows": True}
 
 
-def kept() -> list[tuple[float, tuple[str, ...]]]:
-    """(when it was made in Unix seconds, row of ``ps -a``) of the containers that other kernels keep.
+def kept() -> list[Listed]:
+    """The containers that have ended and that other kernels keep.
 
     A kernel that does not answer within two seconds, or not in this way, is left out.
     """
     places = [place.name for place in list_places() if place.kernel_pid != os.getpid()]
     answers = [_ask(place, {"kept": True}) or {} for place in places]
-    found = [item for answer in answers for item in answer.get("kept", []) if isinstance(item[0], float)]
-    return [(created, tuple(map(str, row))) for created, row in found]
+    found: list[Listed] = []
+    for answer in answers:
+        with contextlib.suppress(TypeError):  # another version's
+            found += [Listed(**one) for one in answer.get("kept", [])]
+    return found
 
 
 def _ask(place: str, question: dict[str, Any]) -> dict[str, Any] | None:

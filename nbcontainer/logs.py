@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import struct
 import tempfile
@@ -149,13 +150,13 @@ class Log:
         """stdout and stderr, for a Result."""
         return LogText(self, "stdout"), LogText(self, "stderr")
 
-    def follow(self) -> Iterator[Record]:
-        """What is written from now on (the call, not the first iteration), until the container has ended."""
+    def follow(self, until: float | None = None) -> Iterator[Record]:
+        """What is written from now on (the call, not the first iteration), until the container has ended, or until these Unix seconds."""
         with self._changed:
             number, offset = self._newest, self._segments[self._newest].size if self._newest >= 0 else 0
-        return self._follow(number, offset)
+        return self._follow(number, offset, math.inf if until is None else until)
 
-    def _follow(self, number: int, offset: int) -> Iterator[Record]:
+    def _follow(self, number: int, offset: int, until: float) -> Iterator[Record]:
         while True:
             with self._changed:
                 oldest = min(self._segments, default=self._newest)
@@ -163,14 +164,18 @@ class Log:
                     number, offset = oldest, 0
                 data = self._segments[number].read(offset) if number in self._segments else b""
                 if not data and number >= self._newest:
-                    if self._closed:
+                    left = until - time.time()
+                    if self._closed or left <= 0:
                         return
-                    self._changed.wait(1.0)
+                    self._changed.wait(min(1.0, left))
                     continue
             if not data:
                 number, offset = number + 1, 0
             offset += len(data)
-            yield from _split(data)
+            for record in _split(data):
+                if record.unix_seconds > until:
+                    return
+                yield record
 
 
 class LogText:

@@ -21,6 +21,11 @@ class Mount:
     read_only: bool = False
     size_bytes: int | None = None
 
+    @property
+    def shown_source(self) -> str:
+        """The name of a volume, or a path of the host; empty where there is none."""
+        return volumes.name_of(self.source) or self.source
+
     @classmethod
     def parse_volume(cls, text: str, base: str) -> Mount:
         """``SRC:DST[:ro|:rw]``; a relative source (``./x``, ``../x``, ``.``) starts at ``base``."""

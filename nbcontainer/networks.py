@@ -86,9 +86,6 @@ def prune(*, engine: str | None = None) -> tuple[str, ...]:
 
 def as_table(networks: tuple[NetworkDescription, ...]) -> str:
     """With columns as Docker's."""
-    rows = [("NAME", "SUBNET", "IPV6 SUBNET", "GATEWAY", "CONTAINERS", "WAY OUT")]
-    for network in networks:
-        out = network.way_out or ("none (internal)" if network.internal else "none")
-        rows.append((network.name, network.subnet, network.subnet_v6 or "-", network.gateway, str(len(network.containers)), out))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    from nbcontainer.verbs import connecting
+
+    return connecting.as_table(networks)

@@ -94,8 +94,9 @@ class RunningContainer(ABC):
         self._refuse_after_the_end("ps")
         command = " ".join(self.spec.program) or "python"
         return ContainerRecord(
-            os.getpid(), self.id, self.name, self._run.pid, self.status, self.created_unix_seconds, command, self.limits.memory_bytes, str(self.spec.root)
-        )
+            os.getpid(), self.id, self.name, self._run.pid, self.status, self.created_unix_seconds, command, self.limits.memory_bytes, str(self.spec.root),
+            networks=self.spec.network_names, mounts=self.spec.mount_sources,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self.status}>"
@@ -250,9 +251,9 @@ class RunningContainer(ABC):
         """What it has written, both streams in order: the last 10 to 20 MiB of it, or the last ``tail`` lines."""
         return "".join(record.text for record in self.log.lines(tail))
 
-    def follow(self) -> Iterator[Record]:
-        """What it writes from now on, until it ends."""
-        return self.log.follow()
+    def follow(self, until: float | None = None) -> Iterator[Record]:
+        """What it writes from now on, until it ends, or until these Unix seconds."""
+        return self.log.follow(until)
 
     def diff(self) -> list[Change]:
         """Paths of its root that were added (A), changed (C) and deleted (D)."""

@@ -125,5 +125,14 @@ class ContainerSpec:
     cell_number: int = 0
     """The number of the notebook's cell, as in ``In [5]``; 0: none."""
 
+    @property
+    def network_names(self) -> str:
+        """As ``docker ps`` lists them, with commas between."""
+        return ",".join(self.networks) or self.network
+
+    @property
+    def mount_sources(self) -> str:
+        return ",".join(mount.shown_source for mount in self.mounts if mount.source)
+
     def replace(self, **changes: Any) -> ContainerSpec:
         return dataclasses.replace(self, **changes)

@@ -50,6 +50,9 @@ class ContainerRecord:
     """Of a container that has no cgroup on this host: its last reading, as a :class:`~nbcontainer.events.Sample` has it."""
     ports: str = ""
     """Published ones, as Docker lists them."""
+    networks: str = ""
+    mounts: str = ""
+    """Volumes and paths of the host, with commas between."""
 
 
 def state_directory() -> Path:

@@ -9,7 +9,9 @@ import math
 import numbers
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from nbcontainer.errors import SpecError
@@ -19,6 +21,9 @@ SIZE_HELP = "a size such as 64K, 128M, 1.5G, 64KiB or a number of bytes (powers 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)
 _FACTOR = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
+_AGO_PART = re.compile(r"(\d+(?:\.\d*)?)(ms|us|ns|h|m|s)", re.ASCII)
+_AGO = re.compile(f"(?:{_AGO_PART.pattern})+", re.ASCII)
+_AGO_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _CPU_LIST = re.compile(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", re.ASCII)
 
 
@@ -90,6 +95,20 @@ def parse_seconds(value: str | int | float, option: str, *, maximum: float) -> f
     if number is None or not 1e-5 <= number * factor <= maximum:
         raise SpecError(f"{option}: {shown(value)} is not a time such as 50ms, from 10us to {maximum:g}s")
     return number * factor
+
+
+def parse_moment(value: str, option: str) -> float:
+    """Unix seconds of a time as ``docker logs --since`` has them: RFC 3339 (local without a zone), Unix seconds, or how long ago (``1h30m``)."""
+    text = value.strip()
+    number = finite_number(text)
+    if number is not None and number >= 0:
+        return number
+    if _AGO.fullmatch(text):
+        return time.time() - sum(float(count) * _AGO_SECONDS[unit] for count, unit in _AGO_PART.findall(text))
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise SpecError(f"{option}: {shown(value)} is not a time such as 2026-11-28T10:00:00, 10m (ago) or Unix seconds") from None
 
 
 def check_text(text: str, option: str) -> str:

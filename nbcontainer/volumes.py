@@ -66,6 +66,13 @@ def check_name(name: str, option: str = "volume") -> str:
     return name
 
 
+def name_of(path: str) -> str | None:
+    """The volume that containers see at this path of the host; None where it is another path."""
+    place, _, name = path.rpartition("/")
+    home = f"{directory()}/"
+    return place.removeprefix(home) if name == _DATA and place.startswith(home) and "/" not in place.removeprefix(home) else None
+
+
 def new_name() -> str:
     """As Docker's anonymous ones, and shorter."""
     return secrets.token_hex(8)

@@ -175,6 +175,8 @@ class LocalRun(ProcessRun):
                 self._controls.limits.memory_bytes,
                 str(spec.root),
                 ports=", ".join(map(str, spec.ports)),
+                networks=spec.network_names,
+                mounts=spec.mount_sources,
             )
         )
 

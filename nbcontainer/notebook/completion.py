@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbcontainer import verbs
+from nbcontainer.notebook import fields
 from nbcontainer.options import OF_PROCESSES, OPTIONS, Option
-from nbcontainer.verbs import storage
 
 SIGNALS = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2", "STOP", "CONT")
 MAGICS = ("%%container", "%container")
 FRESH_SECONDS = 10.0
 _BY_NAME = {name: option for option in OPTIONS for name in option.names if not option.later}
+_TEMPLATE = re.compile(r"""(?:--format|-f)[ =](['"])((?:(?!\1).)*)$""")
+_MOST_PATHS = 200
 _VARIABLES = ("input", "output", "result", "out", "err")
 
 _programs: tuple[float, list[str]] = (-FRESH_SECONDS, [])
@@ -32,8 +35,6 @@ def complete(line: str, variables: Mapping[str, Any] | None = None) -> list[str]
         if not given:
             return _beginning(verbs.NAMES, last)
         verb = given.pop(0)
-        if verb == "network":
-            return _network(given, last)
         if verb not in verbs.OF_CELLS:
             return _verb(verb, given, last)
         option, names = _state(given)
@@ -65,27 +66,13 @@ def _options_or_programs(last: str, variables: Mapping[str, Any], *, within: boo
     return _beginning(programs(), last) if last and "/" not in last else []
 
 
-def _network(given: list[str], last: str) -> list[str]:
-    """After ``%container network``."""
-    from nbcontainer.notebook.networks import OPTIONS, VERBS
-
-    if not given:
-        return _beginning(VERBS, last)
-    verb = given[0]
-    if given[-1] == "--engine":
-        return _beginning(_BY_NAME["--engine"].choices, last)
-    if last.startswith("-"):
-        return _beginning(OPTIONS.get(verb, ()), last)
-    if verb == "inspect":
-        return _beginning(network_names(), last)
-    if verb == "rm":
-        return [name for name in _beginning(network_names(), last) if name != "bridge" and name not in given[1:]]
-    return []
-
-
 def _verb(verb: str, given: list[str], last: str) -> list[str]:
     """After any other verb, by what its parser takes."""
-    if verb not in verbs.NAMES or verb == "doctor":
+    if verb in verbs.FAMILIES:
+        if not given:
+            return _beginning(verbs.members(verb), last)
+        verb, given = f"{verb} {given[0]}", given[1:]
+    if verb == "doctor" or verb not in {*verbs.NAMES, *(known.name for known in verbs.VERBS)}:
         return []
     actions = verbs.find(verb).parser()._actions
     with_value = {name: action for action in actions if action.nargs != 0 for name in action.option_strings}
@@ -94,17 +81,46 @@ def _verb(verb: str, given: list[str], last: str) -> list[str]:
     for word in given:
         names += [word] if word and before is None and not word.startswith("-") else []
         before = with_value.get(word) if before is None else None
+    template = _template_begun(" ".join([*given, last]))
+    if template is not None:
+        return fields.of_template(verb, template, last)
     if before is not None:
-        known = SIGNALS if before.dest == "signal" else _BY_NAME[before.option_strings[0]].choices if before.option_strings[0] in _BY_NAME else ()
-        return _beginning(map(str, before.choices or known), last)
+        return _of_verb_option(verb, before, last)
+    name, equals, value = last.partition("=")
+    if equals and name in with_value:
+        return [f"{name}={found}" for found in _of_verb_option(verb, with_value[name], value)]
     if last.startswith("-"):
         return _beginning(sorted(name for action in actions for name in action.option_strings if name.startswith("--")), last)
-    if verb == "volume":
-        return _beginning(storage.VERBS, last) if not names else _beginning(set(volume_names()) - set(names), last) if names[0] in ("rm", "inspect") else []
     takes = {action.dest: action.nargs for action in actions if not action.option_strings}
-    if "names" in takes or ("name" in takes and not names):
-        return [name for name in container_names() if name.startswith(last) and name not in names]
-    return []
+    if "names" not in takes and ("name" not in takes or names):
+        return []
+    return [name for name in _names_for(verb) if name.startswith(last) and name not in names]
+
+
+def _template_begun(text: str) -> str | None:
+    """What of a template in quotes stands before the cursor, where blanks are in it."""
+    begun = _TEMPLATE.search(text)
+    return begun[2] if begun is not None and " " in begun[2] else None
+
+
+def _names_for(verb: str) -> list[str]:
+    if verb.endswith((" create", " ls", " prune")):
+        return []
+    if verb.startswith("volume "):
+        return volume_names()
+    if verb.startswith("network "):
+        return [name for name in network_names() if name != "bridge" or verb == "network inspect"]
+    return container_names()
+
+
+def _of_verb_option(verb: str, option: argparse.Action, last: str) -> list[str]:
+    if option.dest == "filter":
+        return fields.of_filter(verb, last, _names_for)
+    if option.dest == "format":
+        return fields.of_template(verb, last, last)
+    name = option.option_strings[0]
+    known = SIGNALS if option.dest == "signal" else _BY_NAME[name].choices if name in _BY_NAME else ()
+    return _beginning(map(str, option.choices or known), last)
 
 
 def _beginning(names: Iterable[str], text: str) -> list[str]:
@@ -134,16 +150,47 @@ def _values(option: Option, text: str, variables: Mapping[str, Any]) -> list[str
         return _beginning(_names(variables), text)
     if option.key == "exec":
         return _beginning(container_names(), text)
-    if option.key == "volume" and ":" not in text:
-        return _beginning((f"{name}:" for name in volume_names()), text)
+    if option.key == "volume":
+        return _volume(text)
+    if option.key in ("cap_add", "cap_drop"):
+        return _capabilities(text)
     if option.key == "net":
         head, comma, tail = text.rpartition(",")
         taken = set(head.split(","))
         # Several networks are joined by commas; none and host are alone.
         alone = () if comma else ("none", "host")
         return [f"{head}{comma}{name}" for name in (*alone, *network_names()) if name.startswith(tail) and name not in taken]
-    head, comma, tail = text.rpartition(",") if option.value == "LIST" else ("", "", text)
-    return [f"{head}{comma}{choice}" for choice in option.choices if choice.startswith(tail)]
+    if option.value != "LIST":
+        return _beginning(option.choices, text)
+    head, comma, tail = text.rpartition(",")
+    taken = {*head.split(","), "all"} if comma else set()
+    return [f"{head}{comma}{choice}" for choice in option.choices if choice.startswith(tail) and choice not in taken]
+
+
+def _volume(text: str) -> list[str]:
+    """``SRC:DST[:ro]``: volumes and paths, with the colon where they may end."""
+    source, colon, target = text.partition(":")
+    if colon:
+        where, second, mode = target.partition(":")
+        return [f"{source}:{where}:{choice}" for choice in ("ro", "rw") if choice.startswith(mode)] if second else []
+    if "/" not in text:
+        here = [place for place in (".:", "./", "../", "~/") if place.startswith(text)] if not text or text[0] in ".~" else []
+        return [*_beginning((f"{name}:" for name in volume_names()), text), *here]
+    directory, _, start = text.rpartition("/")
+    try:
+        with os.scandir(os.path.expanduser(f"{directory}/")) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name.startswith(start) and (start or not entry.name.startswith(".")))
+    except OSError:
+        return []
+    itself = [f"{directory}:"] if directory and not start else []
+    return itself + [f"{directory}/{name}{'/' if is_directory else ':'}" for name, is_directory in found[:_MOST_PATHS] if " " not in name and ":" not in name]
+
+
+def _capabilities(text: str) -> list[str]:
+    from nbcontainer.linux.capabilities import CAPABILITIES
+
+    prefix = "CAP_" if text.upper().startswith("CAP_") else ""
+    return _beginning((f"{prefix}{name}" for name in (*(() if prefix else ("ALL",)), *sorted(CAPABILITIES))), text.upper())
 
 
 def _names(variables: Mapping[str, Any]) -> list[str]:

@@ -17,10 +17,10 @@ from nbcontainer.events import Sample
 from nbcontainer.spec import Limits
 from nbcontainer.state import ContainerRecord, Place, list_places
 from nbcontainer.units import format_size
+from nbcontainer.verbs.listing import STATS
 from nbcontainer.verbs.shown import Table
 
 HISTORY = 60
-STATS_COLUMNS = ("CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS")
 
 
 @dataclass(slots=True)
@@ -120,21 +120,27 @@ def parent_of(directories: tuple[str, ...], root: str = "/sys/fs/cgroup") -> str
 
 def stats_table(members: list[Member]) -> Table:
     """With ``docker stats``' columns. What is not known is ``-``."""
-    return Table(STATS_COLUMNS, tuple(map(_stats_row, members)))
+    table = STATS.shown(list(map(stats_row, members)), None)
+    assert isinstance(table, Table)
+    return table
 
 
-def _stats_row(member: Member) -> tuple[str, ...]:
+def stats_row(member: Member) -> dict[str, str]:
+    """By the names that Docker's templates have."""
     record, last, limit = member.record, member.last, member.limits.memory_bytes
-    cpu = "-" if math.isnan(member.cpu_percent) else f"{member.cpu_percent:.2f}%"
     traffic = member.network_bytes()
     received, sent = map(format_size, traffic) if traffic is not None else ("-", "-")
-    if last is None:
-        return (record.id, record.name, cpu, f"- / {format_size(limit) if limit else '-'}", "-", f"{received} / {sent}", "-", "-")
-    return (
-        record.id, record.name, cpu, f"{format_size(last.memory_bytes)} / {format_size(limit) if limit else '-'}",
-        f"{100 * last.memory_bytes / limit:.2f}%" if limit else "-", f"{received} / {sent}",
-        f"{format_size(last.io_read_bytes)} / {format_size(last.io_write_bytes)}", str(last.pids),
-    )  # fmt: skip
+    return {
+        "ID": record.id,
+        "Name": record.name,
+        "Container": record.name,
+        "CPUPerc": "-" if math.isnan(member.cpu_percent) else f"{member.cpu_percent:.2f}%",
+        "MemUsage": f"{format_size(last.memory_bytes) if last else '-'} / {format_size(limit) if limit else '-'}",
+        "MemPerc": f"{100 * last.memory_bytes / limit:.2f}%" if last and limit else "-",
+        "NetIO": f"{received} / {sent}",
+        "BlockIO": f"{format_size(last.io_read_bytes)} / {format_size(last.io_write_bytes)}" if last else "-",
+        "PIDs": str(last.pids) if last else "-",
+    }
 
 
 def look_twice(only: frozenset[str] | None = None, seconds: float = 0.2) -> list[Member]:

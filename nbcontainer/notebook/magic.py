@@ -59,9 +59,9 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             raise UsageError(str(error)) from None
 
     def _expand_all(self, words: list[str], *, verb: bool) -> list[str]:
-        """But for what ``--format`` of a verb has in braces: those are columns."""
-        templates = {place for place, word in enumerate(words, 1) if word == "--format"} if verb else set()
-        return [word if place in templates or (verb and word.startswith("--format=")) else self._expand(word) for place, word in enumerate(words)]
+        """But for the templates of a verb: the ``end`` of ``{{end}}`` is no variable."""
+        templates = verb and words[:1] not in (["run"], ["start"], ["exec"])
+        return [word if templates and "{{" in word else self._expand(word) for word in words]
 
     def _expand(self, word: str) -> str:
         """``{name}`` becomes the variable's value, also one with spaces in it; ``$`` is left to the shells it is for."""
@@ -86,10 +86,6 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             self._detach(starting(rest), None)
         elif verb == "exec":
             self._run(parse_exec(rest), "", verb="exec")
-        elif verb == "network":
-            from nbcontainer.notebook import networks
-
-            networks.run(rest)
         else:
             from nbcontainer.notebook.verbs import act
 

@@ -25,7 +25,7 @@ def act(shell: Any, name: str, words: list[str]) -> None:
         _display(dashboard(*words))
         return
     try:
-        show(shell, verbs.find(name).answer(words))
+        show(shell, verbs.answer(name, words))
     except KeyboardInterrupt:
         raise Interrupted(f"%container {name} did not get to its end") from None
 
@@ -39,7 +39,7 @@ def show(shell: Any, answer: verbs.Answer) -> None:
     elif is_kernel(shell):
         _display(answer)
     else:
-        print(answer.as_text())
+        print(answer)
 
 
 def stream(shell: Any, records: Iterator[Record]) -> None:

@@ -6,17 +6,21 @@ A verb answers with something to show (text, a Table, a Document) or with an ite
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.logs import Record
+from nbcontainer.spelling import hint, nearest
 from nbcontainer.verbs.shown import Document, Table
 
-Answer = str | Table | Document | Iterator[Record]
+if TYPE_CHECKING:
+    from nbcontainer.network.described import NetworkPicture
+
+    Answer = str | Table | Document | NetworkPicture | Iterator[Record]
 OF_CELLS = ("run", "start", "exec")
 """Verbs that run something, which each front end does in its own way."""
 LATER = ("commit", "export", "images", "pull", "push", "build", "history", "rmi")
@@ -26,7 +30,17 @@ class _Parser(argparse.ArgumentParser):
     """Errors are SpecErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise SpecError(f"{self.prog}: {message}; {self.prog} --help says more")
+        raise SpecError(f"{self.prog}: {self._in_our_words(message)}; {self.prog} --help says more")
+
+    def _in_our_words(self, message: str) -> str:
+        one = re.fullmatch(r"argument (\S+): (.*)", message)
+        if one is not None:
+            return f"{one[1].split('/')[-1]}: {'a value is missing' if one[2] == 'expected one argument' else one[2]}"
+        unknown = message.removeprefix("unrecognized arguments: ").split(" ")[0]
+        if unknown == message.split(" ")[0] or not unknown.startswith("-"):
+            return message
+        near = nearest(unknown.partition("=")[0], self._option_string_actions)
+        return f"there is no option {unknown}" + (f"; did you mean {near}?" if near else "")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise SpecError((message or "").strip())
@@ -37,12 +51,12 @@ class Verb:
     name: str
     summary: str
     module: str
-    """Where ``<name>(arguments) -> Answer`` and ``<name>_arguments(parser)`` are."""
+    """Where ``<name>(arguments) -> Answer`` and ``<name>_arguments(parser)`` are, with ``_`` for the blank of ``volume ls``."""
     of_containers: bool = False
     """Its NAMEs are containers, which may be other kernels' of this user."""
 
     def _part(self, suffix: str = "") -> Any:
-        return getattr(importlib.import_module(f"nbcontainer.verbs.{self.module}"), f"{self.name}{suffix}", None)
+        return getattr(importlib.import_module(f"nbcontainer.verbs.{self.module}"), f"{self.name.replace(' ', '_')}{suffix}", None)
 
     def parser(self) -> _Parser:
         # Without -h: argparse would print and leave, and --format may need it.
@@ -121,8 +135,19 @@ VERBS: tuple[Verb, ...] = (
     Verb("wait", "Wait for the end of containers; prints their exit codes.", "acting", of_containers=True),
     Verb("rm", "Forget containers that have ended; with -f, end them first.", "acting", of_containers=True),
     Verb("prune", "Remove kept containers that have ended, and what killed kernels have left.", "acting"),
-    Verb("volume", "Named volumes: create, ls, inspect, rm, prune.", "storage"),
+    Verb("volume create", "Make named volumes.", "storage"),
+    Verb("volume ls", "Named volumes of this user.", "storage"),
+    Verb("volume inspect", "All that is known of volumes, as JSON.", "storage"),
+    Verb("volume rm", "Remove volumes with all that is in them.", "storage"),
+    Verb("volume prune", "Remove all volumes that no container has.", "storage"),
+    Verb("network create", "Make a network.", "connecting"),
+    Verb("network ls", "Networks of this notebook.", "connecting"),
+    Verb("network inspect", "A network with everything on it, as a picture.", "connecting"),
+    Verb("network rm", "Remove networks.", "connecting"),
+    Verb("network prune", "Remove the networks that no container is on.", "connecting"),
 )
+FAMILIES = {"volume": "Named volumes", "network": "Networks of containers"}
+"""Verbs of two words begin with one of these."""
 _INSTEAD = {
     "cp": "-v DIR:/DIR shares files with a container, and -o NAME brings variables out",
     "create": "run -d and start make a container and begin it",
@@ -134,7 +159,7 @@ _INSTEAD = {
 }
 """Verbs of Docker's that are not here, and what does the same."""
 _ALSO = {"list": "ps", "ls": "ps", "unpause": "resume", "remove": "rm"}
-NAMES = tuple(sorted([*OF_CELLS, "doctor", "network", *(verb.name for verb in VERBS)]))
+NAMES = tuple(sorted({*OF_CELLS, "doctor", *(verb.name.split(" ")[0] for verb in VERBS)}))
 
 
 def find(name: str) -> Verb:
@@ -146,10 +171,34 @@ def find(name: str) -> Verb:
         raise SpecError(f"{name}: is not available yet; it comes with images")
     if name in _INSTEAD:
         raise SpecError(f"{name}: there is no such verb; {_INSTEAD[name]}")
-    known = [*NAMES, *_ALSO, *LATER]
-    swapped = [other for other in known if sorted(other) == sorted(name)]
-    close = swapped or difflib.get_close_matches(name, known, 1, 0.5)
-    raise SpecError(f"{name}: there is no such verb; {f'did you mean {close[0]}?' if close else 'there are ' + ', '.join(NAMES)}")
+    near = nearest(name, [*NAMES, *_ALSO, *LATER], 0.5)
+    raise SpecError(f"{name}: there is no such verb; {f'did you mean {near}?' if near else 'there are ' + ', '.join(NAMES)}")
+
+
+def members(family: str) -> tuple[str, ...]:
+    """The second words of its verbs."""
+    return tuple(verb.name.split(" ")[1] for verb in VERBS if verb.name.startswith(f"{family} "))
+
+
+def answer(name: str, words: Sequence[str]) -> Answer:
+    """Of a verb, also of a family's. Raises SpecError, HostError, SetupError, InternalError."""
+    if name not in FAMILIES:
+        return find(name).answer(words)
+    second, rest = (words[0], words[1:]) if words else ("", [])
+    if second in ("--help", "-h"):
+        return family_help_text(name)
+    second = {"list": "ls", "remove": "rm"}.get(second, second)
+    if second.startswith("-") or (not second and name == "volume"):
+        second, rest = "ls", words
+    if second not in members(name):
+        raise SpecError(f"{name}: {second!r} is not one of {', '.join(members(name))}; {hint(second, members(name)) if second else f'{name} --help says more'}")
+    return find(f"{name} {second}").answer(rest)
+
+
+def family_help_text(family: str) -> str:
+    lines = [f"usage: %container {family} VERB [ARGUMENTS]", ""]
+    lines += [f"  {verb.name.split(' ')[1]:<8} {verb.summary}" for verb in VERBS if verb.name.startswith(f"{family} ")]
+    return "\n".join([*lines, "", f"%container {family} VERB --help says what a verb takes."])
 
 
 def help_text() -> str:
@@ -157,8 +206,8 @@ def help_text() -> str:
         ("run", "Run a program in a new container: run [OPTIONS] PROGRAM [ARG...]"),
         ("start", "Start a Python session: start [OPTIONS] NAME, and then %%container --exec NAME."),
         ("exec", "Run a program in a running container: exec [OPTIONS] NAME PROGRAM [ARG...]"),
-        *((verb.name, verb.summary) for verb in VERBS),
-        ("network", "Networks of containers: see %container network --help."),
+        *((verb.name, verb.summary) for verb in VERBS if " " not in verb.name),
+        *((family, f"{about}: {', '.join(members(family))}.") for family, about in FAMILIES.items()),
         ("doctor", "What this host can do, and what to type where it cannot."),
     ]
     lines = ["usage: %container VERB [ARGUMENTS]", "", *(f"  {name:<8} {text}" for name, text in rows)]

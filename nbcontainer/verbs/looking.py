@@ -15,6 +15,7 @@ from nbcontainer.errors import SpecError
 from nbcontainer.ports import Port
 from nbcontainer.running import RunningContainer
 from nbcontainer.state import list_containers
+from nbcontainer.verbs.lists import add_format, documents
 from nbcontainer.verbs.shown import Document, Table
 
 NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup", "time")
@@ -86,11 +87,12 @@ def _inner(port: Port) -> str:
 
 
 def inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    add_format(parser)
     parser.add_argument("names", metavar="NAME", nargs="+", help="name, id, or the beginning of an id")
 
 
-def inspect(given: argparse.Namespace) -> Document:
-    return Document([_described(CONTAINERS.find(name, "inspect")) for name in given.names])
+def inspect(given: argparse.Namespace) -> Document | str:
+    return documents("inspect", [_described(CONTAINERS.find(name, "inspect")) for name in given.names], given.format)
 
 
 def _described(container: RunningContainer) -> dict[str, Any]:

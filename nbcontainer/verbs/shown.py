@@ -17,11 +17,9 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     """A line below it."""
-    key: int = 0
-    """The column that ``-q`` prints."""
 
     def as_text(self) -> str:
-        everything = [self.columns, *(tuple(map(_in_one_line, row)) for row in self.rows)]
+        everything = [self.columns, *(tuple(map(in_one_line, row)) for row in self.rows)]
         widths = [max(len(row[column]) for row in everything) for column in range(len(self.columns))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in everything]
         return "\n".join([*lines, *([self.note] if self.note else [])])
@@ -32,13 +30,13 @@ class Table:
     def _repr_html_(self) -> str:
         head = "".join(f"<th {_CELL}>{html.escape(column)}</th>" for column in self.columns)
         body = "".join(
-            "<tr>" + "".join(f"<td {_CELL}>{html.escape(_in_one_line(cell))}</td>" for cell in row) + "</tr>" for row in self.rows
+            "<tr>" + "".join(f"<td {_CELL}>{html.escape(in_one_line(cell))}</td>" for cell in row) + "</tr>" for row in self.rows
         )
         note = f"<div>{html.escape(self.note)}</div>" if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
-def _in_one_line(cell: str) -> str:
+def in_one_line(cell: str) -> str:
     """Names of files and processes are a container's to choose: with control characters they could fool a terminal."""
     return cell if cell.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cell)
 
@@ -48,8 +46,12 @@ class Document:
     """JSON, in the notebook to be folded and opened."""
 
     content: Any
+    lines: bool = False
+    """As text, one line for each of a list, as Docker's lists write JSON."""
 
     def as_text(self) -> str:
+        if self.lines:
+            return "\n".join(json.dumps(one) for one in self.content)
         return json.dumps(self.content, indent=4)
 
     def __repr__(self) -> str:

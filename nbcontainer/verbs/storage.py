@@ -6,56 +6,100 @@ import argparse
 import time
 
 from nbcontainer import volumes
-from nbcontainer.errors import NbcontainerError
+from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.units import format_size
+from nbcontainer.verbs.lists import Field, Listing, add_format, documents, matches
 from nbcontainer.verbs.shown import Document, Table
 
-VERBS = ("create", "ls", "inspect", "rm", "prune")
+LS = Listing(
+    "volume ls",
+    (
+        Field("Driver", "DRIVER"), Field("Name", "VOLUME NAME"), Field("Size", "SIZE"), Field("InUse", "IN USE"), Field("Mountpoint", "MOUNTPOINT"),
+        Field("Scope", "SCOPE", False), Field("CreatedAt", "CREATED AT", False),
+    ),
+    "Name",
+    {"name": (), "dangling": ("true", "false"), "driver": ("local",)},
+)  # fmt: skip
 
 
-def volume_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("verb", nargs="?", choices=VERBS, default="ls", metavar="VERB", help=f"{', '.join(VERBS)} (ls)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="ls: only names")
-    parser.add_argument("-f", "--force", action="store_true", help="prune: as Docker has it; nothing is asked anyway")
-    parser.add_argument("names", metavar="NAME", nargs="*")
+def _some(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+")
 
 
-def volume(given: argparse.Namespace) -> Table | Document | str:
-    names: list[str] = given.names
-    if given.verb == "ls":
-        if given.quiet:
-            return "\n".join(found.name for found in volumes.find_all())
-        rows = [("local", found.name, format_size(found.size_bytes()), "yes" if found.in_use() else "", str(found.path)) for found in volumes.find_all()]
-        return Table(("DRIVER", "VOLUME NAME", "SIZE", "IN USE", "MOUNTPOINT"), tuple(rows), key=1)
-    if given.verb == "prune":
-        gone = [found.name for found in volumes.find_all() if not found.in_use()]
-        for name in gone:
-            volumes.remove(name)
-        return "\n".join([*(f"removed {name}" for name in gone), f"{len(gone)} removed"])
-    if given.verb == "create":
-        return "\n".join(volumes.create(name).name for name in names or [volumes.new_name()])
-    found = [volumes.find(name) for name in names]
-    if given.verb == "inspect":
-        return Document([_described(one) for one in found])
+def volume_create_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a name of letters, digits and _ . - (one that is made up)")
+
+
+def volume_create(given: argparse.Namespace) -> str:
+    return "\n".join(volumes.create(name).name for name in given.names or [volumes.new_name()])
+
+
+volume_ls_arguments = LS.add_arguments
+
+
+def volume_ls(given: argparse.Namespace) -> Table | Document | str:
+    chosen = LS.chosen(given.filter)
+    found = [volume for volume in volumes.find_all() if _fits(volume, chosen)]
+    if given.quiet and given.format is None:
+        return "\n".join(volume.name for volume in found)  # without a look at all of their files
+    return LS.shown([_row(volume) for volume in found], given.format, quiet=given.quiet)
+
+
+def _fits(volume: volumes.Volume, chosen: dict[str, list[str]]) -> bool:
+    """``dangling``: no container has it."""
+    if "dangling" in chosen and ("false" if volume.in_use() else "true") not in chosen["dangling"]:
+        return False
+    return "name" not in chosen or matches(chosen["name"], volume.name)
+
+
+def _row(volume: volumes.Volume) -> dict[str, str]:
+    described = _described(volume)
+    return {
+        **{name: str(described[name]) for name in ("Driver", "Name", "Mountpoint", "Scope", "CreatedAt")},
+        "Size": format_size(volume.size_bytes()),
+        "InUse": "yes" if volume.in_use() else "",
+    }
+
+
+def volume_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    add_format(parser)
+    _some(parser)
+
+
+def volume_inspect(given: argparse.Namespace) -> Document | str:
+    return documents("volume inspect", [{**_described(one), "SizeBytes": one.size_bytes(), "InUse": one.in_use()} for one in map(volumes.find, given.names)], given.format)
+
+
+def volume_rm_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--force", action="store_true", help="no error where there is no such volume")
+    _some(parser)
+
+
+def volume_rm(given: argparse.Namespace) -> str:
     failure: NbcontainerError | None = None
-    for name in names:
+    for name in given.names:
         try:
             volumes.remove(name)
         except NbcontainerError as error:
-            failure = failure or error
+            gone = given.force and isinstance(error, SpecError) and name not in {volume.name for volume in volumes.find_all()}
+            failure = failure or (None if gone else error)
     if failure is not None:
         raise failure
-    return "\n".join(names)
+    return "\n".join(given.names)
+
+
+def volume_prune_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="as Docker has it; all that no container has are removed anyway")
+    parser.add_argument("-f", "--force", action="store_true", help="as Docker has it; nothing is asked anyway")
+
+
+def volume_prune(given: argparse.Namespace) -> str:
+    gone = [found.name for found in volumes.find_all() if not found.in_use()]
+    for name in gone:
+        volumes.remove(name)
+    return "\n".join([*(f"removed {name}" for name in gone), f"{len(gone)} removed"])
 
 
 def _described(found: volumes.Volume) -> dict[str, object]:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.created_unix_seconds()))
-    return {
-        "Name": found.name,
-        "Driver": "local",
-        "Mountpoint": str(found.path),
-        "CreatedAt": created,
-        "Scope": "local",
-        "SizeBytes": found.size_bytes(),
-        "InUse": found.in_use(),
-    }
+    return {"Name": found.name, "Driver": "local", "Mountpoint": str(found.path), "CreatedAt": created, "Scope": "local"}

@@ -57,6 +57,9 @@ print(ready.wait(60))
         assert text_of(run(f"print(*complete({line!r}))")) == found + "\n"
     listed = text_of(run("%container network ls")).splitlines()
     assert listed[0].split()[0] == "NAME" and [line.split()[0] for line in listed[1:]] == ["bridge", "lab"]
+    assert text_of(run("%container network ls -q --filter name=la")) == "lab\n"
+    assert text_of(run("%container network ls --format '{{.Name}} {{.Subnet}}' -f name=lab")) == "lab 10.78.0.0/24\n"
+    assert text_of(run("%container network inspect -f '{{(index .IPAM.Config 0).Gateway}}' lab")) == "10.78.0.1\n"
     assert text_of(run("%container network rm lab")) == "lab\n"
 
 

@@ -244,7 +244,11 @@ def test_verbs(kernel: Kernel, lab: str) -> None:
         ("%container exec lab", "a NAME and a PROGRAM are needed"),
         ("%container logs --tail x lab", "tail"),
         ("%container volume rm nosuch", "there is no volume nosuch"),
-        ("%container ps --format '{nonsense}'", "neither json nor text"),
+        ("%container ps --format '{nonsense}'", "names no column; write '{{.ID}}'"),
+        ("%container ps --format '{{.Name}}'", "did you mean .Names?"),
+        ("%container ps --filter nmae=x", "did you mean name?"),
+        ("%container inspect -f '{{.State.OOMKiled}}' lab", "did you mean .State.OOMKilled?"),
+        ("%container logs --since yesterday lab", "--since"),
         ("%container rm lab", "lab is running; stop it first"),
         ("%container strat lab", "did you mean start?"),
         ("%container exec lba ls", "exec: there is no container lba; did you mean lab?"),
@@ -267,13 +271,18 @@ def test_waiting_for_one_that_has_ended_meanwhile(kernel: Kernel) -> None:
 def test_the_stop_button_ends_waiting_in_a_line(kernel: Kernel, lab: str) -> None:
     kernel.run("import threading, os, signal\nthreading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()")
     assert kernel.say("%container wait lab") == "Interrupted: %container wait did not get to its end\n"
-    assert "lab" in kernel.say("%container ps --format '{name}'")
+    assert "lab" in kernel.say("%container ps --format '{{.Names}}'")
 
 
-def test_columns_in_braces_are_no_variables(kernel: Kernel, lab: str) -> None:
-    kernel.run("name = 'mine'; target = 'lab'")
-    assert "lab running" in kernel.say("%container ps --format '{name} running'").splitlines()
-    assert "lab" in kernel.say("%container ps --format={name}").splitlines()
+def test_templates_are_docker_s(kernel: Kernel, lab: str) -> None:
+    kernel.run("name = 'mine'; target = 'lab'; end = 'x'; template = '{{.Names}} in a variable'")
+    assert "lab running" in kernel.say("%container ps --format '{{.Names}} {{.State}}'").splitlines()
+    assert "lab" in kernel.say("%container ps --format={{.Names}}").splitlines()
+    assert "lab in a variable" in kernel.say("%container ps --format {template}").splitlines()
+    assert kernel.say("%container inspect -f '{{.Name}} {{.State.OOMKilled}}{{range .Config.Cmd}} {{.}}{{end}}' {target}") == "lab false python\n"
+    (shown,) = [message["content"]["data"] for message in kernel.outputs[kernel.run(r"%container ps --filter name=^lab$ --format 'table {{.Names}}\t{{.Networks}}'")] if "data" in message["content"]]
+    assert [line.split() for line in shown["text/plain"].splitlines()] == [["NAMES", "NETWORKS"], ["lab", "none"]] and "<table>" in shown["text/html"]
+    assert kernel.say("%container stats --no-stream --format '{{.Name}} {{.PIDs}}' lab") == "lab 1\n"
     assert kernel.say("%container exec {target} echo {name}") == "mine\n"
 
 

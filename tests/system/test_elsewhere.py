@@ -192,10 +192,11 @@ def test_those_that_were_kept_are_listed_and_can_be_removed(far: Far) -> None:
         elsewhere.execute_detached(far.place, "far-lab", ("true",), "")
         far.do('nbc.start(program=["sh", "-c", "exit 4; # a long, long, long, long, long command"], mem="64M", workspace="none", name="far-kept", keep=True)')
         wait_for(lambda: "far-kept" in say("ps", "-a") and "far-kept" not in say("ps"))
-        rows = [line for line in say("ps", "-a", "--format", "{name} {status} {command}").splitlines() if "kept" in line]
+        rows = [line for line in say("ps", "-a", "--format", "{{.Names}} {{.Status}} {{.Command}}").splitlines() if "kept" in line]
         assert [row.partition(" ago")[0].partition(") ")[0] for row in rows] == ["far-kept Exited (4", "near-kept Exited (3"]
         assert rows[0].endswith("…") and "long command" in say("ps", "-a", "--no-trunc")
-        assert command("ps", "-a", "--format", "{name}").stdout.splitlines()[:2] == ["far-kept", "near-kept"]
+        assert command("ps", "-a", "--format", "{{.Names}}").stdout.splitlines()[:2] == ["far-kept", "near-kept"]
+        assert say("ps", "--filter", "exited=4", "--format", "{{.Names}} {{.State}}") == "far-kept exited"
     assert say("rm", "far-kept") == "far-kept" and "far-kept" not in say("ps", "-a")
 
 

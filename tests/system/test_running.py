@@ -69,12 +69,14 @@ def test_every_verb_works_on_the_container_of_a_cell() -> None:
         assert say("logs", "cell") == "ready\n"
         assert str(container.pid) in say("top", "cell") and "python (nbcontainer)" in say("top", "cell")
         assert '"Name": "cell"' in say("inspect", "cell")
+        assert say("inspect", "-f", "{{.State.Status}} {{.HostConfig.NetworkMode}}", "cell") == "running none"
+        assert say("ps", "--filter", "network=none", "--format", "{{.Names}}") == "cell"
         assert "cell" in say("tree", "cell")
         assert say("update", "--mem", "80M", "cell").startswith("cell: memory 80 MiB")
         assert say("pause", "cell") == "cell" and container.status == "paused"
         assert "(Paused)" in say("ps")
         assert say("resume", "cell") == "cell" and "(Paused)" not in say("ps")
-        assert say("stats", "--no-stream", "--format", "{name} {net}", "cell") == "cell 0 B / 0 B"
+        assert say("stats", "--no-stream", "--format", "{{.Name}} {{.NetIO}}", "cell") == "cell 0 B / 0 B"
         assert container.exec(["cat", "/proc/1/comm"]).stdout.startswith("python")
         container.exec(["sh", "-c", "echo x >/tmp/new"])
         assert "A  /tmp/new" in say("diff", "cell")

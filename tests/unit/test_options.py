@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,8 +119,8 @@ def test_help_has_every_option_that_works() -> None:
         ("%container network i", ["inspect"]),
         ("%container network inspect ", ["bridge"]),
         ("%container network rm ", []),
-        ("%container network create --", ["--engine", "--internal", "--subnet"]),
-        ("%container network rm --", ["--engine"]),
+        ("%container network create --", ["--engine", "--help", "--internal", "--subnet"]),
+        ("%container network rm --e", ["--engine"]),
         ("%container network ls --engine l", ["local"]),
         ("%%container --net ", ["none", "host", "bridge"]),
         ("%%container --net=b", ["--net=bridge"]),
@@ -137,6 +139,25 @@ def test_help_has_every_option_that_works() -> None:
         ("%container logs --tail ", []),
         ("%container volume ", ["create", "ls", "inspect", "rm", "prune"]),
         ("%container volume ls ", []),
+        ("%container volume ls --f", ["--filter", "--format"]),
+        ("%container ps --filter st", ["status="]),
+        ("%container ps --filter status=p", ["status=paused"]),
+        ("%container ps -f status=e", ["status=exited"]),
+        ("%container ps --filter=stat", ["--filter=status="]),
+        ("%container volume ls -f d", ["dangling=", "driver="]),
+        ("%container ps --format j", ["json"]),
+        ("%container ps --format '{{.Na", ["'{{.Names}}"]),
+        ("%container ps --format '{{.Names}}\\t{{.Sta", ["'{{.Names}}\\t{{.Status}}", "'{{.Names}}\\t{{.State}}"]),
+        ("%container ps --format 'table {{.Ne", ["{{.Networks}}"]),
+        ("%container ps --format '{{.Names}} {{.Status}}' --no", ["--no-trunc"]),
+        ("%container stats --format '{{.CPU", ["'{{.CPUPerc}}"]),
+        ("%container inspect -f '{{.State.O", ["'{{.State.OOMKilled}}", "'{{.State.Outcome}}"]),
+        ("%%container --unshare pid,", [f"pid,{name}" for name in ("net", "mnt", "ipc", "uts", "user", "cgroup", "time")]),
+        ("%%container --unshare all,", [f"all,{name}" for name in ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup", "time")]),
+        ("%%container --share pid,net,p", []),
+        ("%%container --cap-add NET_", ["NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW"]),
+        ("%%container --cap-drop A", ["ALL", "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE"]),
+        ("%%container --cap-drop cap_sys_p", ["CAP_SYS_PACCT", "CAP_SYS_PTRACE"]),
         ("%container update --mem 1", ["128M", "1G"]),
         ("%container nosuch --", []),
         ("%container doctor ", []),
@@ -158,3 +179,18 @@ def test_names_that_are_there_already_are_not_offered_again(monkeypatch: pytest.
     assert complete("%container stop web ") == ["db"] and complete("%container logs web ") == []
     monkeypatch.setattr("nbcontainer.notebook.completion.volume_names", lambda: ["data", "logs"])
     assert complete("%container volume rm data ") == ["logs"] and complete("%%container -v d") == ["data:"] and complete("%%container -v data:") == []
+    assert complete("%%container -v ") == ["data:", "logs:", ".:", "./", "../", "~/"]
+
+
+def test_paths_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcontainer.notebook.completion.volume_names", lambda: ["data"])
+    for name in ("deep/inner", "docs", ".git"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "dump.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert complete("%%container -v ./d") == ["./deep/", "./docs/", "./dump.csv:"]
+    assert complete("%%container -v ./deep/") == ["./deep:", "./deep/inner/"]
+    assert complete("%%container -v ./.g") == ["./.git/"]
+    assert complete(f"%%container -v {tmp_path}/do") == [f"{tmp_path}/docs/"]
+    assert complete("%%container -v ./docs:/docs:") == ["./docs:/docs:ro", "./docs:/docs:rw"]
+    assert complete("%%container -v ./nosuch/") == [] and complete("%%container -v ./docs:/d") == []

@@ -174,6 +174,7 @@ class VmEngine:
         record = ContainerRecord(
             os.getpid(), run.container_id, spec.name or run.container_id, guest.process.pid, "running", time.time(),
             " ".join(spec.program) or "python", spec.limits.memory_bytes, cpus=spec.limits.cpus, ports=", ".join(map(str, spec.ports)),
+            networks=spec.network_names, mounts=spec.mount_sources,
         )  # fmt: skip
         run.publisher = Publisher(self.state, record)
         return run
