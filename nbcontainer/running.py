@@ -22,6 +22,7 @@ from nbcontainer.events import Changed, Event, Paused, Readings, Resumed
 from nbcontainer.logs import Log, Record
 from nbcontainer.result import Collector, OnEvent, Result
 from nbcontainer.spec import ContainerSpec, Limits
+from nbcontainer.spelling import nearest
 from nbcontainer.state import ContainerRecord
 from nbcontainer.threads import start_daemon
 from nbcontainer.validate import parse_process
@@ -296,4 +297,5 @@ def signal_number(name: int | str) -> int:
     try:
         return int(signal.Signals(int(text))) if text.isdigit() else int(signal.Signals[text if text.startswith("SIG") else f"SIG{text}"])
     except (ValueError, KeyError):
-        raise SpecError(f"kill: {str(name)!r} is not a signal such as TERM, INT or 9") from None
+        near = nearest(text.removeprefix("SIG"), [one.name.removeprefix("SIG") for one in signal.Signals])
+        raise SpecError(f"kill: {str(name)!r} is not a signal" + (f"; did you mean {near}?" if near else " such as TERM, INT or 9")) from None

@@ -10,6 +10,7 @@ from typing import Any
 from nbcontainer.errors import SpecError
 from nbcontainer.mounts import Root
 from nbcontainer.spec import ALL_NAMESPACES, CONTAINER_IDS, NAMESPACES, Network
+from nbcontainer.spelling import hint, nearest
 from nbcontainer.units import check_text, clean, current_directory, parse_cpu_list, parse_size, shown, word, words
 
 SECURITY_PROFILES = ("default", "unconfined")
@@ -34,8 +35,8 @@ def _namespace_list(value: str | Iterable[str], option: str) -> set[str]:
     names = {item.strip() for item in items if item.strip()}
     if "all" in names:
         names = (names - {"all"}) | set(NAMESPACES)
-    for name in names - set(ALL_NAMESPACES):
-        raise SpecError(f"{option}: {shown(name)} is not a namespace; there are {', '.join(ALL_NAMESPACES)}")
+    for name in sorted(names - set(ALL_NAMESPACES)):
+        raise SpecError(f"{option}: {shown(name)} is not a namespace; {hint(name, ALL_NAMESPACES)}")
     return names
 
 
@@ -203,11 +204,12 @@ def parse_capability(name: str, option: str) -> str:
 
     plain = name.upper().removeprefix("CAP_")
     if plain != "ALL" and plain not in CAPABILITIES:
-        raise SpecError(f"{option}: {shown(name)} is not a capability such as NET_RAW (or ALL)")
+        near = nearest(plain, (*CAPABILITIES, "ALL"))
+        raise SpecError(f"{option}: {shown(name)} is not a capability" + (f"; did you mean {near}?" if near else " such as NET_RAW (or ALL)"))
     return plain
 
 
 def parse_security(value: Any) -> str:
     if value not in SECURITY_PROFILES:
-        raise SpecError(f"--security: {shown(value)} is not one of {', '.join(SECURITY_PROFILES)}")
+        raise SpecError(f"--security: {shown(value)} is not a profile; {hint(str(value), SECURITY_PROFILES)}")
     return str(value)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbcontainer.errors import HostError, SetupError, SpecError
+from nbcontainer.spelling import nearest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _DATA, _LOCK = "data", "lock"
@@ -96,12 +97,10 @@ def create(name: str) -> Volume:
 
 def find(name: str) -> Volume:
     """Raises SpecError with the nearest names."""
-    import difflib
-
     known = [volume.name for volume in find_all()]
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1, 0.5)
-        raise SpecError(f"volume: there is no volume {name}" + (f"; did you mean {close[0]}?" if close else "; volume ls lists them"))
+        near = nearest(name, known, 0.5)
+        raise SpecError(f"volume: there is no volume {name}" + (f"; did you mean {near}?" if near else "; volume ls lists them"))
     return Volume(name, directory() / name)
 
 

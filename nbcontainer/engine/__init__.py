@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Event, Readings
 from nbcontainer.spec import ContainerSpec, Limits
+from nbcontainer.spelling import hint
 
 if TYPE_CHECKING:
     from nbcontainer.engine.changes import Change
@@ -125,7 +126,7 @@ def open_engine(name: str | None = None) -> Engine:
     """The engine of this process by name: ``local``, ``vm`` or ``auto`` (NBCONTAINER_ENGINE, then ``auto``)."""
     name = name or os.environ.get("NBCONTAINER_ENGINE") or "auto"
     if name not in ("auto", "local", "vm"):
-        raise SpecError(f"--engine: {name!r} is not an engine; there are auto, local and vm")
+        raise SpecError(f"--engine: {name!r} is not an engine; {hint(str(name), ('auto', 'local', 'vm'))}")
     opener: Callable[[], Engine]
     if name == "vm":
         from nbcontainer.engine.vm.engine import open_vm as opener

@@ -184,8 +184,9 @@ class Router(Names):
 
     def _network(self, name: str, what: str) -> Network:
         if name not in self.networks:
-            known = ", ".join(self.networks) or "none yet"
-            raise SpecError(f"{what}: there is no network {name!r}; there are: {known} (%container network create {name} makes it)")
+            from nbcontainer.spelling import hint
+
+            raise SpecError(f"{what}: there is no network {name!r}; {hint(name, self.networks)} (%container network create {name} makes it)")
         return self.networks[name]
 
     def _described(self, network: Network) -> dict[str, Any]:

@@ -75,6 +75,7 @@ print(ready.wait(60))
         ("network rm", "a NAME is missing"),
         ("network rm bridge", "always there"),
         ("network rm nowhere", "there is no network 'nowhere'"),
+        ("network inspect brdige", "did you mean bridge?"),
         ("network inspect nowhere", "there is no network 'nowhere'"),
         ("network ls --all", "there is no option --all"),
     ],
