@@ -56,6 +56,7 @@ class Notebook:
         """Its alternative text, from the saved notebook: JupyterLab does not pass it on to the page, so it stands below it too."""
         self.panel.wait_for(state="detached")
         self.page.locator(".jp-OutputArea img").last.wait_for()
+        self.page.locator(".jp-OutputArea p", has_text="Memory and CPU over time").last.wait_for()  # it comes after the figure
         self.save()
         outputs = nbformat.read(self._lab.directory / self._name, as_version=4).cells[cell].outputs
         figure, caption = next((output, outputs[index + 1]) for index, output in enumerate(outputs) if "image/png" in output.get("data", {}))
@@ -118,7 +119,6 @@ def test_memory_is_drawn_and_the_kill_is_explained(notebook: Callable[..., Noteb
     book.wait_for_seconds(2)
     assert book.canvas().evaluate("(canvas) => canvas.toDataURL()") != before
     assert "host (scale on the right)" in book.panel.inner_text() and "of the host's" in book.panel.inner_text()
-    book.panel.get_by_role("alert").filter(has_text="Memory is nearly used up: beyond --mem 64 MiB, Linux kills.").wait_for(state="attached")
     keep("panel-light")
     assert book.wait_for_figure().startswith("Memory and CPU over time: killed: out of memory at 64 MiB")
     card = book.page.locator(".jp-OutputArea [role=note]").inner_text()
@@ -159,10 +159,16 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     box.press("Enter")
     book.wait_for_message("Linux refused it")
     keep("refused")
+    box.fill("43")
+    box.press("Enter")
+    warning = "Memory is nearly used up: beyond --mem 43 MiB, Linux kills."
+    book.panel.locator(".nbc-warning", has_text=warning).wait_for()
+    assert book.panel.get_by_role("alert").inner_text() == warning
     box.fill("200")
     box.press("Enter")
     book.wait_for_message("→ 200 MiB")
     assert memory_limit(record) == 200 << 20
+    book.panel.locator(".nbc-warning:empty").wait_for(state="attached")
     quota = book.panel.get_by_label("CPU quota in cores")
     quota.fill("0.25")
     quota.press("Enter")
@@ -311,7 +317,7 @@ def test_memory_high_in_a_virtual_machine_slows_and_says_so(notebook: Callable[.
     """Control groups version 2 are in every guest, whatever this host has."""
     book = notebook("%%container --engine vm --live --mem 128M --memory-high 48M\n" + GROW.replace("0.1", "0.02"))
     book.run(0, 1)
-    book.panel.get_by_text("Above --memory-high 48 MiB").wait_for(timeout=120_000)
+    book.panel.locator(".nbc-warning", has_text="Above --memory-high 48 MiB").wait_for(timeout=120_000)
     keep("memory-high")
     book.panel.get_by_role("button", name="Stop").click()
     assert "memory-high" in book.wait_for_figure()
