@@ -27,6 +27,15 @@ ANSWER_BYTES = 8192
 _FRAME = re.compile(rb'^  File "<ipython-input-\d{1,9}-([0-9a-f]{12})>", line (\d{1,7}) in ', re.MULTILINE)
 
 
+def listens(process: Cloned) -> bool:
+    """It is still the Python that a signal was agreed with: other programs would be killed by it."""
+    try:
+        # A cell that has closed the descriptor may have another file there by now.
+        return os.readlink(f"/proc/{process.pid}/fd/{LINE_FD}").startswith(f"/memfd:{LINE_FILE} ")
+    except OSError:
+        return False  # it has just ended, or is nothing that we may look into
+
+
 class LineProbe:
     """Of one cell process. :meth:`note` is called by the sampler's thread, :meth:`last` when that is done with it."""
 
@@ -55,10 +64,9 @@ class LineProbe:
 
     def _ask(self) -> None:
         process = self._process
+        if not listens(process):
+            return
         try:
-            # A cell that has closed the descriptor may have another file there by now.
-            if not os.readlink(f"/proc/{process.pid}/fd/{LINE_FD}").startswith(f"/memfd:{LINE_FILE} "):
-                return
             self._turn = 1 - self._turn
             place = self._turn * ANSWER_BYTES
             os.pwrite(process.line_fd, bytes(ANSWER_BYTES), place)
@@ -66,7 +74,7 @@ class LineProbe:
             # Without a handler, pid 1 of a container does not see it.
             signal.pidfd_send_signal(process.pidfd, LINE_SIGNAL)
         except OSError:
-            return  # it has just ended, or is nothing that we may look into
+            return  # it has just ended
         self._asked_seconds[self._turn] = time.monotonic()
 
     def last(self) -> int | None:

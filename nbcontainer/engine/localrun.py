@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine.changes import Change
 from nbcontainer.engine.controls import Controls
+from nbcontainer.engine.held import HeldText
 from nbcontainer.engine.kernel_log import OomReport, oom_report
 from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.transfer import Transfer
@@ -48,7 +49,7 @@ class LocalRun(ProcessRun):
         self._created_unix_seconds = time.time()
         self.whole_usage = Usage()
         """At the end: also what making the container took."""
-        self._line = LineProbe(box.process)
+        self._line, self._held = LineProbe(box.process), HeldText(box.process)
 
     # ---- from anywhere
 
@@ -184,6 +185,7 @@ class LocalRun(ProcessRun):
         super()._take_sample(sample)
         self._controls.note_memory(sample)
         self._line.note(sample, self._controls.limits.memory_bytes)
+        self._held.note(sample.monotonic_seconds)
 
     def _finish(self, status: int) -> Finished:
         last = self._end_sampling()

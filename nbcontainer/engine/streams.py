@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nbcontainer.engine.held import held_text
 from nbcontainer.engine.messages import read_display, read_error, read_failure, read_question
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import NbcontainerError
@@ -65,6 +66,7 @@ class Streams:
 
     def __init__(self, process: Cloned, *, init: bool = False, session: bool = False, endless: bool = False) -> None:
         self._channel = process.channel
+        self._line_fd = process.line_fd
         self._pipes = {process.stdout_fd: _Pipe(process.stdout_fd, "stdout")}
         self._pipes[process.stderr_fd] = _Pipe(process.stderr_fd, "stderr")
         self._reader = FrameReader(MAX_JSON_BYTES)
@@ -226,7 +228,7 @@ class Streams:
                 if self.output_bytes == before:
                     break
             if final:
-                rest = pipe.decoder.decode(b"", final=True)
+                rest = pipe.decoder.decode(held_text(self._line_fd, pipe.stream), final=True)
                 if rest:
                     yield Output(pipe.stream, rest)
 

@@ -106,6 +106,8 @@ _CLONE3, _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR, 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.unshare.argtypes = [ctypes.c_int]
@@ -260,6 +262,15 @@ def restart_machine() -> None:
     magic, restart = (0xFEE1DEAD, 672274793), 0x1234567
     arguments = [ctypes.c_ulong(value) for value in (*magic, restart)]
     _check(_libc.syscall(ctypes.c_long(_number("reboot")), *arguments, None))
+
+
+def map_shared(fd: int, size_bytes: int, offset: int) -> memoryview:
+    """The file's own memory, for good. Unlike :class:`mmap.mmap` it keeps no descriptor of its own."""
+    read_write, shared = 3, 1
+    address = _libc.mmap(None, size_bytes, read_write, shared, fd, offset)
+    if address == ctypes.c_void_p(-1).value:
+        _check(-1)
+    return memoryview((ctypes.c_char * size_bytes).from_address(address)).cast("B")
 
 
 def thread_id_address() -> int:

@@ -21,7 +21,7 @@ from typing import IO, Any, Protocol
 from nbcontainer.cgroups import Cgroup
 from nbcontainer.errors import HostError, InternalError, SetupError
 from nbcontainer.runtime.plan import IdMap, Plan
-from nbcontainer.runtime.protocol import LaunchRequest
+from nbcontainer.runtime.protocol import HELD_BYTES, HELD_OFFSET, HELD_STREAMS, LaunchRequest
 from nbcontainer.runtime.zygote import ZygoteConfig
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -238,7 +238,10 @@ class ZygoteClient:
         channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         stdout_fd, their_stdout = os.pipe()
         stderr_fd, their_stderr = os.pipe()
-        line_fd = os.memfd_create(LINE_FILE) if launch.plan.python else -1
+        line_fd = -1
+        if launch.plan.python:
+            line_fd = os.memfd_create(LINE_FILE)
+            os.ftruncate(line_fd, HELD_OFFSET + len(HELD_STREAMS) * HELD_BYTES)
         result = Cloned(-1, -1, control, channel, stdout_fd, stderr_fd, line_fd)
         fds = [their_control.fileno(), their_channel.fileno(), their_stdout, their_stderr]
         fds += ([line_fd] if line_fd >= 0 else []) + ([cgroup_fd] if cgroup_fd >= 0 else [])

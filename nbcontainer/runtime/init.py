@@ -17,10 +17,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from nbcontainer.linux import capabilities, syscalls
-from nbcontainer.runtime import forkhooks
+from nbcontainer.runtime import forkhooks, stdio
 from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import (
+    FLUSH_SIGNAL,
     LENGTH,
     LINE,
     LINE_FD,
@@ -110,6 +111,7 @@ def become_container(
         if laid_out.plan.python:
             forkhooks.renew()
             forkhooks.release()
+            stdio.share_held()
             warm()
             _rehearse()
         os.write(channel_fd, READY)
@@ -322,9 +324,11 @@ def _stay_as_init() -> None:
     child = os.fork()
     if child == 0:
         os.setsid()
+        stdio.share_held()
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(LINE_SIGNAL, lambda number, _: _pass_on(child, number))
+    for asks in (LINE_SIGNAL, FLUSH_SIGNAL):
+        signal.signal(asks, lambda number, _: _pass_on(child, number))
     for fd in (0, 1, 2):
         os.close(fd)
     while True:

@@ -26,7 +26,7 @@ from typing import Any
 
 from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.linux.subordinate import SubordinateIds
-from nbcontainer.runtime import branches, join, skeleton
+from nbcontainer.runtime import branches, join, skeleton, stdio
 from nbcontainer.runtime.below import clone_below
 from nbcontainer.runtime.idmaps import IdMaps, is_ending
 from nbcontainer.runtime.init import LaidOutPlan, StepFailed, become_container, walk
@@ -369,8 +369,7 @@ def main(warm: Callable[[], None] = lambda: None) -> None:
     os.close(null)
     os.umask(0o022)  # whatever the kernel's is: /etc/hosts is for everybody in a container
     signal.signal(signal.SIGINT, _ignore_interrupt)
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    stdio.install()
     zygote = _start(launch)
     warm()
     os.environ.clear()
