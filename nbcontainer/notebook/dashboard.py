@@ -62,6 +62,7 @@ def _feed(reference: weakref.ref[Dashboard], asked: threading.Event, only: froze
 def row_wire(member: Member) -> dict[str, Any]:
     """What the table shows of one container; null is not known, or no limit."""
     last, record = member.last, member.record
+    received, sent = member.network_bytes() or (None, None)
     return {
         "id": record.id,
         "name": record.name,
@@ -73,6 +74,10 @@ def row_wire(member: Member) -> dict[str, Any]:
         "cpus": member.limits.cpus,
         "memory": last.memory_bytes if last else None,
         "limit": member.limits.memory_bytes,
+        "received": received,
+        "sent": sent,
+        "read": last.io_read_bytes if last else None,
+        "written": last.io_write_bytes if last else None,
         "pids": last.pids if last else None,
         "cpuHistory": [round(value, 1) for value in member.cpu_history],
         "memoryHistory": list(member.memory_history),

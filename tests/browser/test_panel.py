@@ -288,6 +288,16 @@ def test_the_dashboard_shows_all_containers(notebook: Callable[..., Notebook], k
     book.page.locator(".nbc-dashboard td", has_text=re.compile(r"\d % of 25 %")).wait_for()
     rows = table.locator("tbody tr")
     assert {"spinner", "sleeper"} <= {rows.nth(index).locator("td").first.inner_text() for index in range(rows.count())}
+    order = "() => [...document.querySelectorAll('.nbc-dashboard tbody tr')].map((row) => row.cells[0].textContent).filter((name) => ['spinner', 'sleeper'].includes(name))"
+    heads = table.get_by_role("columnheader")
+    assert {"Mem %", "Net I/O", "Block I/O"} <= set(heads.all_inner_texts())
+    table.get_by_role("button", name="CPU", exact=True).click()
+    assert table.locator("th[aria-sort=descending]").inner_text().startswith("CPU")
+    assert book.page.evaluate(order) == ["spinner", "sleeper"]
+    book.page.keyboard.press("Enter")
+    assert table.locator("th[aria-sort=ascending]").inner_text().startswith("CPU") and book.page.evaluate(order) == ["sleeper", "spinner"]
+    table.get_by_role("button", name="Mem %").press("Enter")
+    assert table.locator("th[aria-sort]").count() == 1 and book.page.evaluate(order) == ["sleeper", "spinner"]
     keep("dashboard")
     book.run(2)
     table.get_by_text("spinner").wait_for(state="detached")

@@ -49,6 +49,7 @@ def test_running_containers_are_in_the_table_and_leave_it() -> None:
         assert row["MEM USAGE / LIMIT"].endswith("/ 128 MiB") and row["CPU %"].endswith("%")
         wire = row_wire(member)
         assert (wire["name"], wire["limit"], wire["cpus"]) == ("busy", 128 * MIB, 0.5)
+        assert (wire["received"], wire["sent"]) == (0, 0) and min(wire["read"], wire["written"]) >= 0
     finally:
         runs[0].kill()
         thread.join()

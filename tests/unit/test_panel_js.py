@@ -137,12 +137,35 @@ def test_a_row_of_the_dashboard(tmp_path: Path) -> None:
     require(shutil.which("node"), "JavaScript tests need Node: apt install nodejs")
     module = tmp_path / "dashboard.mjs"
     module.write_text(DASHBOARD, encoding="utf-8")
-    row = {"name": "lab", "command": "python", "cpu": 49.6, "cpus": 0.5, "memory": 64 << 20, "limit": 128 << 20, "pids": 3, "age": 61.2}
+    row: dict[str, Any] = {"name": "lab", "command": "python", "cpu": 49.6, "cpus": 0.5, "memory": 64 << 20, "limit": 128 << 20, "pids": 3, "age": 61.2}
+    row |= {"received": 2048, "sent": 10, "read": 3 << 20, "written": 0}
     assert evaluate(module, f"p.cells({json.dumps(row)})") == [
-        "lab", "python", "50 % of 50 %", None, "64 MiB of 128 MiB", None, "3", "61 s",
+        "lab", "python", "50 % of 50 %", "64 MiB of 128 MiB", "50 %", "2 KiB / 10 B", "3 MiB / 0 B", "3", "61 s",
     ]  # fmt: skip
-    unknown = {**row, "cpu": None, "cpus": None, "memory": None, "limit": None, "pids": None, "age": 7200}
-    assert evaluate(module, f"p.cells({json.dumps(unknown)})") == ["lab", "python", "–", None, "–", None, "–", "2.0 h"]
+    unknown = dict.fromkeys(row) | {"name": "lab", "command": "python", "age": 7200}
+    assert evaluate(module, f"p.cells({json.dumps(unknown)})") == [
+        "lab", "python", "–", "–", "–", "– / –", "– / –", "–", "2.0 h",
+    ]  # fmt: skip
+
+
+def test_the_dashboard_is_sorted_by_any_column(tmp_path: Path) -> None:
+    require(shutil.which("node"), "JavaScript tests need Node: apt install nodejs")
+    module = tmp_path / "dashboard.mjs"
+    module.write_text(DASHBOARD, encoding="utf-8")
+    values = {"command": "x", "memory": None, "limit": None, "received": 0, "sent": 0, "read": 0, "written": 0, "pids": 1, "age": 1}
+    rows = [{"name": name, "cpu": cpu, **values} for name, cpu in (("b10", 5), ("b9", None), ("a", 50), ("c", 5))]
+    script = "[{}].map(([index, descending]) => p.sorted({}, index, descending).map((row) => row.name))"
+    by = evaluate(module, script.format("[null, false], [0, false], [0, true], [2, true], [2, false], [4, true]", json.dumps(rows)))
+    assert by == [
+        ["b10", "b9", "a", "c"],
+        ["a", "b9", "b10", "c"],
+        ["c", "b10", "b9", "a"],
+        ["a", "b10", "c", "b9"],
+        ["b10", "c", "a", "b9"],
+        ["b10", "b9", "a", "c"],
+    ]
+    clicks = "(clicked) => clicked.reduce((orders, index) => [...orders, p.nextOrder(orders[orders.length - 1], index)], [{ index: null, descending: false }]).slice(1).map((o) => [o.index, o.descending])"
+    assert evaluate(module, f"({clicks})([2, 2, 2, 0, 0, 4])") == [[2, True], [2, False], [None, False], [0, False], [0, True], [4, True]]
 
 
 def test_the_figure_is_put_where_the_notebook_has_the_panel(module: Path) -> None:
