@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from nbcontainer.notebook import stylesheet
+
 SAFE_AS_TEXT = ("text/plain", "text/latex")
-SAFE_RASTER = ("image/png", "image/jpeg", "image/gif")
+SAFE_RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
 MAX_DISPLAY_BYTES = 32 << 20
 # Browsers drop control characters before a URL, and tabs and newlines anywhere in it: "da\nta:" is "data:" to them.
 _TAGS = re.compile(r"<[^>]*>")
+_OF_TABLES = ("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td")
 _VISIBLE = ("<img", "<table", "<progress", "<hr")
-_MEDIA = ("<audio", "<video")
+_MEDIA = ("audio", "video")
+A_SCRIPT, A_STYLE = "a script", "its style sheet"
+_PARTS = (
+    (("script",), A_SCRIPT), (_MEDIA, "a video or sound"), (("iframe", "frame"), "a page in a frame"), (("object", "embed"), "an embedded object"),
+    (("svg", "canvas"), "a drawing"), (("form", "input", "button", "select", "textarea"), "its controls"), (("link",), A_STYLE),
+)  # fmt: skip
+"""Of HTML: tags that are taken out with what they are to a reader."""
+_KINDS = (
+    ("application/javascript", A_SCRIPT), ("text/javascript", A_SCRIPT), ("application/vnd.vegalite.", "a Vega-Lite chart"), ("application/vnd.vega.", "a Vega chart"),
+    ("application/vnd.plotly.", "a Plotly figure"), ("application/vnd.bokeh", "a Bokeh plot"), ("application/vnd.holoviews", "a HoloViews plot"),
+    ("application/pdf", "a PDF document"), ("application/geo+json", "a map"), ("video/", "a video"), ("audio/", "a sound"),
+)  # fmt: skip
+_MOST_KIND = 80
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGETS = (
     "[a widget talks to its kernel while it is shown, and no kernel stays in this container: only its text is shown. "
     "Bring the data out with -o and make the widget in a cell of the notebook{hint}]"
 )
-NOT_SHOWN = "[what could run or load something in your browser is not shown; --trust-output shows it]"
+NOT_SHOWN = "[{what}: not shown, as that could run or load something in your browser; --trust-output shows it]"
 _INVISIBLE = re.compile(r"[\x00-\x20]+")
 
 
 def sanitise(data: Mapping[str, Any]) -> dict[str, Any]:
     """The bundle that may be shown: text, raster images, LaTeX and JSON as they are, HTML cleaned by nh3, SVG as an image.
 
-    Everything else (JavaScript, widget views, unknown types) is left out; text/plain stays as the fallback, and says why.
+    Everything else (JavaScript, widget views, charts that a script draws, unknown types) is left out; text/plain stays as the fallback.
+    What is left out is named: in text/plain, and in the HTML where there is some.
     """
     safe: dict[str, Any] = {}
-    hidden = False
+    missing: list[str] = []
     for kind, value in data.items():
         if isinstance(value, str) and len(value) > MAX_DISPLAY_BYTES:
             safe["text/plain"] = f"[{kind} of {len(value)} characters is not shown: too large]"
@@ -41,27 +58,57 @@ def sanitise(data: Mapping[str, Any]) -> dict[str, Any]:
             safe[kind] = _valid_base64(value)
         elif kind == "application/json":
             safe[kind] = value
-        elif kind == "text/markdown" and isinstance(value, str) and "text/html" not in data:
-            safe["text/plain"] = value  # its source: front ends would load images from elsewhere
+        elif kind == "text/markdown" and isinstance(value, str):
+            if "text/html" not in data:
+                safe["text/plain"] = value  # its source: front ends would load images from elsewhere
         elif kind == "text/html" and isinstance(value, str):
-            cleaned = clean_html(value)
-            if _shows(cleaned) and not any(tag in value.lower() for tag in _MEDIA):
+            cleaned, lacks = shown_html(value)
+            missing += lacks
+            if cleaned:
                 safe[kind] = cleaned
-            else:
-                hidden = hidden or bool(value.strip())
-        elif kind == "image/svg+xml" and isinstance(value, str) and "text/html" not in data:
-            safe["text/html"] = svg_as_image(value)
-        elif kind in ("application/javascript", "text/javascript"):
-            hidden = True
-    notes = [_widget_note(str(data.get("text/plain", "")))] if WIDGET in data else [NOT_SHOWN] if hidden else []
-    if notes:
-        safe["text/plain"] = "\n".join([*filter(None, [safe.get("text/plain", "")]), *notes])
+        elif kind == "image/svg+xml" and isinstance(value, str):
+            if "text/html" not in data:
+                safe["text/html"] = svg_as_image(value)
+        elif kind != WIDGET:
+            missing.append(_name_of(kind))
+    _add_notes(safe, data, list(dict.fromkeys(missing)))
     return safe
 
 
-def _shows(html: str) -> bool:
+def _add_notes(safe: dict[str, Any], data: Mapping[str, Any], missing: list[str]) -> None:
+    named = [name for name in missing if name != A_SCRIPT] or missing  # that of a chart, which is named already
+    notes = [_widget_note(str(data.get("text/plain", "")))] if WIDGET in data else [NOT_SHOWN.format(what=" and ".join(named))] if named else []
+    if not notes:
+        return
+    if "text/html" in safe:
+        safe["text/html"] += f"<div><small>{html.escape(notes[0])}</small></div>"
+    else:
+        safe["text/plain"] = "\n".join([*filter(None, [safe.get("text/plain", "")]), *notes])
+
+
+def _name_of(kind: str) -> str:
+    name = next((name for beginning, name in _KINDS if kind.startswith(beginning)), "")
+    return name or (kind if len(kind) <= _MOST_KIND and kind.isprintable() else "something of an unknown type")
+
+
+def shown_html(text: str) -> tuple[str, list[str]]:
+    """(what may be shown of it, empty where a reader would see nothing; what is left out)."""
+    rest, sheets, styled = stylesheet.take_out(text)
+    lower = rest.lower()
+    missing = [name for tags, name in _PARTS if any(re.search(rf"<{tag}\b", lower) for tag in tags)]
+    prefix = stylesheet.prefix_of(text) if styled and "T_" in rest else ""
+    rules, whole = stylesheet.safe_rules(sheets, prefix) if prefix else ("", False)
+    cleaned = clean_html(rest, prefix)
+    if not _shows(cleaned) or any(f"<{tag}" in lower for tag in _MEDIA):
+        return "", missing or ([A_STYLE] if styled else ["HTML"] if text.strip() else [])
+    if styled and not whole:
+        missing.append(A_STYLE if not rules else "a part of its style sheet")
+    return (f"<style>{rules}</style>{cleaned}" if rules else cleaned), missing
+
+
+def _shows(text: str) -> bool:
     """A reader sees something of it."""
-    return bool(_TAGS.sub("", html).replace("&nbsp;", "").strip()) or any(tag in html for tag in _VISIBLE)
+    return bool(_TAGS.sub("", text).replace("&nbsp;", "").strip()) or any(tag in text for tag in _VISIBLE)
 
 
 def _widget_note(text: str) -> str:
@@ -88,10 +135,11 @@ def _valid_base64(value: str) -> str:
         return ""
 
 
-def clean_html(html: str) -> str:
+def clean_html(text: str, prefix: str = "") -> str:
     """HTML without scripts, handlers, styles, frames and forms; links by http and https, images only in the text itself.
 
     An image from elsewhere would have the reader's browser tell that server what the cell, without a network, cannot.
+    With ``prefix``, tables keep the Styler's ids, begun with it, and its classes: others could dress up as parts of the page.
     """
     import nh3
 
@@ -100,15 +148,21 @@ def clean_html(html: str) -> str:
         attributes.setdefault(tag, set()).update({"colspan", "rowspan", "align", "border"} if tag in ("th", "td") else {"border", "align"})
     attributes.setdefault("img", set()).update({"src", "alt", "width", "height"})
     attributes["progress"] = {"max", "value"}
+    for tag in _OF_TABLES if prefix else ():
+        attributes.setdefault(tag, set()).update({"id", "class"})
 
-    def only_images(tag: str, name: str, value: str) -> str | None:
+    def wanted(tag: str, name: str, value: str) -> str | None:
+        if name == "id":
+            return f"{prefix}{value}" if stylesheet.OWN_ID.fullmatch(value) else None
+        if name == "class":
+            return " ".join(filter(stylesheet.CLASSES.fullmatch, value.split())) or None
         if not _INVISIBLE.sub("", value).lower().startswith("data:") and not (tag == "img" and name in ("src", "srcset")):
             return value
         is_image = tag == "img" and name == "src" and value.startswith(tuple(f"data:{kind};base64," for kind in SAFE_RASTER))
         return value if is_image else None
 
-    whole = html.encode("utf-8", "replace").decode()  # without halves of a surrogate pair, which no encoder takes
-    return nh3.clean(whole, tags={*nh3.ALLOWED_TAGS, "progress"}, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=only_images)
+    whole = text.encode("utf-8", "replace").decode()  # without halves of a surrogate pair, which no encoder takes
+    return nh3.clean(whole, tags={*nh3.ALLOWED_TAGS, "progress"}, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=wanted)
 
 
 def svg_as_image(svg: str) -> str:

@@ -40,14 +40,24 @@ display({"application/javascript": ran, "text/plain": "script"}, raw=True)
 display({"text/html": "taken over"}, raw=True, display_id="own", update=True)
 print("done")""",
 )
+STYLED = (
+    "%load_ext nbcontainer",
+    """%%container --no-live
+import pandas
+from IPython.display import HTML, display
+display(pandas.DataFrame({"a": [1, 77]}).style.highlight_max(props="background-color: rgb(1, 2, 3)").set_uuid("one"))
+rules = "body, #T_one td, .jp-Notebook { opacity: 0.1 } #T_two td { color: rgb(4, 5, 6); background: url(http://127.0.0.1:9/css) }"
+display(HTML(f"<style>{rules}</style><table id='T_two' class='jp-Dialog'><tr><td>88</td></tr></table>"))
+print("done")""",
+)
 
 
-@pytest.fixture
-def opened(page: Any, lab: Lab) -> Iterator[tuple[Any, list[str]]]:
+@pytest.fixture(params=[CELLS])
+def opened(page: Any, lab: Lab, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str]]]:
     """The page with the notebook, and every address that it asks for."""
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    lab.write(NAME, *CELLS)
+    lab.write(NAME, *request.param)
     page.goto(lab.url(f"doc/tree/{NAME}"))
     page.get_by_text(re.compile(r"\| Idle$")).wait_for()
     yield page, requests
@@ -73,3 +83,20 @@ def test_nothing_that_a_container_displays_runs_or_loads(opened: tuple[Any, list
     assert page.get_by_text("the kernel's own").count() >= 1
     for active in ("script", "iframe", "form", "style", "video", "[onclick]", "[onerror]", "[ontoggle]", "[href^='javascript']", "[href^='data']"):
         assert page.locator(f".jp-OutputArea-output {active}").count() == 0, active
+
+
+@pytest.mark.parametrize("opened", [STYLED], indirect=True)
+def test_a_style_sheet_colours_its_own_table_and_nothing_else(opened: tuple[Any, list[str]]) -> None:
+    page, requests = opened
+    for index in range(len(STYLED)):
+        page.locator(".jp-CodeCell .cm-content").nth(index).click()
+        page.keyboard.press("Shift+Enter")
+    page.get_by_text("done", exact=True).wait_for()
+
+    def style(text: str, name: str) -> str:
+        return str(page.locator(".jp-OutputArea-output td", has_text=text).evaluate(f"cell => getComputedStyle(cell).{name}"))
+
+    assert style("77", "backgroundColor") == "rgb(1, 2, 3)" and style("88", "color") == "rgb(4, 5, 6)"
+    assert style("77", "opacity") == "1" and page.locator("body").evaluate("body => getComputedStyle(body).opacity") == "1"
+    assert page.locator(".jp-OutputArea-output .jp-Dialog").count() == 0
+    assert [url for url in requests if ":9/" in url] == []

@@ -143,7 +143,8 @@ def test_of_other_results_the_notebook_has_what_is_shown(notebook: Kernel) -> No
     assert again.outputs[0]["kind"] == "execute_result" and again.data == [cell.data[1]] and "<table" in again.data[0]["text/html"]
     assert "bring that out with -o NAME" in notebook.run("_.describe()").text
     hostile = run(notebook, "class H:\n    def _repr_html_(self): return '<script>1</script><b>x</b>'\nH()")
-    assert hostile.data[0]["text/html"] == "<b>x</b>" == notebook.run("_.data['text/html']; _").data[0]["text/html"]
+    assert hostile.data[0]["text/html"] == notebook.run("_.data['text/html']; _").data[0]["text/html"]
+    assert hostile.data[0]["text/html"].startswith("<b>x</b><div><small>[a script: not shown")
 
 
 def test_tracebacks_name_the_notebook_s_cell(notebook: Kernel) -> None:
@@ -156,3 +157,17 @@ def test_a_cell_that_ends_by_a_forged_value_has_none(notebook: Kernel) -> None:
     for value in ("'{'", "'[' * 60_000", "'{\"\\\\0\": [\"npy\", 0]}'", "'1' * 5000", "'1' * 10_000_000"):
         assert run(notebook, code.replace("VALUE", value)).text == "shown"
         assert notebook.run("type(_).__name__").text == "'ContainerValue'"
+
+
+def test_a_styler_s_colours_and_pictures_of_any_kind_are_shown(notebook: Kernel) -> None:
+    styler = run(notebook, "import pandas\npandas.DataFrame({'a': [1, 2]}).style.highlight_max(color='red')").data[0]["text/html"]
+    assert "background-color: red" in styler and "not shown" not in styler
+    picture = run(notebook, "display({'image/webp': 'UklGRg==', 'text/plain': 'picture'}, raw=True)").data[0]
+    assert picture == {"image/webp": "UklGRg==", "text/plain": "picture"}
+
+
+def test_charts_that_a_script_draws_are_named(notebook: Kernel) -> None:
+    code = "display({'application/vnd.vegalite.v5+json': {'mark': 'bar'}, 'text/plain': 'Chart()'}, raw=True)"
+    assert run(notebook, code).text == "Chart()\n[a Vega-Lite chart: not shown, as that could run or load something in your browser; --trust-output shows it]"
+    trusted = notebook.run(f"%%container --trust-output --no-live\n{code}").data[0]
+    assert trusted["application/vnd.vegalite.v5+json"] == {"mark": "bar"}
