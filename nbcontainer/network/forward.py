@@ -170,7 +170,7 @@ def listen(port: Port) -> socket.socket:
     return sock
 
 
-def refused(port: Port, error: OSError) -> NbcontainerError:
+def not_published(port: Port, error: OSError) -> NbcontainerError:
     """What an error of :func:`listen` means to whoever asked for the port."""
     place = f"port {port.host_port}/{port.protocol} of {port.host_address}"
     if error.errno == errno.EADDRINUSE:

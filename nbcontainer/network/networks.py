@@ -15,7 +15,8 @@ from nbcontainer.errors import InternalError, NbcontainerError, SetupError, Spec
 from nbcontainer.network import bridging, links, subnets, uplink
 from nbcontainer.network.described import NamespaceDescription
 from nbcontainer.network.firewall import RouterRules
-from nbcontainer.network.forward import Published, listen, refused
+from nbcontainer.network.forward import Published, listen, not_published
+from nbcontainer.network.hostaddresses import HostAddresses
 from nbcontainer.network.links import Bridge, Endpoint
 from nbcontainer.network.look import look, only, to_json
 from nbcontainer.network.members import Member, Network
@@ -51,7 +52,7 @@ class Router(Names):
         self._out_index: int | None = None
         self._out_name = ""
         self._rules: RouterRules | None = None
-        self._refused: list[str] = []
+        self._of_host = HostAddresses(host, self._in_host)
 
     async def start(self) -> None:
         """Raises NbcontainerError or OSError."""
@@ -154,12 +155,12 @@ class Router(Names):
             return
         up = self.uplink
         bridges = [network.bridge.index for network in self.networks.values() if not network.internal]
-        self._refused = self._addresses_of_host()
-        self._rules.renew(self._out_index, None if up is None else up.router_index, up.host_addresses if up else [], bridges, self._refused)
-
-    def _addresses_of_host(self) -> list[str]:
-        """Those that pasta would lead to: its connections are the host's own, and reach what listens on its other addresses."""
-        return links.global_addresses(self._host) if self._out_name else []
+        refused: list[str] = []
+        if self._out_name:  # pasta
+            self._of_host.watch(self._renew_rules)
+            refused = self._of_host.now()
+        self._rules.renew(self._out_index, None if up is None else up.router_index, up.host_addresses if up else [], bridges, refused)
+        self._of_host.refused = refused
 
     async def remove(self, request: dict[str, Any]) -> dict[str, Any]:
         network = self._network(request["name"], "network rm")
@@ -239,8 +240,6 @@ class Router(Names):
         """Give a container its ends: before any of its code runs."""
         container = str(request["container"])
         networks = [self._network(name, "--net") for name in request["networks"]]
-        if self._out_name and self._addresses_of_host() != self._refused:
-            self._renew_rules()
         with links.in_namespace(pidfd, self.own_fd):
             namespace_fd, inner = links.own_namespace(), Netlink()
         endpoints: list[Endpoint] = []
@@ -288,7 +287,7 @@ class Router(Names):
                 published.start()
         except OSError as error:
             self._unpublish(member)
-            raise refused(port, error) from None
+            raise not_published(port, error) from None
         return {"ports": [_port_to_json(published.port) for published in member.published]}
 
     async def limit(self, request: dict[str, Any]) -> dict[str, Any]:

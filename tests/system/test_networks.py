@@ -606,6 +606,9 @@ def test_root_gets_out_by_pasta_where_the_host_does_not_forward() -> None:
             with _another_address("10.55.0.1"):  # pasta's connections to it would be the host's own
                 for address in (host_side, "10.55.0.1", "169.254.169.254"):
                     assert not nbc.run(_ASK.format(address=address, port=9101, seconds=NEVER_SECONDS), net="bridge").ok, address
+            with nbc.start(net="bridge") as session, _another_address("10.55.0.2"), socket.create_server(("10.55.0.2", 9102)):
+                late = session.run(_ASK.format(address="10.55.0.2", port=9102, seconds=NEVER_SECONDS))
+                assert late.error is not None and late.error.ename == "TimeoutError", "nothing was begun since the host has it"
             with running(serve("direct "), net="bridge") as run:
                 (address,) = [item.containers[run.container_id] for item in networks().list() if run.container_id in item.containers]
                 assert b"direct " in ask(address, 80), "the host reaches a container by its address"

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from nbcontainer.engine.vm.tunnel import LARGEST_DATAGRAM, MOST_STREAMS, Stream, Tunnel
-from nbcontainer.network.forward import MOST_UDP_CLIENTS, UDP_IDLE_SECONDS, listen, refused
+from nbcontainer.network.forward import MOST_UDP_CLIENTS, UDP_IDLE_SECONDS, listen, not_published
 from nbcontainer.ports import Port
 
 LINGER_SECONDS = 5.0
@@ -41,7 +41,7 @@ def bind(ports: Iterable[Port]) -> tuple[Listener, ...]:
             try:
                 sock = listen(port)
             except OSError as error:
-                raise refused(port, error) from None
+                raise not_published(port, error) from None
             found.append(Listener(port.at(sock.getsockname()[1]), sock))
     except BaseException:
         for listener in found:
