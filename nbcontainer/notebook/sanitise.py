@@ -34,7 +34,7 @@ _MOST_KIND = 80
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGETS = (
     "[a widget talks to its kernel while it is shown, and no kernel stays in this container: only its text is shown. "
-    "Bring the data out with -o and make the widget in a cell of the notebook{hint}]"
+    "Bring the data out with -o and make the widget in a cell of the notebook]"
 )
 NOT_SHOWN = "[{what}: not shown, as that could run or load something in your browser; --trust-output shows it]"
 _INVISIBLE = re.compile(r"[\x00-\x20]+")
@@ -71,13 +71,13 @@ def sanitise(data: Mapping[str, Any]) -> dict[str, Any]:
                 safe["text/html"] = svg_as_image(value)
         elif kind != WIDGET:
             missing.append(_name_of(kind))
-    _add_notes(safe, data, list(dict.fromkeys(missing)))
+    _add_notes(safe, WIDGET in data, list(dict.fromkeys(missing)))
     return safe
 
 
-def _add_notes(safe: dict[str, Any], data: Mapping[str, Any], missing: list[str]) -> None:
+def _add_notes(safe: dict[str, Any], widget: bool, missing: list[str]) -> None:
     named = [name for name in missing if name != A_SCRIPT] or missing  # that of a chart, which is named already
-    notes = [_widget_note(str(data.get("text/plain", "")))] if WIDGET in data else [NOT_SHOWN.format(what=" and ".join(named))] if named else []
+    notes = [NO_WIDGETS] if widget else [NOT_SHOWN.format(what=" and ".join(named))] if named else []
     if not notes:
         return
     if "text/html" in safe:
@@ -109,11 +109,6 @@ def shown_html(text: str) -> tuple[str, list[str]]:
 def _shows(text: str) -> bool:
     """A reader sees something of it."""
     return bool(_TAGS.sub("", text).replace("&nbsp;", "").strip()) or any(tag in text for tag in _VISIBLE)
-
-
-def _widget_note(text: str) -> str:
-    bar = "%|" in text
-    return NO_WIDGETS.format(hint="; a bar that works here: from tqdm import tqdm" if bar else "")
 
 
 def sanitise_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

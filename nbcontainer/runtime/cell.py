@@ -29,7 +29,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from nbcontainer.data import small
-from nbcontainer.runtime import questions, transfer
+from nbcontainer.runtime import bars, questions, transfer
 from nbcontainer.runtime.channel import CHANNEL, flush
 from nbcontainer.runtime.protocol import (
     LINE_FD,
@@ -195,6 +195,7 @@ def build_shell(ipython_directory: str) -> CellShell:
     singleton._instance = shell
     warnings.filterwarnings("ignore", message="To exit: use")
     questions.install()
+    bars.install()
     untyped_shell: Any = shell
     untyped_shell.display_formatter.formatters["image/png"].for_type_by_name(*FIGURE, _figure_png)
     untyped_shell.run_cell("0", store_history=False)

@@ -71,8 +71,16 @@ def test_bars_and_warnings(notebook: Kernel) -> None:
 def test_widgets_say_why_they_are_text(notebook: Kernel) -> None:
     cell = run(notebook, "import ipywidgets as w\nfrom IPython.display import display\ndisplay(w.IntSlider())")
     assert cell.text.startswith("IntSlider(value=0)\n[a widget talks to its kernel while it is shown")
-    bar = run(notebook, "from tqdm.notebook import tqdm\nfor i in tqdm(range(3)): pass")
-    assert "from tqdm import tqdm" in bar.text
+
+
+def test_the_bars_of_tqdm_notebook_move_as_text(notebook: Kernel) -> None:
+    cell = run(notebook, "from tqdm.notebook import tqdm, trange\nfor i in tqdm(range(3), desc='steps', display=True): pass\nfor i in trange(2): pass")
+    assert "steps: 100%|" in cell.text and "3/3 [" in cell.text and "2/2 [" in cell.text and "widget" not in cell.text
+    code = "from tqdm.notebook import tqdm\nimport time\nfor i in tqdm(range(3), mininterval=0): time.sleep(0.02)"
+    assert all(f"{n}/3 [" in run(notebook, code).text for n in range(4))
+    changed = run(notebook, "from tqdm.notebook import tqdm_notebook as t\nbar = t(total=5, ncols='100%', display=False)\nbar.update(2)\nbar.reset(total=9)\nbar.update(9)\nbar.close()")
+    assert "9/9 [" in changed.text
+    assert "100%|" in run(notebook, "import pandas\nfrom tqdm.notebook import tqdm\ntqdm.pandas()\npandas.Series([1, 2]).progress_apply(lambda x: x).sum()").text
     frame = run(notebook, "from IPython.display import IFrame, Javascript, display\ndisplay(IFrame('https://example.org', 9, 9), Javascript('1'))")
     assert frame.text.count("--trust-output shows it") == 2
 
