@@ -313,7 +313,7 @@ def test_ports_that_cannot_be_had_are_refused_before_anything_runs() -> None:
 
 
 def test_networks_that_cannot_be_had_are_refused() -> None:
-    with pytest.raises(SpecError, match="there is no network 'nowhere'; there are: bridge"):
+    with pytest.raises(SpecError, match="there is no network 'nowhere'; there are bridge"):
         nbc.run("", net="nowhere")
     with pytest.raises(SpecError, match="there is no network 'nowhere'"):
         networks().remove("nowhere")
