@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MOST_REMEMBERED = 200
 """Names and ids of containers that are gone, of which it is known still how they have ended."""
 
+_STAYS = {"logs": "its log", "inspect": "all of this", "diff": "its files"}
+"""By verb: what --keep keeps."""
+
 
 class Container(RunningContainer):
     """A container that runs in the background. Methods may be called from any thread; as a context manager, it is removed."""
@@ -203,7 +206,8 @@ class Containers:
 
     def _no_such(self, text: str, verb: str) -> SpecError:
         if text in self._gone:
-            return SpecError(f"{verb}: {self._gone[text][0]}")
+            kept = f"; what runs with -d --keep can be asked for {_STAYS[verb]} afterwards" if verb in _STAYS else ""
+            return SpecError(f"{verb}: {self._gone[text][0]}{kept}")
         names = list(dict.fromkeys([*(container.name for container in self.all()), *(record.name for record in list_containers())]))
         close = difflib.get_close_matches(text, names, 2, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}" if names else "none is running"

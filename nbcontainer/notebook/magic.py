@@ -186,7 +186,10 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         refuse_what_waits(parsed)
         name = parsed.front["exec"]
         if not parsed.program:
-            raise SpecError(f"-d: runs programs in a container that is there, such as: %container exec -d {name} sleep 60")
+            raise SpecError(
+                f"-d: in a container that is there, only programs run in the background; leave -d out, or write %%container -d --exec {name} python3 - "
+                "for this cell as a process of its own, without a session's variables"
+            )
         place = None if CONTAINERS.knows(name) else place_elsewhere(name, parsed.program)
         if place is not None:
             from nbcontainer import elsewhere

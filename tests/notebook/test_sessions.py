@@ -165,6 +165,14 @@ def test_a_program_in_the_background_of_a_session(kernel: Kernel, lab: str) -> N
     assert "beside\n" in kernel.text(cell) and "sh in lab: ended (exit code 3)" in kernel.text(cell)
 
 
+def test_python_in_the_background_of_a_session_is_a_process_of_its_own(kernel: Kernel, lab: str) -> None:
+    kernel.run("%%container --exec lab\nx = 'the session\\'s'")
+    cell = kernel.run("%%container -d --exec lab python3 -\nimport os\nprint('beside', os.getpid() > 1, 'x' in globals())")
+    if "beside" not in kernel.text(cell):
+        kernel.listen(lambda message: "beside" in str(message["content"]), 30)
+    assert "beside True False" in kernel.text(cell)
+
+
 def test_a_session_that_has_ended_says_how_and_what_to_type(kernel: Kernel) -> None:
     kernel.run("%container start gone --mem 64M")
     kernel.run("%%container --exec gone --no-live\nx = bytearray(500_000_000)")
@@ -224,7 +232,7 @@ def test_verbs(kernel: Kernel, lab: str) -> None:
         ("%container restart lab", "stop it"),
         ("%container exec -it lab bash", "no terminals"),
         ("%container run -it bash", "no terminals"),
-        ("%%container -d --exec lab\n1", "exec -d lab sleep 60"),
+        ("%%container -d --exec lab\n1", "write %%container -d --exec lab python3 - for this cell"),
         ("%container exec -d -o x lab true", "not for what runs in the background"),
         ("%%container --exec lab --explain\n1", "the plan of a new container"),
         ("%container stats nosuch", "there is no container nosuch"),
@@ -264,7 +272,10 @@ def test_waiting_for_one_that_has_ended_meanwhile(kernel: Kernel) -> None:
     kernel.run("%container run -d --quiet --name brief --mem 64M sh -c 'kill -9 $$; exit 3'")
     kernel.run("import time\nfrom nbcontainer.containers import CONTAINERS\nfor _ in range(300):\n    if CONTAINERS.all(): time.sleep(0.1)")
     assert kernel.say(f"%container wait {name} brief") == "4\n3\n"
-    assert "brief has ended (exit code 3)" in kernel.say("%container logs brief")
+    for verb in ("logs", "inspect", "diff"):
+        said = kernel.say(f"%container {verb} brief")
+        assert "brief has ended (exit code 3); what runs with -d --keep can be asked for" in said and said.count("\n") == 1
+    assert "--keep" not in kernel.say("%container top brief")
     assert kernel.say("%container wait brief nope").startswith("UsageError: wait: there is no container nope")
 
 

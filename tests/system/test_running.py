@@ -70,7 +70,7 @@ def test_every_verb_works_on_the_container_of_a_cell() -> None:
         assert str(container.pid) in say("top", "cell") and "python (nbcontainer)" in say("top", "cell")
         assert '"Name": "cell"' in say("inspect", "cell")
         assert say("inspect", "-f", "{{.State.Status}} {{.HostConfig.NetworkMode}}", "cell") == "running none"
-        assert say("ps", "--filter", "network=none", "--format", "{{.Names}}") == "cell"
+        assert say("ps", "--filter", "network=none", "--filter", "name=^cell$", "--format", "{{.Names}}") == "cell"
         assert "cell" in say("tree", "cell")
         assert say("update", "--mem", "80M", "cell").startswith("cell: memory 80 MiB")
         assert say("pause", "cell") == "cell" and container.status == "paused"
