@@ -14,7 +14,7 @@ from typing import Any
 
 from guest import session
 from nbcontainer.engine.vm import guestinit
-from nbcontainer.engine.vm.layout import LATER_MODULES_DIRECTORY, MODULES_DIRECTORY, NETWORK_MODULES, PORT_PATH
+from nbcontainer.engine.vm.layout import LATER_MODULES_DIRECTORY, MODULES_DIRECTORY, PORT_PATH
 from nbcontainer.linux import syscalls
 
 SOURCE = "/source"
@@ -82,8 +82,6 @@ def main() -> None:
         guestinit.load_packed_modules(directory)
     with open(f"{SOURCE}.json", encoding="utf-8") as file:
         job = json.load(file)
-    if job["modules"]:
-        guestinit.load_modules_from_disk(job["modules"], (*guestinit.SHARE_MODULES, *NETWORK_MODULES, "tun"))
     enter_root(job["source"])
     guestinit.mount_the_rest()
     guestinit.loopback_up()

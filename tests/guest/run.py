@@ -187,9 +187,6 @@ def command(machine: qemu.Machine, image: Path, stream: socket.socket) -> list[s
     arguments += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=out,fd={stream.fileno()}", "-device", "virtserialport,chardev=out,name=out"]
     disk = f"file={qemu.quoted(str(image))},format=raw,if=none,id=root,snapshot=on"
     arguments += ["-drive", disk, "-device", "virtio-blk-pci,drive=root"]
-    if machine.disk is not None:
-        modules = f"file={qemu.quoted(str(machine.disk))},format=qcow2,if=none,id=modules,readonly=on"
-        arguments += ["-drive", modules, "-device", "virtio-blk-pci,drive=modules"]
     return arguments
 
 
@@ -255,14 +252,13 @@ def main() -> int:
 def _boot(kernel: kernelimage.KernelImage, program: qemu.Qemu, image: Path, cache: Path, job: dict[str, Any]) -> int:
     import json
 
-    job["modules"] = "/dev/vdb" if kernel.disk is not None else ""
     start = f"import sys\nsys.path[:0] = [{layout.HOME!r}, '/source/tests']\nfrom guest.init import main\nmain()\n"
     with tempfile.TemporaryDirectory(dir=cache) as directory:
         linux, initramfs = Path(directory, "vmlinux"), Path(directory, "initramfs")
         linux.write_bytes(BzImage.read(kernel.image).vmlinux())
         with open(initramfs, "wb") as file:
-            ramdisk.build(file, kernel, start, [("source.json", json.dumps(job).encode()), *source_files()])
-        machine = qemu.Machine(program, linux, initramfs, kernel.disk, MEMORY_MIB, CPUS)
+            ramdisk.build(file, kernel, start, [("source.json", json.dumps(job).encode()), *source_files()], modules=("virtio_blk", "ext4", "tun"))
+        machine = qemu.Machine(program, linux, initramfs, MEMORY_MIB, CPUS)
         ours, theirs = socket.socketpair()
         with ours:
             process = subprocess.Popen(command(machine, image, theirs), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])

@@ -39,6 +39,25 @@ def test_dataclasses_are_what_they_are_and_compile_nothing(tmp_path: Path) -> No
     assert lines == ["Point(x=1, y=2) True True 0", "Point(x=1, z=3) True", "False {}"]
 
 
+def test_regular_expressions_are_what_they_are_and_none_is_compiled(tmp_path: Path) -> None:
+    path = str(tmp_path / "bundle")
+    expressions = (
+        "import enum, re\n"
+        "found = [re.compile(r'(?P<year>\\d+)-(a|[b-d]+)?', re.I | re.X), re.compile(b'[\\x80-\\xff]+$', re.M), re.compile('(?i:x)\u00e4'), re.compile('x')]\n"
+        "asked = [found[0].fullmatch('12-Bc').groupdict(), found[0].groupindex, found[1].search(b'a\\xff').span(), bool(found[2].match('X\u00e4')), found[3].flags, repr(found[0])]\n"
+    )
+    first = "from nbcontainer.runtime import bundle\nbundle.record()\n" + expressions
+    said = _python(first + "bundle.write(open(sys.argv[1], 'wb'), [], bundle.recorded())\nprint(asked)", path)
+    use = (
+        "from nbcontainer.runtime import bundle\nbundle.use(sys.argv[1])\nreal, compiled = bundle._compiler_compile, []\n"
+        "bundle._compiler_compile = lambda *arguments: compiled.append(arguments) or real(*arguments)\n"
+    )
+    last = "print(asked)\nprint(compiled)\nre.compile('new')\nprint(len(compiled))\nbundle._compiler_compile = real\nbundle.remove()\nprint(re._compiler.compile is real, bundle._expressions)\n"
+    lines = _python(use + expressions + last, path).splitlines()
+    assert lines == [said.strip(), "[]", "1", "True {}"]
+    assert _python(expressions + "print(asked)") == said, "and without any bundle"
+
+
 def test_bundled_modules_are_what_they_are_and_nobody_looks_for_them(tmp_path: Path) -> None:
     """Also packages and what is in them; a traceback shows their source, and after the end all is found as ever."""
     path, package = str(tmp_path / "bundle"), tmp_path / "fruit"

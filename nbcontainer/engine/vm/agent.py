@@ -34,6 +34,7 @@ from nbcontainer.engine.watch import ProcessRun
 from nbcontainer.errors import InternalError, NbcontainerError, SpecError
 from nbcontainer.events import Display, Event, Finished, Readings
 from nbcontainer.linux import syscalls
+from nbcontainer.runtime import bundle
 from nbcontainer.runtime.protocol import FrameReader, ProtocolError, encode
 from nbcontainer.runtime.search import Hidden
 from nbcontainer.spec import ContainerSpec, Limits
@@ -141,6 +142,7 @@ class Agent:
             self._engine.wait()
             for plain in message["shares"]:
                 _mount_share(Share(**plain))
+            bundle.remove()  # not before: without the shares, most modules have no files here
             self._mounted = True
 
     def _hide(self, message: dict[str, Any]) -> None:

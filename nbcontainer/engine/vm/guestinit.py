@@ -6,25 +6,24 @@ packed into the initramfs.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import struct
 import sys
-import time
-import zlib
 from types import TracebackType
 from typing import NoReturn
 
-from nbcontainer.engine.vm.layout import LATER_MODULES_DIRECTORY, MODULES_DIRECTORY, NETWORK_MODULES, NETWORKS_PATH
+from nbcontainer.engine.vm.layout import LATER_MODULES_DIRECTORY, MODULES_DIRECTORY, NETWORKS_PATH
 from nbcontainer.linux import syscalls
-from nbcontainer.runtime import bundle
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-DISK = "/dev/vda"
-DISK_SECONDS = 10.0
-SHARE_MODULES = ("9p", "9pnet_virtio", "ipv6")
-"""Of those that only the disk of a kernel image has, what is needed first."""
+SIGNED = b"~Module signature appended~\n"
+SIGNATURE_BYTES = 12
+"""Before that, the signature's own size is the last word; see struct module_signature."""
+UNSIGNED = (errno.EKEYREJECTED, errno.EPERM, errno.ENOKEY)
+"""What Linux says where it takes none without (CONFIG_MODULE_SIG_FORCE)."""
 LOWEST_PRIORITY = 19
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -55,35 +54,23 @@ def load_packed_modules(directory: str) -> None:
 
 
 def _load(module: bytes, name: str) -> None:
+    """Without its signature: to check it takes as long as all the rest, and it came in one archive with whatever could check it."""
+    end = module.rfind(SIGNED)
     try:
-        syscalls.init_module(module)
+        if end > 0 and end == len(module) - len(SIGNED):
+            (size,) = struct.unpack_from(">I", module, end - 4)
+            try:
+                syscalls.init_module(module[: end - SIGNATURE_BYTES - size])
+            except OSError as error:
+                if error.errno not in UNSIGNED:
+                    raise
+                syscalls.init_module(module)
+        else:
+            syscalls.init_module(module)
     except FileExistsError:
         pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"module {name}") from None
-
-
-def load_modules_from_disk(disk: str, names: tuple[str, ...]) -> None:
-    """The rest, from the root file system of the image that the kernel came with."""
-    deadline = time.monotonic() + DISK_SECONDS
-    while not os.path.exists(disk):
-        if time.monotonic() > deadline:
-            raise OSError(19, "the disk with modules did not appear", disk)
-        time.sleep(0.002)  # no udev here
-    mount(disk, "/disk", "ext4", "noload", syscalls.MS_RDONLY)
-    try:
-        base = f"/disk/lib/modules/{os.uname().release}"
-        with open(f"{base}/modules.dep", encoding="ascii") as file:
-            needs = {path: rest.split() for path, _, rest in (line.partition(":") for line in file)}
-        paths = {os.path.basename(path).partition(".")[0].replace("-", "_"): path for path in needs}
-        # modules.dep lists a module's needs in the reverse of the order to load them in.
-        wanted = [path for name in names if name in paths for path in [*reversed(needs[paths[name]]), paths[name]]]
-        for path in dict.fromkeys(wanted):
-            with open(f"{base}/{path}", "rb") as file:
-                data = file.read()
-            _load(zlib.decompress(data, 31) if path.endswith(".gz") else data, path)
-    finally:
-        syscalls.umount2("/disk", syscalls.MNT_DETACH)
 
 
 def enter(root: str) -> None:
@@ -128,27 +115,21 @@ def boot() -> None:
     """Everything up to the agent, and then its end."""
     mount_first()
     load_packed_modules(MODULES_DIRECTORY)
-    with open("/proc/cmdline", encoding="ascii") as file:
-        has_disk = "nbcontainer.disk" in file.read().split()
-    if has_disk:
-        load_modules_from_disk(DISK, SHARE_MODULES)
     make_root()
     mount_the_rest()
     loopback_up()
     agent = os.fork()
     if agent == 0:
         become_agent()
-    load_network_modules(has_disk)
+    load_network_modules()
     while os.wait()[0] != agent:
         pass  # orphans of containers
 
 
-def load_network_modules(has_disk: bool) -> None:
+def load_network_modules() -> None:
     """While whoever waits for a first cell has the CPU. There is no modprobe here that Linux could ask when they are needed."""
     os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
     load_packed_modules(LATER_MODULES_DIRECTORY)
-    if has_disk:
-        load_modules_from_disk(DISK, NETWORK_MODULES)
     os.setpriority(os.PRIO_PROCESS, 0, 0)
     with open(NETWORKS_PATH, "xb"):
         pass
@@ -165,7 +146,6 @@ def become_agent() -> NoReturn:
     from nbcontainer.engine.vm import agent
 
     router = ForkedRouter(zygote)
-    bundle.remove()
     agent.main(zygote, router)
     os._exit(1)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import platform
 import re
 import shutil
+import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbcontainer.engine.vm import cpio, unpack
+from nbcontainer.engine.vm import unpack
+from nbcontainer.engine.vm.diskimage import Ext4, Qcow2
 from nbcontainer.engine.vm.layout import NETWORK_MODULES
 from nbcontainer.errors import HostError, SpecError
 
@@ -28,86 +31,89 @@ WANTED = ("ipv6",)
 """Loaded where they exist."""
 WANTED_LATER = ("crc32c_generic", *NETWORK_MODULES)
 """Also where they exist, for networks between containers; the first is what nf_tables needs and does not name."""
-DISK_MODULES = ("virtio_blk", "ext4")
 _MODULE = re.compile(r"(.+)\.ko(\.(gz|xz|zst))?")
 
 
 @dataclass(frozen=True, slots=True)
 class KernelImage:
-    """A boot image and where its modules are: a directory, or an initrd plus a disk image with the rest of them."""
+    """A boot image and where its modules are: in a directory, or on a disk image."""
 
     image: Path
     release: str
     modules: Path | None = None
-    initrd: Path | None = None
     disk: Path | None = None
     origin: str = ""
     """For people: where it was found."""
 
     def identity(self) -> list[str]:
         """What a snapshot's key depends on."""
-        files = [path for path in (self.image, self.initrd, self.disk) if path is not None]
+        files = [path for path in (self.image, self.disk) if path is not None]
         return [f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files]
 
-    def load_order(self) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
+    def load_order(self, extra: Iterable[str] = ()) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
         """(name, module) of what the guest needs to begin, and of what it may load later, each after what it depends on.
 
-        Raises HostError where one of the first is missing.
+        ``extra``: further ones to begin with, where they exist. Raises HostError where one of those that are needed is missing.
         """
-        entries = self._initrd_entries()
-        available = dict(self._available(entries))
-        builtin = self._builtin(entries)
-        order: dict[str, bytes] = {}
+        with self._tree() as read:
+            builtin = frozenset(_module_name(line) for line in _lines(read, "modules.builtin"))
+            available = {_module_name(path): path for path in self._paths(read)}
+            order: dict[str, bytes] = {}
 
-        def add(name: str) -> bool:
-            if name in order or name in builtin:
+            def add(name: str) -> bool:
+                if name in order or name in builtin:
+                    return True
+                if name not in available:
+                    return False
+                data = unpack.decompress(read(available[name]), available[name])
+                if not all(add(other) for other in unpack.module_dependencies(data)):
+                    return False
+                order[name] = data
                 return True
-            if name not in available:
-                return False
-            data = available[name]()
-            if not all(add(other) for other in unpack.module_dependencies(data)):
-                return False
-            order[name] = data
-            return True
 
-        needed = (*DISK_MODULES, "virtio_pci", "virtio_console", "overlay") if self.disk else REQUIRED
-        missing = [name for name in needed if not add(name)]
-        if missing:
-            raise HostError(f"the kernel {self.release} ({self.origin}) has no module {missing[0]}", PIP_REMEDY)
-        for name in WANTED:
-            add(name)
-        first = len(order)
-        for name in WANTED_LATER:
-            add(name)
+            missing = [name for name in REQUIRED if not add(name)]
+            if missing:
+                raise HostError(f"the kernel {self.release} ({self.origin}) has no module {missing[0]}", PIP_REMEDY)
+            for name in (*WANTED, *extra):
+                add(name)
+            first = len(order)
+            for name in WANTED_LATER:
+                add(name)
         modules = list(order.items())
         return modules[:first], modules[first:]
 
-    def _builtin(self, entries: list[cpio.Entry]) -> frozenset[str]:
-        if self.modules is not None:
-            path = self.modules / "modules.builtin"
-            text = path.read_text(encoding="ascii") if path.exists() else ""
-        else:
-            text = next((entry.data.decode("ascii") for entry in entries if entry.path.endswith("/modules.builtin")), "")
-        return frozenset(_module_name(line) for line in text.splitlines())
+    def _paths(self, read: Callable[[str], bytes]) -> Iterator[str]:
+        """Of all modules, below their directory."""
+        if self.modules is None:
+            yield from (line.partition(":")[0] for line in _lines(read, "modules.dep"))
+            return
+        # A package that was only unpacked has no list of them.
+        for directory, _, names in os.walk(self.modules / "kernel"):
+            yield from (os.path.relpath(f"{directory}/{name}", self.modules) for name in names if _MODULE.fullmatch(name))
 
-    def _available(self, entries: list[cpio.Entry]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-        if self.modules is not None:
-            for directory, _, names in os.walk(self.modules / "kernel"):
-                for file in names:
-                    if _MODULE.fullmatch(file):
-                        path = Path(directory, file)
-                        yield _module_name(file), lambda path=path: unpack.decompress(path.read_bytes(), str(path))  # type: ignore[misc]
-        for entry in entries:
-            if _MODULE.fullmatch(os.path.basename(entry.path)):
-                yield _module_name(entry.path), lambda entry=entry: unpack.decompress(entry.data, entry.path)  # type: ignore[misc]
-
-    def _initrd_entries(self) -> list[cpio.Entry]:
-        if self.initrd is None:
-            return []
+    @contextlib.contextmanager
+    def _tree(self) -> Iterator[Callable[[str], bytes]]:
+        """Reads a file of the directory of modules. Raises HostError where there is no such directory to be read."""
+        if self.disk is None:
+            yield lambda path: Path(self.modules or "", path).read_bytes()
+            return
+        disk = None
         try:
-            return list(cpio.read(unpack.gunzip(self.initrd.read_bytes())))
-        except (ValueError, OSError, EOFError) as error:
-            raise HostError(f"{self.initrd} cannot be read: {error}", PIP_REMEDY) from None
+            disk = Qcow2(self.disk)
+            files = Ext4(disk)
+            yield lambda path: files.read(f"/lib/modules/{self.release}/{path}")
+        except (ValueError, OSError, struct.error) as error:
+            raise HostError(f"{self.disk} cannot be read: {error}", PIP_REMEDY) from None
+        finally:
+            if disk is not None:
+                disk.close()
+
+
+def _lines(read: Callable[[str], bytes], path: str) -> list[str]:
+    try:
+        return read(path).decode("ascii").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _module_name(path: str) -> str:
@@ -140,11 +146,11 @@ def from_package() -> KernelImage | None:
 
 
 def from_directory(directory: Path, origin: str) -> KernelImage | None:
-    """A directory with NAME.kernel, NAME.initrd and NAME.qcow2, where there is one."""
+    """A directory with NAME.kernel and NAME.qcow2, where there is one."""
     for image in sorted(directory.glob("*.kernel")):
-        initrd, disk = image.with_suffix(".initrd"), image.with_suffix(".qcow2")
-        if initrd.exists() and disk.exists():
-            return KernelImage(image, unpack.BzImage.read(image).release, None, initrd, disk, origin)
+        disk = image.with_suffix(".qcow2")
+        if disk.exists():
+            return KernelImage(image, unpack.BzImage.read(image).release, None, disk, origin)
     return None
 
 
@@ -159,7 +165,7 @@ def find(explicit: str | None, cache: Path) -> KernelImage:
         if path.is_dir():
             image = from_directory(path, str(path))
             if image is None:
-                raise SpecError(f"--kernel: {path} has no NAME.kernel with NAME.initrd and NAME.qcow2")
+                raise SpecError(f"--kernel: {path} has no NAME.kernel with NAME.qcow2")
             return image
         return from_path(path, str(path))
     packaged = from_package()

@@ -37,6 +37,8 @@ COMMAND_LINE = (
     "i8042.noaux i8042.nokbd i8042.nopnp psi=1 pci=noacpi sysctl.vm.overcommit_memory=1"
 )
 """Without overcommit, a guest this small refuses what any host grants: to reserve a gigabyte and to touch a little of it."""
+ONE_CPU_LINE = " nolapic_timer"
+"""Linux measures the timer of the first CPU for a tenth of a second; the machine's own (HPET), which one CPU can do with, it need not."""
 CPU = "max,-erms"
 """All that QEMU can emulate, but no fast string instructions: Linux would prefer them, and QEMU emulates them byte by byte."""
 LOG_BYTES = 1 << 16
@@ -67,7 +69,6 @@ class Machine:
     qemu: Qemu
     kernel: Path
     initramfs: Path
-    disk: Path | None
     memory_mib: int
     cpus: int
 
@@ -115,19 +116,19 @@ def _version(program: str) -> str:
     return match[0].removeprefix("version ")
 
 
+def command_line(cpus: int) -> str:
+    """Linux's."""
+    return COMMAND_LINE + (ONE_CPU_LINE if cpus == 1 else "")
+
+
 def device_arguments(machine: Machine) -> list[str]:
     """The part of the command line that a snapshot depends on."""
-    line = COMMAND_LINE + (" nbcontainer.disk" if machine.disk is not None else "")
     arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "pc,memory-backend=ram", "-accel", "tcg,thread=multi"]
     arguments += ["-cpu", CPU, "-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"]
-    arguments += ["-kernel", str(machine.kernel), "-initrd", str(machine.initramfs), "-append", line]
+    arguments += ["-kernel", str(machine.kernel), "-initrd", str(machine.initramfs), "-append", command_line(machine.cpus)]
     # QEMU's own log and the guest's console go to the same unnamed file.
     arguments += ["-serial", "file:/proc/self/fd/2", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=nbcontainer"]
     arguments += ["-device", "vmgenid,guid=auto"]
-    if machine.disk is not None:
-        node = quoted(str(machine.disk))
-        arguments += ["-blockdev", f"driver=file,filename={node},node-name=file,read-only=on"]
-        arguments += ["-blockdev", "driver=qcow2,file=file,node-name=disk,read-only=on", "-device", "virtio-blk-pci,drive=disk"]
     for slot in range(SLOTS):
         arguments += ["-device", f"virtio-9p-pci,fsdev=f{slot},mount_tag=s{slot}"]
     return arguments

@@ -25,6 +25,7 @@ from nbcontainer.engine.vm.kernelimage import KernelImage
 from nbcontainer.engine.vm.layout import (
     BUNDLE_PATH,
     CONFIG_PATH,
+    FINDER_PATH,
     HOME,
     LATER_MODULES_DIRECTORY,
     MODULES_DIRECTORY,
@@ -133,7 +134,10 @@ class Trace:
 
     def __init__(self) -> None:
         parent = str(Path(__file__).resolve().parents[3])
-        code = f"import sys; sys.path.append({parent!r}); from nbcontainer.runtime import bundle; bundle.record(); from nbcontainer.engine.vm.traced import main; main()"
+        code = (
+            f"import sys; first = list(sys.modules); sys.path.append({parent!r}); from nbcontainer.runtime import bundle; bundle.record(); "
+            "from nbcontainer.engine.vm.traced import main; main(first)"
+        )
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"}
         self._process = subprocess.Popen([sys.executable, "-P", "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -168,20 +172,33 @@ def sources() -> Iterator[tuple[Path, str]]:
             yield path, str(Path(package.name, relative))
 
 
-START = f"""import sys
+START = f"""import marshal, sys
+bundle = type(sys)({bundle.__name__!r})
+sys.modules[bundle.__name__] = bundle
+with open({FINDER_PATH!r}, "rb") as file:
+    exec(marshal.load(file), vars(bundle))
 sys.path.append({HOME!r})
-from nbcontainer.runtime import bundle, forkhooks
-forkhooks.hold()
 bundle.use({BUNDLE_PATH!r})
+from nbcontainer.runtime import forkhooks
+forkhooks.hold()
 from nbcontainer.engine.vm.guestinit import main
 main()
 """
+"""The bundle's own module is not imported: its package would be found, and what that imports, the slow way."""
 INTERPRETER_FLAGS = "-PBXutf8"
 """Of process 1, and so of the zygote and of all cells: those of a host's zygote, which has the last two from its environment."""
 
 
-def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Iterable[tuple[str, bytes]] = (), tracer: Trace | None = None) -> None:
-    """Write the whole archive. ``start`` is process 1, in Python; ``extra`` are further (path, content); ``tracer`` one that was begun.
+def build(
+    file: IO[bytes],
+    kernel: KernelImage,
+    start: str = START,
+    extra: Iterable[tuple[str, bytes]] = (),
+    tracer: Trace | None = None,
+    modules: Iterable[str] = (),
+) -> None:
+    """Write the whole archive. ``start`` is process 1, in Python; ``extra`` are further (path, content); ``tracer`` one that was begun;
+    ``modules`` further ones of Linux, where they exist.
 
     Raises HostError, InternalError, OSError (such as a full disk).
     """
@@ -189,9 +206,9 @@ def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Itera
     packer = Packer(archive)
     tracer = tracer or Trace()
     try:
-        for directory, modules in zip((MODULES_DIRECTORY, LATER_MODULES_DIRECTORY), kernel.load_order(), strict=True):
+        for directory, loaded in zip((MODULES_DIRECTORY, LATER_MODULES_DIRECTORY), kernel.load_order(modules), strict=True):
             archive.directory(directory)
-            for index, (name, data) in enumerate(modules):
+            for index, (name, data) in enumerate(loaded):
                 archive.file(f"{directory}/{index:03}-{name}", data)
     except BaseException:
         tracer.close()
@@ -204,7 +221,7 @@ def build(file: IO[bytes], kernel: KernelImage, start: str = START, extra: Itera
     for name in ("/bin", "/sbin", "/lib", "/lib64"):
         if os.path.islink(name):
             archive.link(name, os.readlink(name))
-    _add_python(packer, archive, traced)
+    _add_python(packer, archive, traced, without_bundled=start == START)
     find = shutil.which("find", path="/usr/bin:/bin")
     if find is None:
         raise HostError("the program find is missing", "sudo apt-get install findutils")
@@ -236,9 +253,11 @@ def _add_bundle(archive: Writer, traced: dict[str, Any]) -> None:
     file = io.BytesIO()
     bundle.write(file, modules, base64.b64decode(traced["generated"]))
     archive.file(BUNDLE_PATH, file.getvalue())
+    archive.file(FINDER_PATH, next(code for name, _, _, code in modules if name == bundle.__name__))
 
 
-def _add_python(packer: Packer, archive: Writer, traced: dict[str, Any]) -> None:
+def _add_python(packer: Packer, archive: Writer, traced: dict[str, Any], *, without_bundled: bool) -> None:
+    """``without_bundled``: no files of what comes from the bundle; Linux takes a tenth of a second to unpack these thousand."""
     packer.add(sys.executable)
     if sys.prefix != sys.base_prefix:
         packer.add(f"{sys.prefix}/pyvenv.cfg")
@@ -247,8 +266,11 @@ def _add_python(packer: Packer, archive: Writer, traced: dict[str, Any]) -> None
     stdlib = os.path.dirname(os.__file__)
     packer.add(f"{stdlib}/lib-dynload")
     packer.module(f"{stdlib}/os.py")
+    # What an interpreter imports by itself, and what the bundle's own module does, comes before anybody can ask the bundle.
+    early = {*traced["first"], "__future__"}
+    bundled = {source for name, source, _ in traced["modules"] if name not in early} if without_bundled else frozenset[str]()
     for path in traced["files"]:
-        if path.startswith(ours) or path.startswith(("/proc/", "/dev/", "/sys/")):
+        if path in bundled or path.startswith(ours) or path.startswith(("/proc/", "/dev/", "/sys/")):
             continue
         if path.endswith(".pyc"):
             continue  # comes with its source

@@ -91,8 +91,7 @@ class Template:
         key = _key(program, kernel, memory_mib, cpus)
         self.directory = cache / key
         self._lock_path = cache / "lock"
-        disk = kernel.disk
-        self.machine = qemu.Machine(program, self.directory / "linux", self.directory / "initramfs", disk, memory_mib, cpus)
+        self.machine = qemu.Machine(program, self.directory / "linux", self.directory / "initramfs", memory_mib, cpus)
 
     # ---- the state of the cache
 
@@ -290,7 +289,7 @@ def _resumed(guest: Guest, shares: tuple[Share, ...], hidden: Callable[[], Hidde
 
 
 def _key(program: qemu.Qemu, kernel: KernelImage, memory_mib: int, cpus: int) -> str:
-    parts = [program.version, str(program.starts_elf), qemu.COMMAND_LINE, qemu.CPU, str(SLOTS), str(memory_mib), str(cpus), sys.version, sys.executable]
+    parts = [program.version, str(program.starts_elf), qemu.command_line(cpus), qemu.CPU, str(SLOTS), str(memory_mib), str(cpus), sys.version, sys.executable]
     parts += [*kernel.identity(), *base_directories()]
     parts += [f"{name} {importlib.metadata.version(name)}" for name in ("ipython", "traitlets")]
     for path, relative in ramdisk.sources():

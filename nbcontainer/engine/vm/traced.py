@@ -30,7 +30,8 @@ WARM_MODULES = (
 )
 
 
-def main() -> None:
+def main(first: list[str]) -> None:
+    """``first``: names of the modules that were there before anything of ours."""
     opened: set[str] = set()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -61,7 +62,7 @@ def main() -> None:
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         mapped = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and "(deleted)" not in line}
     libraries = sorted(path for path in mapped if os.path.isfile(path))
-    found = {"files": sorted(path for path in opened if os.path.isfile(path)), "libraries": libraries, "path": sys.path, "modules": _modules()}
+    found = {"files": sorted(path for path in opened if os.path.isfile(path)), "libraries": libraries, "path": sys.path, "modules": _modules(), "first": first}
     json.dump({**found, "generated": base64.b64encode(bundle.recorded()).decode()}, sys.stdout)
 
 
@@ -73,7 +74,3 @@ def _modules() -> list[tuple[str, str, bool]]:
         for spec in specs
         if spec is not None and type(spec.loader) is SourceFileLoader and spec.origin is not None and os.path.isfile(spec.origin)
     })
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import gzip
 import importlib
 import io
 import lzma
@@ -171,8 +170,3 @@ def _unpack_tar(data: bytes, target: Path) -> None:
             if member.name.removeprefix("./").startswith(("boot/vmlinuz", "lib/modules", "usr/lib/modules")) and (member.isfile() or member.isdir())
         ]
         archive.extractall(target, wanted, filter="data")
-
-
-def gunzip(data: bytes) -> bytes:
-    """An initrd, which may be several streams one after another."""
-    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
