@@ -6,10 +6,10 @@ import contextlib
 import os
 import threading
 
-from nbcontainer.engine import Engine, Networks, Run
+from nbcontainer.engine import Engine, Networks, Run, announce
 from nbcontainer.engine.networks import DEFAULT_NETWORK
 from nbcontainer.engine.transfer import Transfer
-from nbcontainer.errors import HostError, SetupError
+from nbcontainer.errors import HostError, InternalError, SetupError
 from nbcontainer.spec import ContainerSpec, Limits
 from nbcontainer.units import MIB
 
@@ -50,6 +50,8 @@ class AutoEngine:
                     pass
         except (HostError, SetupError) as refused:
             self._local_error = refused
+        except InternalError:
+            pass  # it says nothing about this host, and must not hide what was said first; the next refusal asks again
         else:
             self._local_worked = True
 
@@ -68,7 +70,12 @@ class AutoEngine:
             raise error  # a virtual machine has networks of its own: what is on those of this host would not be there
         vm = _open_vm_after(error)
         note = f"This runs in a virtual machine (--engine vm), because on this host: {error.message if isinstance(error, HostError) else error}."
-        run = vm.start(spec if note in self._told else spec.replace(notes=(*spec.notes, note)), code, transfer)
+        if note not in self._told:
+            if announce.listening():
+                vm.explain(spec)  # it raises what a start would, before anything is said
+                announce.announce(note)
+            spec = spec.replace(notes=(*spec.notes, note))
+        run = vm.start(spec, code, transfer)
         # Only now: had the virtual machine refused too, the cell's own request would be at fault.
         self._told.add(note)
         return run

@@ -145,6 +145,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
     def _detach(self, parsed: ParsedLine, cell: str | None) -> None:
         """Run in the background; without ``cell`` and PROGRAM, a session."""
         from nbcontainer import container
+        from nbcontainer.engine.announce import announced_to
         from nbcontainer.notebook.detached import DetachedScreen
         from nbcontainer.result import describe_end
 
@@ -171,11 +172,14 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         options = {**parsed.container, "keep": bool(parsed.front.get("keep"))}
         code = cell if cell is not None else "" if parsed.program else None
         shell: Any = self.shell
-        running = container.start(code, program=parsed.program, on_event=on_event, cell_number=shell.displayhook.prompt_count, **options)
+        said: list[str] = []
+        with announced_to(partial(tell, said)):
+            running = container.start(code, program=parsed.program, on_event=on_event, cell_number=shell.displayhook.prompt_count, **options)
         started.append(running.name)
         print(running.name)
         for note in running.spec.notes:
-            print(f"\x1b[2m{note}\x1b[0m", file=sys.stderr)
+            if note not in said:
+                tell(said, note)
 
     def _detach_within(self, parsed: ParsedLine, cell: str) -> None:
         """``exec -d``: a program in a container that is there."""
@@ -222,16 +226,19 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             reader.on_start(run)
             live.on_start(run)
 
-        result = None
+        from nbcontainer.engine.announce import announced_to
+
+        result, said = None, list[str]()
         try:
-            result = run_it(on_event=on_event, on_start=on_start)
+            with announced_to(partial(tell, said)):
+                result = run_it(on_event=on_event, on_start=on_start)
         finally:
             long_enough = result is not None and result.usage.wall_seconds > SHOW_AFTER_SECONDS
             live.close(result, long_enough or (result is not None and result.outcome == "oom"))
         self._explain_memory(result, cell)
         for note in (*result.spec.notes, result.note):
-            if note and (note is not result.note or result.ok):
-                print(f"\x1b[2m{note}\x1b[0m", file=sys.stderr)
+            if note and note not in said and (note is not result.note or result.ok):
+                tell(said, note)
         return result
 
     def _explain_memory(self, result: Any, cell: str) -> None:
@@ -242,6 +249,12 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         if result.outcome == "oom" and is_kernel(self.shell):
             show(card(result, PEAKS.of(cell, program)))
         PEAKS.note(cell, program, result)
+
+
+def tell(said: list[str], line: str) -> None:
+    """A line below the cell, now; ``said``: all of them."""
+    said.append(line)
+    print(f"\x1b[2m{line}\x1b[0m", file=sys.stderr, flush=True)
 
 
 def refuse_what_waits(parsed: ParsedLine) -> None:

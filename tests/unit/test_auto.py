@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbcontainer.engine import auto
-from nbcontainer.errors import HostError, SetupError, SpecError
+from nbcontainer.engine import announce, auto
+from nbcontainer.errors import HostError, InternalError, SetupError, SpecError
 from nbcontainer.spec import ContainerSpec
 from nbcontainer.validate import make_spec
 
@@ -77,6 +77,45 @@ def test_a_host_that_cannot_is_asked_once_and_the_reason_is_told_once(monkeypatc
     assert "no cgroups here" in vm.started[0].notes[-1]
     assert vm.started[1].notes == ()
     assert engine.explain(spec) == ["vm"]
+
+
+def test_who_waits_is_told_before_it_is_waited_for(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    vm, said = Engine("vm"), []
+    engine = opened(monkeypatch, HostError("no cgroups here", "delegate some"), vm)
+
+    def say(line: str) -> None:
+        assert vm.started == []
+        said.append(line)
+
+    with announce.announced_to(say):
+        engine.start(spec, "")
+        engine.start(spec, "")
+    assert said == list(vm.started[0].notes) and "no cgroups here" in said[0] and vm.started[1].notes == ()
+    announce.announce("nobody hears this")
+    assert len(said) == 1
+
+
+def test_nothing_is_said_of_a_virtual_machine_that_refuses(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    said: list[str] = []
+    engine = opened(monkeypatch, HostError("no cgroups here", "delegate some"), Engine("vm", HostError("--mem: too much", "less")))
+    with announce.announced_to(said.append), pytest.raises(HostError, match="too much"):
+        engine.start(spec, "")
+    assert said == []
+
+
+def test_a_fault_of_ours_while_the_host_is_tried_does_not_hide_what_was_said_first(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:
+    local, vm = Engine("local", HostError("no --memory-high here", "cgroup v2"), can_nothing=False), Engine("vm")
+    engine = opened(monkeypatch, local, vm)
+    much = make_spec(mem="64M", memory_high="32M", workspace="none")
+
+    def broken(self: Started) -> Iterator[object]:
+        raise InternalError("the zygote ended")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Started, "events", broken)
+        assert engine.start(much, "") == "vm" and "no --memory-high here" in vm.started[0].notes[-1]
+    assert engine.start(spec, "") == "local", "nothing was concluded from it"
 
 
 def test_one_cell_that_this_host_cannot_run_does_not_change_the_others(monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from facilities import require
 from kernels import Kernel, kernel
 
 UNTIL_IT_HAS_ENDED = """
@@ -47,6 +50,17 @@ def test_the_last_expression_is_the_result_of_the_cell(notebook: Kernel) -> None
     assert notebook.run(f"_ == Out[{number}] == {{'a': [1, 2.5, ('b',)]}}").text == "True"
     assert f"Cell In[{number + 2}], line 1" in notebook.run("%%container --mem 64M --quiet\n1 / 0").text
     assert notebook.run("import os; os.uname().release").text.strip("'") not in cell.text
+
+
+@pytest.mark.parametrize("options", ["", "--no-live"])
+def test_why_it_is_a_virtual_machine_is_said_before_anything_else(tmp_path: Path, options: str) -> None:
+    with kernel("installed", tmp_path, engine="vm") as notebook:
+        line = f"%%container --engine auto --workspace none --mem 128M --memory-high 64M {options}\n"
+        cell = notebook.run(line + "import os, time\ntime.sleep(1)\nprint('printed', os.uname().release)")
+        require(f"printed {os.uname().release}" not in cell.text, "this host can do --memory-high itself")
+        why = "This runs in a virtual machine (--engine vm), because"
+        assert cell.text.count(why) == 1 and cell.text.index(why) < cell.text.index("printed"), cell.text
+        assert why not in notebook.run(line + "print(1)").text
 
 
 def test_results_of_a_session(notebook: Kernel, lab: str) -> None:

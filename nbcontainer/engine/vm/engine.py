@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nbcontainer.engine import Networks
+from nbcontainer.engine.announce import announce
 from nbcontainer.engine.single import Single
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.vm import layout, qemu
@@ -39,6 +40,7 @@ CPUS_VARIABLE = "NBCONTAINER_VM_CPUS"
 DEFAULT_MEMORY_MIB = 512
 RESERVED_MIB = 128
 """What the guest's own Linux, its zygote and its file cache need."""
+FIRST_TIME = "The virtual machine is started for the first time, which takes some seconds; later ones go on from what is written down then."
 GUESTS = 3
 """Guests that are kept, each with its own set of directories; the one unused for longest goes first."""
 
@@ -136,6 +138,7 @@ class VmEngine:
             with self.template.locked():
                 found = self.template.snapshot()
                 if found is None:
+                    announce(FIRST_TIME)
                     self.template.build_boot_files(_silent)
                     self.template.build_snapshot(_silent)
                     found = self.template.snapshot()
