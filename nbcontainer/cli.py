@@ -224,7 +224,7 @@ def _verb(name: str, words: list[str]) -> int:
         return 0
     text = str(answer)
     if text:
-        print(text.replace("usage: %container", "usage: nbcontainer", 1) if "--help" in words else text)
+        print(text.replace("%container ", "nbcontainer ") if "--help" in words else text)
     return 0
 
 
