@@ -51,7 +51,10 @@ def safe_rules(sheets: Iterable[str], prefix: str) -> tuple[str, bool]:
             whole = False
             continue
         for rule in tinycss2.parse_stylesheet(sheet, skip_comments=True, skip_whitespace=True):
-            written, all_of_it = _rule(rule, prefix) if rule.type == "qualified-rule" else ("", False)
+            try:
+                written, all_of_it = _rule(rule, prefix) if rule.type == "qualified-rule" else ("", False)
+            except RecursionError:  # parentheses in parentheses, thousands of them
+                written, all_of_it = "", False
             rules += [written] if written else []
             whole = whole and all_of_it
     return "\n".join(rules), whole

@@ -191,10 +191,12 @@ HOSTILE_RULES = [
     "#T_a { font-family: '</style><script>alert(1)</script>' }",
     "#T_a { color: red</style><script>alert(1)</script> }",
     "#T_a { --x: red }",
+    "#T_a { color: " + "rgb(" * 50_000 + ")" * 50_000 + "}",
+    "#T_a" + ":not(" * 50_000 + "x" + ")" * 50_000 + "{ color: red }",
 ]
 
 
-@pytest.mark.parametrize("rule", HOSTILE_RULES)
+@pytest.mark.parametrize("rule", HOSTILE_RULES, ids=lambda rule: rule[:40])
 def test_rules_that_reach_beyond_the_table_or_load_something_are_taken_out(rule: str) -> None:
     rules, whole = safe_rules([rule + " #T_b { color: red }"], "p-")
     assert not whole
