@@ -6,6 +6,7 @@ Liveness is a lock, never a pid: a kernel holds an exclusive lock on its file fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -68,7 +69,9 @@ def state_directory() -> Path:
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
         owner = path.stat().st_uid
     except OSError as error:
-        raise HostError(f"no place for state: {path}: {error.strerror}", f"mkdir -p {path} and make it yours") from None
+        elsewhere = "make room on its disk, or export XDG_RUNTIME_DIR= to a directory of your own on another one"
+        remedy = elsewhere if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"mkdir -p {path} and make it yours"
+        raise HostError(f"no place for state: {path}: {error.strerror}", remedy) from None
     if owner != os.geteuid():
         # Where others may write, such as an XDG_RUNTIME_DIR in /tmp: who owns it chooses what we remove and mount.
         raise HostError(f"no place for state: {path} belongs to user {owner}", "export XDG_RUNTIME_DIR= to a directory of your own, or unset it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import signal
 import socket
@@ -80,6 +81,30 @@ def unix_users(count: int, homes: Path, prefix: str = PREFIX) -> Iterator[list[s
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             subprocess.run(["/usr/sbin/userdel", "-r", name], check=False, stderr=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, mebibytes: int) -> Iterator[None]:
+    """A disk with a file system of its own at ``directory``, which can be filled without harm to the machine. Raises CalledProcessError."""
+    image = directory.with_suffix(".img")
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        image.unlink()
+    with image.open("wb") as file:
+        file.truncate(mebibytes << 20)
+    subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+        image.unlink()
+
+
+def free_bytes(directory: Path) -> int:
+    """For ordinary users."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
 
 
 def processes_of(name: str) -> list[psutil.Process]:
@@ -216,11 +241,12 @@ class Hub:
 
 @dataclass
 class Reply:
-    """What came of a cell: its reply's status, what it printed, and the widgets that it opened."""
+    """What came of a cell: its reply's status, what it printed, the widgets that it opened, and the pictures that it showed."""
 
     status: str = ""
     text: str = ""
     widgets: int = 0
+    pictures: int = 0
     seconds: float = 0.0
     errors: list[str] = field(default_factory=list)
 
@@ -302,6 +328,8 @@ class Student:
                 reply.errors.append(f"{content['ename']}: {content['evalue']}" + "\n".join(content["traceback"]))
             case "comm_open":
                 reply.widgets += 1
+            case "display_data" | "update_display_data":
+                reply.pictures += "image/png" in content["data"]
             case "status":
                 return bool(content["execution_state"] == "idle")
         return False

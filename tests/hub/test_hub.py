@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -13,6 +15,7 @@ import threading
 import time
 import urllib.error
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -32,13 +35,15 @@ from .hubs import (
     cgroups_of,
     container_pids,
     end_proxy,
+    free_bytes,
     free_port,
     processes_of,
+    small_disk,
     unix_users,
 )
 
 STUDENTS = 10
-ROUNDS = 5
+ROUNDS = 3
 HOME = Path(os.environ.get("NBCONTAINER_HUB_HOME", "/nowhere"))
 FIGURES = os.environ.get("NBCONTAINER_SCREENSHOTS")
 LIVE = "%%container --live --mem 64M --cpus 0.5\nimport os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(1.5)\nprint('done')"
@@ -54,7 +59,27 @@ os._exit(0)
 """
 UNCONTAINED = f"import subprocess, sys\nprint(subprocess.run([sys.executable, '-I', '-S', '-c', {FORK_BOMB!r}]).returncode)"
 MEMORY_HOG = "data = []\nwhile True: data.append(bytearray(8 << 20))"
-DISK_FILLER = "%%container --mem 128M --no-live\nwith open('/var/tmp/full', 'wb') as file:\n    while True: file.write(bytes(1 << 20))"
+PLACES = ("/tmp", "/var/tmp", "/root", "/workspace", "/dev/shm", "/data")
+DISK_FILLER = f"""%%container --mem 256M --no-live -v .:/data
+import os
+for place in {PLACES}:
+    path, written = place + "/all-of-it", 0
+    with open(path, "ab", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while True:
+                    written += file.write(bytes(size))
+            except OSError as error:
+                why = error.strerror
+    print(place, why, written > 1 << 20)
+    if place != "/data":
+        os.unlink(path)
+"""
+"""To the last byte: its copy-on-write files, and by a volume its home, which is on the same disk as everybody's."""
+HISTORY = re.compile(r"^The history saving thread hit .*\n", re.MULTILINE)
+"""What IPython says, once, when the disk is full."""
+DISK_MEBIBYTES = 256
+HOMES = HOME / "home"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +87,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     require(os.geteuid() == 0, "users are made and removed: sudo tests/run --lane hub")
     require((HOME / "venv/bin/jupyterhub").exists(), "JupyterHub, its proxy and a Python for all users: tests/run --lane hub")
     driver = open_driver(PLACE.strip("/"), parent="/")
-    with unix_users(STUDENTS, HOME / "home") as names:
+    with small_disk(HOMES, DISK_MEBIBYTES), unix_users(STUDENTS, HOMES) as names:
         hub = Hub(tmp_path_factory.mktemp("hub"), HOME, names)
         try:
             hub.start()
@@ -138,49 +163,139 @@ def test_each_server_is_in_a_cgroup_that_its_user_cannot_widen(hub: Hub) -> None
     assert (there, tried) == (2, [640 << 20, 300])
 
 
+@dataclass
+class _Class:
+    """Who is in the room, in open notebooks; the one who takes all memory has two."""
+
+    students: dict[str, Student]
+    spare: Student
+    over: bool = False
+
+    async def goes_on(self, student: Student, cells: list[str]) -> list[list[Reply]]:
+        """These cells again and again, until the others have finished; at least once."""
+        rounds = []
+        while not rounds or not self.over:
+            rounds.append([await student.run(code) for code in cells])
+        return rounds
+
+    async def each_runs(self, names: list[str], cells: list[str]) -> dict[str, list[Reply]]:
+        async def one(student: Student) -> list[Reply]:
+            return [await student.run(code) for code in cells]
+
+        return dict(zip(names, await asyncio.gather(*(one(self.students[name]) for name in names)), strict=True))
+
+
 def test_what_three_of_them_do_is_no_matter_of_the_others(hub: Hub) -> None:
+    """All three go on until the seven have finished, and the disk that all homes are on is full meanwhile."""
     bomber, hog, filler, *others = hub.users
-    attack = {
-        bomber: [f"%%container --mem 256M --pids 64 --no-live\n{FORK_BOMB}", UNCONTAINED],
-        hog: [f"%%container --mem 96M --no-live\n{MEMORY_HOG}", MEMORY_HOG],
-        filler: [DISK_FILLER],
-    }
-    stop, hub_seconds = threading.Event(), []
 
-    def ask_the_hub() -> None:
-        while not stop.wait(0.1):
-            begin = time.monotonic()
-            hub.call("GET", f"users/{others[0]}")
-            hub_seconds.append(time.monotonic() - begin)
+    async def scene() -> _Scene:
+        opened = await asyncio.gather(*(open_student(hub, name) for name in hub.users))
+        room = _Class(dict(zip(hub.users, opened, strict=True)), await open_student(hub, hog))
+        before = await room.each_runs(hub.users, [SHORT] * 3)
+        await room.each_runs(others, [LIVE])  # Matplotlib keeps a list of fonts, for which there is no room later
+        assert (await room.spare.run(SHORT)).text == "42\n"
+        filling = await room.students[filler].run(DISK_FILLER)
+        free = [free_bytes(HOMES)]
 
-    asking = threading.Thread(target=ask_the_hub)
-    asking.start()
-    try:
-        before, during = each_runs(hub, {name: [SHORT] * 3 for name in others}, attack | {name: [SHORT] * ROUNDS for name in others})
-    finally:
-        stop.set()
-        asking.join()
-    contained_bomb, bomb = during[bomber]
-    assert contained_bomb.status == "ok", contained_bomb.errors  # it could not fork more, and ended
-    assert (bomb.status, bomb.text) == ("ok", "0\n")
-    contained_hog, uncontained_hog = during[hog]
-    assert "Out of memory" in contained_hog.errors[0]
-    assert uncontained_hog.status == "dead", "Linux killed the kernel, within its user's limit"
-    assert "No space left on device" in during[filler][0].errors[0]
+        async def take_all_memory() -> tuple[Reply, list[list[Reply]]]:
+            dead = await room.students[hog].run(MEMORY_HOG)
+            return dead, await room.goes_on(room.spare, [f"%%container --mem 96M --no-live\n{MEMORY_HOG}"])
+
+        bombs = asyncio.create_task(room.goes_on(room.students[bomber], [f"%%container --mem 256M --pids 64 --no-live\n{FORK_BOMB}", UNCONTAINED]))
+        hogs = asyncio.create_task(take_all_memory())
+        fills = asyncio.create_task(room.goes_on(room.students[filler], [DISK_FILLER]))
+        during = await room.each_runs(others, [LIVE, SHORT, SHORT] * ROUNDS)
+        free.append(free_bytes(HOMES))
+        saved = [await asyncio.to_thread(saves_a_notebook, hub, others[0])]
+        room.over = True
+        seen = _Scene({name: before[name] for name in others}, during, [[filling], *await fills], await bombs, await hogs, free, saved)
+        (HOMES / filler / "work/all-of-it").unlink()
+        saved.append(await asyncio.to_thread(saves_a_notebook, hub, others[0]))
+        for student in (*room.students.values(), room.spare):
+            await student.end()
+        return seen
+
+    with asking(hub, others[0]) as hub_seconds:
+        seen = asyncio.run(scene())
+    _check_the_attacks(seen)
     for name in others:
-        assert [(reply.status, reply.text) for reply in during[name]] == [("ok", "42\n")] * ROUNDS, name
+        live, short = seen.during[name][::3], [reply for number, reply in enumerate(seen.during[name]) if number % 3]
+        assert [(reply.status, HISTORY.sub("", reply.text), reply.errors) for reply in live] == [("ok", "pid 1\ndone\n", [])] * ROUNDS, name
+        assert all(reply.widgets >= 1 and reply.pictures >= 1 for reply in live), f"{name}: a panel while it runs, and its figure at the end"
+        assert [(reply.status, HISTORY.sub("", reply.text), reply.errors) for reply in short] == [("ok", "42\n", [])] * 2 * ROUNDS, name
     assert all(hub.server(name)["ready"] for name in hub.users)
     assert len(hub_seconds) >= 2
-    _keep(before, {name: during[name] for name in others}, hub_seconds)
+    assert seen.saved == [False, True], "what they do suffer, for as long as there are no quotas: nothing new is saved"
+    _keep(seen.before, seen.during, hub_seconds)
+
+
+def saves_a_notebook(hub: Hub, name: str) -> bool:
+    notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    try:
+        hub.of_server(name, "PUT", "api/contents/work/mine.ipynb", {"type": "notebook", "content": notebook})
+    except urllib.error.HTTPError as error:
+        assert "No space left on device" in error.read().decode()
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Scene:
+    before: dict[str, list[Reply]]
+    during: dict[str, list[Reply]]
+    fills: list[list[Reply]]
+    bombs: list[list[Reply]]
+    hogs: tuple[Reply, list[list[Reply]]]
+    free: list[int]
+    """Bytes on the disk of all homes, when the seven began and when they had finished."""
+    saved: list[bool]
+    """Whether one of the seven could save a notebook then, and when the disk filler's file was gone."""
+
+
+def _check_the_attacks(seen: _Scene) -> None:
+    """Each of them was made, and met its limit."""
+    assert max(seen.free) < 1 << 12, "not a block for anybody"
+    (first,), *later = seen.fills
+    assert first.text == "".join(f"{place} No space left on device True\n" for place in PLACES), first.errors
+    assert all(HISTORY.sub("", reply.text).startswith("/tmp No space left on device True\n") for (reply,) in later)
+    (contained, uncontained), *more = seen.bombs
+    assert contained.status == "ok", contained.errors  # it could not fork more, and ended
+    assert (uncontained.status, HISTORY.sub("", uncontained.text)) == ("ok", "0\n")
+    # What the one outside has left may still take all that this user may have.
+    assert all(reply.status in ("ok", "error") for replies in more for reply in replies)
+    uncontained, contained_hogs = seen.hogs
+    assert uncontained.status == "dead", "Linux killed the kernel, within its user's limit"
+    assert all("Out of memory" in reply.errors[0] for (reply,) in contained_hogs)
+
+
+@contextlib.contextmanager
+def asking(hub: Hub, name: str) -> Iterator[list[float]]:
+    """Somebody who asks the hub ten times a second; yields the seconds of its answers."""
+    stop, seconds = threading.Event(), []
+
+    def ask() -> None:
+        while not stop.wait(0.1):
+            begin = time.monotonic()
+            hub.call("GET", f"users/{name}")
+            seconds.append(time.monotonic() - begin)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _keep(before: dict[str, list[Reply]], during: dict[str, list[Reply]], hub_seconds: list[float]) -> None:
-    """Figures for people: seconds of a contained cell of the seven others, and of an answer of the hub."""
+    """Figures for people: seconds of a short contained cell of the seven others, and of an answer of the hub."""
     figures = {
         name: {"median": round(statistics.median(values), 3), "worst": round(max(values), 3)}
         for name, values in {
             "cells before": [reply.seconds for replies in before.values() for reply in replies],
-            "cells during": [reply.seconds for replies in during.values() for reply in replies],
+            "cells during": [reply.seconds for replies in during.values() for number, reply in enumerate(replies) if number % 3],
             "hub during": hub_seconds,
         }.items()
     }

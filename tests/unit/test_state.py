@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from nbcontainer import state
-from nbcontainer.errors import SetupError
+from nbcontainer.errors import HostError, SetupError
 
 
 @pytest.fixture
@@ -76,3 +78,17 @@ def test_a_record_that_got_shorter_reads_the_same_when_its_end_was_not_cut(kerne
     path = _dead_kernel(kernels, "nbc-cut", [])
     path.write_text(path.read_text() + '"}]}')
     assert state.prune() == ["kernel state nbc-cut"]
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EACCES, "mkdir -p")])
+def test_without_a_place_for_state_it_says_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str) -> None:
+    def refuse(path: Path, **unused: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(HostError) as refused:
+        state.state_directory()
+    assert os.strerror(number) in str(refused.value)
+    assert refused.value.remedy.startswith(remedy)
