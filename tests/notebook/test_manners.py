@@ -37,6 +37,11 @@ def notebook(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         ("%container exec lab ba", "%container exec lab bash"),
         ("%container kill -s US", "%container kill -s USR1"),
         ("%container volume in", "%container volume inspect"),
+        ("%%container --unshare pid,", "%%container --unshare pid,net"),
+        ("%%container --cap-drop NET_R", "%%container --cap-drop NET_RAW"),
+        ("%%container -v ", "%%container -v ./"),
+        ("%container ps --filter status=e", "%container ps --filter status=exited"),
+        ("%container ps --format 'table {{.Names}}\\t{{.Stat", "%container ps --format 'table {{.Names}}\\t{{.Status}}"),
     ],
 )
 def test_tab(notebook: Kernel, code: str, expected: str) -> None:
