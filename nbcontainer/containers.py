@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nbcontainer import control as control  # answers what others ask of these
 from nbcontainer.background import BackgroundRun
+from nbcontainer.conduct import OnStart
 from nbcontainer.engine import Run
 from nbcontainer.errors import InternalError, SpecError
 from nbcontainer.events import Event, InputRequest, Output
@@ -226,12 +227,13 @@ CONTAINERS = Containers()
 """Those of this process."""
 
 
-def open_container(begin: Callable[[], Run], spec: ContainerSpec, on_event: OnEvent | None) -> Container:
+def open_container(begin: Callable[[], Run], spec: ContainerSpec, on_event: OnEvent | None, on_start: OnStart | None = None) -> Container:
     """Start one in the background by ``begin``, which starts one of ``spec``."""
     with CONTAINERS.claim(spec.name):
         volumes = VolumesInUse(mount.source for mount in spec.mounts)
         try:
-            container = Container(begin(), volumes, keep=spec.keep, on_event=on_event)
+            run = begin()
+            container = Container(run, volumes, keep=spec.keep, on_event=on_event)
         except BaseException:
             volumes.close()
             raise
@@ -241,6 +243,8 @@ def open_container(begin: Callable[[], Run], spec: ContainerSpec, on_event: OnEv
     except BaseException:
         CONTAINERS.forget(container)
         raise
+    if on_start is not None:
+        on_start(run)
     return container
 
 

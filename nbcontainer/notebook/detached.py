@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from nbcontainer.events import CellError, Display, Event, Output
 from nbcontainer.notebook import results
-from nbcontainer.notebook.live import is_kernel
+from nbcontainer.notebook.live import TICK_SECONDS, Live, is_kernel
 from nbcontainer.notebook.sanitise import DisplayIds, sanitise, sanitise_metadata
 from nbcontainer.notebook.screen import pace_of
+from nbcontainer.threads import start_daemon
+
+if TYPE_CHECKING:
+    from nbcontainer.containers import Container
+    from nbcontainer.engine import Run
+    from nbcontainer.result import Result
 
 
 class DetachedScreen:
@@ -37,6 +46,12 @@ class DetachedScreen:
     def say(self, text: str) -> None:
         """A line of ours."""
         self._write("stderr", f"\x1b[2m{text}\x1b[0m\n")
+
+    def place(self, bundle: dict[str, Any], metadata: dict[str, Any] | None = None, *, display_id: str | None = None, update: bool = False) -> None:
+        """As :func:`nbcontainer.notebook.live.show`, in Jupyter."""
+        self._pace.wait_for(sum(len(str(data)) for data in bundle.values()))
+        transient = {} if display_id is None else {"display_id": display_id}
+        self._send("update_display_data" if update else "display_data", {"data": bundle, "metadata": metadata or {}, "transient": transient})
 
     def _write(self, stream: str, text: str) -> None:
         self._pace.wait_for(len(text))
@@ -74,3 +89,37 @@ class DetachedScreen:
         kernel: Any = self._kernel
         # ipykernel's iopub socket hands on to its own thread, from whichever thread.
         kernel.session.send(kernel.iopub_socket, kind, content, parent=self._parent, ident=kind.encode())
+
+
+class DetachedView:
+    """The live view of a container in the background, below the cell that started it, until the figure takes its place."""
+
+    def __init__(self, shell: Any, screen: DetachedScreen) -> None:
+        self._live = Live(shell, True, screen.place)
+        self._events: SimpleQueue[Event] = SimpleQueue()
+
+    def take(self, event: Event) -> None:
+        """In the container's thread, which is not to wait for the view's."""
+        if not isinstance(event, Output | Display | CellError):
+            self._events.put(event)
+
+    def begin(self, run: Run, container: Container, at_end: Callable[[Result], None]) -> None:
+        """In the cell's thread; from then on another one draws. ``at_end`` is called when the figure is there."""
+        self._live.open_beside(run)
+        start_daemon(lambda: self._follow(container, at_end), f"nbcontainer-view-{container.name}")
+
+    def _follow(self, container: Container, at_end: Callable[[Result], None]) -> None:
+        result = None
+        try:
+            while (result := container.wait(TICK_SECONDS)) is None:
+                self._fold()
+                self._live.tick()
+        finally:
+            self._fold()
+            self._live.close(result, worth_a_figure=True)
+        at_end(result)
+
+    def _fold(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                self._live.fold(self._events.get_nowait())

@@ -6,8 +6,9 @@ import secrets
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbcontainer.engine import Run
 from nbcontainer.errors import SpecError
@@ -32,14 +33,16 @@ READ_SECONDS = 0.3
 TEXT_SECONDS = 1.0
 SILENT_SECONDS = 3.0
 """A front end that has not drawn the panel after this long has no anywidget."""
+BESIDE = "Clicks are heard between cells, and while a cell in a container runs."
+Place: TypeAlias = Callable[..., None]
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Live:
-    """``live``: True shows it at once, False never, None when the run takes longer than half a second."""
+    """``live``: True shows it at once, False never, None when the run takes longer than half a second. ``place`` is a way to :func:`show`."""
 
-    def __init__(self, shell: Any, live: bool | None) -> None:
-        self._shell, self._live = shell, live
+    def __init__(self, shell: Any, live: bool | None, place: Place | None = None) -> None:
+        self._shell, self._live, self._place = shell, live, place or show
         self._view = View(Limits())
         self._run: Run | None = None
         self._front: _Front | None = None
@@ -53,6 +56,15 @@ class Live:
         self._begin = time.monotonic()
         if self._live is not False or is_kernel(self._shell):
             run.attend(self.tick)
+
+    def open_beside(self, run: Run) -> None:
+        """In a kernel, of a run in the background: whoever calls :meth:`tick` must be the one who calls :meth:`fold`."""
+        from nbcontainer.notebook.panel import PanelLink
+
+        self._run, self._view, self._begin = run, View(run.spec.limits), time.monotonic()
+        link = PanelLink(self._view, run, _title(run), controls=True, note=BESIDE)
+        self._front = _KernelFront(self._view, link, None, self._place)
+        _SHOWN.add(self)
 
     def make_room(self, event: Event) -> None:
         """Before an event is shown: it may go to where the view is."""
@@ -74,7 +86,7 @@ class Live:
             return
         if self._front is None:
             if self._live or now - self._begin >= SHOW_AFTER_SECONDS:
-                self._front = _open_front(self._shell, self._view, self._run, f"container {self._run.spec.name or self._run.container_id}")
+                self._front = _open_front(self._shell, self._view, self._run, self._place)
                 _SHOWN.add(self)
             return
         if now < self._tick_at:
@@ -99,8 +111,8 @@ class Live:
         if front is not None:
             front.close(figure)
         elif figure.bundle:
-            show(figure.bundle, figure.metadata)
-            show(figure.caption)
+            self._place(figure.bundle, figure.metadata)
+            self._place(figure.caption)
 
 
 _SHOWN: set[Live] = set()
@@ -204,8 +216,8 @@ class _TerminalFront(_Front):
 class _KernelFront(_Front):
     """One display, whose content changes: the panel, else an image; text where neither can be shown; at last the figure."""
 
-    def __init__(self, view: View, link: PanelLink, pump: MessagePump | None) -> None:
-        self._view, self._link, self._pump = view, link, pump
+    def __init__(self, view: View, link: PanelLink, pump: MessagePump | None, place: Place) -> None:
+        self._view, self._link, self._pump, self._place = view, link, pump, place
         self._image: Any = None
         self._display_id = f"nbcontainer-{secrets.token_hex(8)}"
         self._begin = self._text_at = time.monotonic()
@@ -228,24 +240,28 @@ class _KernelFront(_Front):
             self._image.draw()
         if now >= self._text_at:
             self._text_at = now + TEXT_SECONDS
-            show(self._bundle(), display_id=self._display_id, update=True)
+            self._place(self._bundle(), display_id=self._display_id, update=True)
 
     def show_again(self) -> None:
-        show(self._bundle(), display_id=self._display_id)
-        show({"text/plain": ""}, display_id=f"{self._display_id}-caption")
+        self._place(self._bundle(), display_id=self._display_id)
+        self._place({"text/plain": ""}, display_id=f"{self._display_id}-caption")
 
     def close(self, figure: _Figure) -> None:
         if self._pump is not None:
             self._pump.close()
         self._link.tick()
-        show(figure.bundle or {"text/plain": ""}, figure.metadata, display_id=self._display_id, update=True)
-        show(figure.caption, display_id=f"{self._display_id}-caption", update=True)
+        self._place(figure.bundle or {"text/plain": ""}, figure.metadata, display_id=self._display_id, update=True)
+        self._place(figure.caption, display_id=f"{self._display_id}-caption", update=True)
         self._link.end({"data": figure.bundle, "metadata": figure.metadata} if figure.bundle else {}, figure.caption)
         if self._image is not None:
             self._image.close()
 
 
-def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
+def _title(run: Run) -> str:
+    return f"container {run.spec.name or run.container_id}"
+
+
+def _open_front(shell: Any, view: View, run: Run, place: Place) -> _Front:
     if not is_kernel(shell):
         return _TerminalFront(view)
     from nbcontainer.notebook.panel import PanelLink
@@ -259,7 +275,7 @@ def _open_front(shell: Any, view: View, run: Run, title: str) -> _Front:
             pump = open_pump(shell.kernel)
         except PumpUnavailable:
             heard = False  # the panel says so, and the stop button works
-    front = _KernelFront(view, PanelLink(view, run, title, controls=heard), pump)
+    front = _KernelFront(view, PanelLink(view, run, _title(run), controls=heard), pump, place)
     if pump is not None:
         run.attend(pump, pump.fileno())
     return front

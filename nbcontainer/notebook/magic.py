@@ -146,7 +146,8 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         """Run in the background; without ``cell`` and PROGRAM, a session."""
         from nbcontainer import container
         from nbcontainer.engine.announce import announced_to
-        from nbcontainer.notebook.detached import DetachedScreen
+        from nbcontainer.notebook.detached import DetachedScreen, DetachedView
+        from nbcontainer.notebook.live import is_kernel
         from nbcontainer.result import describe_end
 
         if parsed.front.get("help"):
@@ -154,16 +155,24 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             return
         parsed = with_configuration(parsed, self)
         refuse_what_waits(parsed)
+        session = cell is None and not parsed.program
+        live = live_choice(parsed.front)
+        if live and (session or not is_kernel(self.shell)):
+            raise SpecError(f"--live: {'a session has no view of its own; its cells have' if session else 'in the background, only in a Jupyter notebook'}")
         if cell is not None and not cell.strip() and not parsed.program:
             raise SpecError("-d: the cell is empty; %container start NAME starts a session")
         if "explain" in parsed.front:
             explain.show(self.shell, container.explain(program=parsed.program, **parsed.container), opened=False)
         screen = DetachedScreen(self.shell, trusted="trust_output" in parsed.front)
+        view = DetachedView(self.shell, screen) if live else None
+        runs: list[Any] = []
 
         def on_event(event: Event) -> None:
             # What a session says is shown by its cells.
-            if cell is not None or parsed.program:
+            if not session:
                 screen.show(event)
+            if view is not None:
+                view.take(event)
             said = describe_end(event, quiet=bool(parsed.front.get("quiet")))
             if said:
                 screen.say(f"{started[0] if started else 'The container'}: {said}")
@@ -174,12 +183,14 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         shell: Any = self.shell
         said: list[str] = []
         with announced_to(partial(tell, said)):
-            running = container.start(code, program=parsed.program, on_event=on_event, cell_number=shell.displayhook.prompt_count, **options)
+            running = container.start(code, program=parsed.program, on_event=on_event, on_start=runs.append, cell_number=shell.displayhook.prompt_count, **options)
         started.append(running.name)
         print(running.name)
         for note in running.spec.notes:
             if note not in said:
                 tell(said, note)
+        if view is not None:
+            view.begin(runs[0], running, lambda result: self._explain_memory(result, cell or "", screen.place))
 
     def _detach_within(self, parsed: ParsedLine, cell: str) -> None:
         """``exec -d``: a program in a container that is there."""
@@ -187,7 +198,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         from nbcontainer.notebook.detached import DetachedScreen
         from nbcontainer.result import describe_end
 
-        refuse_what_waits(parsed)
+        refuse_what_waits(parsed, "live")
         name = parsed.front["exec"]
         if not parsed.program:
             raise SpecError(
@@ -241,13 +252,13 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
                 tell(said, note)
         return result
 
-    def _explain_memory(self, result: Any, cell: str) -> None:
+    def _explain_memory(self, result: Any, cell: str, place: Callable[..., None] | None = None) -> None:
         from nbcontainer.notebook.card import PEAKS, card
         from nbcontainer.notebook.live import is_kernel, show
 
         program = result.spec.program
         if result.outcome == "oom" and is_kernel(self.shell):
-            show(card(result, PEAKS.of(cell, program)))
+            (place or show)(card(result, PEAKS.of(cell, program)))
         PEAKS.note(cell, program, result)
 
 
@@ -257,9 +268,9 @@ def tell(said: list[str], line: str) -> None:
     print(f"\x1b[2m{line}\x1b[0m", file=sys.stderr, flush=True)
 
 
-def refuse_what_waits(parsed: ParsedLine) -> None:
+def refuse_what_waits(parsed: ParsedLine, *more: str) -> None:
     """Options for cells that wait for their container. Raises SpecError."""
-    for key in ("input", "output", "result", "out", "err", "live"):
+    for key in ("input", "output", "result", "out", "err", *more):
         if key in parsed.front:
             raise SpecError(f"--{key}: is not for what runs in the background, which this cell does not wait for")
 

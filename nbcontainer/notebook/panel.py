@@ -32,7 +32,7 @@ class RunPanel(anywidget.AnyWidget):
 class PanelLink:
     """Between one view and its widget. ``tick`` runs in the cell's thread; messages may come in another one."""
 
-    def __init__(self, view: View, run: Run, title: str, *, controls: bool) -> None:
+    def __init__(self, view: View, run: Run, title: str, *, controls: bool, note: str = "") -> None:
         self._view, self._run = view, run
         self._lock = threading.Lock()
         self._limits = view.limits
@@ -46,7 +46,7 @@ class PanelLink:
             "host_memory": host_memory_bytes()[0],
             "host_cpus": cores(),
             "controls": controls,
-            "note": "" if controls else WITHOUT_PUMP,
+            "note": note if controls else WITHOUT_PUMP,
         }
         self._controls = controls
         close_old_panels()

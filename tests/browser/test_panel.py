@@ -257,6 +257,26 @@ def test_a_page_that_is_loaded_again_shows_the_whole_run(notebook: Callable[...,
     book.page.locator(".jp-OutputArea img").wait_for()
 
 
+def test_a_container_in_the_background_has_its_view_below_its_cell(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    book = notebook(f"%%container -d --live --name behind --mem 64M --cpus 0.5\n{SPIN}", "import time; time.sleep(1.5); print('meanwhile', 6 * 7)", "1 + 1")
+    book.run(0, 1, 2)
+    book.wait_for_seconds(1)
+    assert book.page.locator(".jp-CodeCell").nth(1).locator(".nbc-panel").count() == 1
+    book.page.get_by_text("meanwhile 42").wait_for()
+    keep("background")
+    quota = book.panel.get_by_label("CPU quota in cores")
+    quota.fill("0.2")
+    quota.press("Enter")
+    book.wait_for_message("cpus 0.5 → 0.2")
+    (record,) = (record for record in list_containers() if record.name == "behind")
+    assert cpu_quota(record) == 0.2
+    book.run(3)
+    book.panel.get_by_role("button", name="Kill").click()
+    assert "killed on request" in book.wait_for_figure()
+    keep("background-figure")
+    assert book.page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea img").count() == 1
+
+
 def test_the_saved_notebook_has_the_figure_and_no_widget(notebook: Callable[..., Notebook], lab: Lab) -> None:
     book = notebook("%%container --live --no-raise-error\nimport time; time.sleep(0.7)")
     book.run(0, 1)

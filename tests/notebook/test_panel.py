@@ -299,3 +299,42 @@ def test_no_panel_where_none_is_wanted(client: Client, option: str) -> None:
     assert client.panel == ""
     shown = [list(output.get("data", output)) for output in client.outputs if output["parent"] == message_id]
     assert shown == ([["image/png", "text/plain"], ["text/html", "text/plain"]] if option == "--no-live" else [])
+
+
+def test_a_container_in_the_background_has_its_view_below_the_cell_that_started_it(client: Client) -> None:
+    first = client.execute("%%container -d --live --name seen --mem 64M --cpus 0.5\nwhile True: pass")
+    client.read_until_idle(first)
+    assert client.panel and not any("image/png" in output.get("data", {}) for output in client.outputs)
+    client.send(k="hello")
+    client.read_until_idle(client.execute("before = 1"))
+    before = len(client.rows)
+    client.read_until_idle(client.execute("import time; time.sleep(1)"))
+    assert len(client.rows) >= before + 5, "it is drawn while another cell runs"
+    client.send(k="update", set={"cpus": 0.25})
+    client.read_until_idle(client.execute("%%container --no-live --mem 64M\nimport time; time.sleep(1)"))
+    client.send(k="kill")
+    deadline = time.monotonic() + WAIT_SECONDS
+    seen: list[dict[str, Any]] = []
+    while not seen and time.monotonic() < deadline:
+        client.read_until_idle(client.execute("time.sleep(0.1)"))
+        seen = [output for output in client.outputs if "image/png" in output.get("data", {}) and output["parent"] == first]
+    (figure,) = seen
+    assert figure["type"] == "update_display_data" and "killed on request" in figure["data"]["text/plain"]
+    shown = next(output for output in client.outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {}))
+    assert shown["parent"] == first and shown["transient"] == figure["transient"], "where the view was"
+    assert any("cpus 0.5 → 0.25" in marker[2] for marker in client.markers)
+
+
+def test_a_background_container_that_is_out_of_memory_has_its_card_there(client: Client) -> None:
+    first = client.execute("%%container -d --live --mem 48M\nimport time; time.sleep(0.5)\ndata = bytearray(100_000_000)")
+    client.read_until_idle(first)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (cards := [output for output in client.outputs if "Out of memory" in output.get("data", {}).get("text/plain", "")]):
+        assert time.monotonic() < deadline
+        client.read_until_idle(client.execute("import time; time.sleep(0.1)"))
+    assert [card["parent"] for card in cards] == [first] and client.figure()["parent"] == first
+
+
+def test_a_background_container_that_cannot_start_leaves_no_view(client: Client) -> None:
+    client.read_until_idle(client.execute("%%container -d --live nosuchprogram\n"))
+    assert not client.panel and any(output["type"] == "error" or "nosuchprogram" in output.get("text", "") for output in client.outputs)
