@@ -86,15 +86,15 @@ def start(
 
     Without ``code`` and ``program``: a Python session, whose state stays from one :meth:`Container.run` to the next. Else it runs
     ``code`` or ``program`` as :func:`run` does. ``keep``: it stays with its log and its layer when it has ended, until it is removed.
-    ``on_event`` is called in another thread, ``on_start`` with the Run when its code has begun. Use it as a context manager, and it is removed at the end; all containers
-    end with this process. Raises what :func:`run` raises.
+    ``on_event`` is called in another thread, ``on_start`` with the Run when its code has begun. Use it as a context manager, and it
+    is removed at the end; all containers end with this process. Raises what :func:`run` raises.
     """
     from nbcontainer.containers import background, open_container
 
     session = code is None and not program
     text = read_code(code if code is not None else "", bool(program))
     spec = background(starting(lambda: make_spec(options, program=program)), session=session, keep=keep).replace(cell_number=cell_number)
-    return open_container(lambda: starting(lambda: open_engine(engine).start(spec, text)), spec, on_event, on_start)
+    return open_container(lambda: starting(lambda: open_engine(engine).start(spec, text)), spec, on_event, on_start, "" if program else text)
 
 
 def explain(*, program: str | Sequence[str] = (), engine: str | None = None, **options: Any) -> str:

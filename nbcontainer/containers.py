@@ -40,10 +40,10 @@ _STAYS = {"logs": "its log", "inspect": "all of this", "diff": "its files"}
 class Container(RunningContainer):
     """A container that runs in the background. Methods may be called from any thread; as a context manager, it is removed."""
 
-    def __init__(self, run: Run, volumes: VolumesInUse, *, keep: bool = False, on_event: OnEvent | None = None) -> None:
+    def __init__(self, run: Run, volumes: VolumesInUse, *, keep: bool = False, on_event: OnEvent | None = None, code: str = "") -> None:
         super().__init__(run, Log())
         self._keep = keep
-        self._collector = Collector(run.spec, on_event, self.log.texts())
+        self._collector = Collector(run.spec, on_event, self.log.texts(), code)
         self._removed = False
         self._volumes = volumes
 
@@ -227,13 +227,13 @@ CONTAINERS = Containers()
 """Those of this process."""
 
 
-def open_container(begin: Callable[[], Run], spec: ContainerSpec, on_event: OnEvent | None, on_start: OnStart | None = None) -> Container:
-    """Start one in the background by ``begin``, which starts one of ``spec``."""
+def open_container(begin: Callable[[], Run], spec: ContainerSpec, on_event: OnEvent | None, on_start: OnStart | None = None, code: str = "") -> Container:
+    """Start one in the background by ``begin``, which starts one of ``spec``; ``code``: a Python cell's, to quote from."""
     with CONTAINERS.claim(spec.name):
         volumes = VolumesInUse(mount.source for mount in spec.mounts)
         try:
             run = begin()
-            container = Container(run, volumes, keep=spec.keep, on_event=on_event)
+            container = Container(run, volumes, keep=spec.keep, on_event=on_event, code=code)
         except BaseException:
             volumes.close()
             raise

@@ -215,7 +215,7 @@ def _oom(result: Result) -> str:
 def _at_line(result: Result) -> str:
     if not result.line:
         return ""
-    return f"It was at line {result.line}. " if result.line_is_certain else f"It was last seen at line {result.line}, shortly before. "
+    return f"It was at line {result.line}. " if result.line_is_certain else f"It was last seen at line {result.line}. "
 
 
 def _timeout(result: Result) -> str:

@@ -112,7 +112,7 @@ def test_a_session_s_results_are_out_of_both(kernel: Kernel, lab: str) -> None:
 
 
 def test_a_detached_container_s_result_is_out_of_the_cell_that_started_it(kernel: Kernel) -> None:
-    cell = kernel.run("%%container -d --name back --mem 64M\nimport time\ntime.sleep(1)\n'late'")
+    cell = kernel.run("%%container -d --name slow --mem 64M\nimport time\ntime.sleep(1)\n'late'")
     kernel.run("'mine'")
     if not results(kernel, cell):
         kernel.listen(lambda message: message["msg_type"] == "execute_result", 30)

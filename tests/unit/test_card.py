@@ -45,7 +45,7 @@ def test_the_line_that_ran_is_quoted_where_it_is_known() -> None:
     assert "line of the cell" not in dict(rows(seen))
     assert f"last seen at line  {line}" in card(seen)["text/plain"]
     assert f"It was at line {line}." in certain.describe()
-    assert f"It was last seen at line {line}, shortly before." in seen.describe() and "It was at" not in seen.describe()
+    assert f"It was last seen at line {line}." in seen.describe() and "It was at" not in seen.describe()
     assert "line" not in result().describe()
 
 
