@@ -187,7 +187,8 @@ class Router(Names):
         if name not in self.networks:
             from nbcontainer.spelling import hint
 
-            raise SpecError(f"{what}: there is no network {name!r}; {hint(name, self.networks)} (%container network create {name} makes it)")
+            make = f" (%container network create {name} makes it)" if what == "--net" else ""
+            raise SpecError(f"{what}: there is no network {name!r}; {hint(name, self.networks)}{make}")
         return self.networks[name]
 
     def _described(self, network: Network) -> dict[str, Any]:
