@@ -96,7 +96,7 @@ class RunningContainer(ABC):
         command = " ".join(self.spec.program) or "python"
         return ContainerRecord(
             os.getpid(), self.id, self.name, self._run.pid, self.status, self.created_unix_seconds, command, self.limits.memory_bytes, str(self.spec.root),
-            networks=self.spec.network_names, mounts=self.spec.mount_sources,
+            ports=", ".join(map(str, self.spec.ports)), networks=self.spec.network_names, mounts=self.spec.mount_sources,
         )  # fmt: skip
 
     def __repr__(self) -> str:

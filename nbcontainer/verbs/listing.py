@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nbcontainer.containers import CONTAINERS
+from nbcontainer.errors import SpecError
 from nbcontainer.running import RunningContainer
 from nbcontainer.state import ContainerRecord, list_containers
 from nbcontainer.units import format_size, parse_number
@@ -85,7 +87,7 @@ def ps_arguments(parser: argparse.ArgumentParser) -> None:
 def ps(given: argparse.Namespace) -> Table | Document | str:
     chosen = PS.chosen(given.filter)
     last = 1 if given.latest else None if given.last is None else int(parse_number(given.last, "ps: --last", minimum=0, maximum=10**6, whole=True))
-    found = [_running(record) for record in list_containers()]
+    found = [_running(record) for record in records()]
     if given.all or last is not None or "exited" in chosen or "exited" in chosen.get("status", ()):
         from nbcontainer import elsewhere
 
@@ -94,6 +96,17 @@ def ps(given: argparse.Namespace) -> Table | Document | str:
     made = {text: _made(found, text, key) for key in ("before", "since") for text in chosen.get(key, ())}
     found = [listed for listed in found if all(any(_fits(listed, key, value, made) for value in values) for key, values in chosen.items())]
     return PS.shown([listed.row(whole=given.no_trunc) for listed in found[:last]], given.format, quiet=given.quiet)
+
+
+def records() -> list[ContainerRecord]:
+    """Of all that run, this kernel's youngest included, which it has told nobody of yet."""
+    found = list_containers()
+    known = {record.id for record in found}
+    for container in CONTAINERS.all():
+        if container.id not in known:
+            with contextlib.suppress(SpecError):  # it has ended
+                found.append(container.record())
+    return found
 
 
 def _made(found: list[Listed], text: str, key: str) -> float:
