@@ -139,23 +139,35 @@ def test_module_dependencies() -> None:
     assert unpack.module_dependencies(b"no module") == []
 
 
-def test_a_debian_package_is_unpacked_without_dpkg(tmp_path: Path) -> None:
+def debian_package(*names: str) -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:xz") as archive:
-        for name in ("./boot/vmlinuz-1", "./usr/share/doc/copyright", "./lib/modules/1/kernel/a.ko"):
+        for name in names:
             member = tarfile.TarInfo(name)
             member.size = 4
             archive.addfile(member, io.BytesIO(b"data"))
     package = b"!<arch>\n"
     for name, data in (("debian-binary", b"2.0\n"), ("data.tar.xz", content.getvalue())):
         package += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
-    (tmp_path / "x.deb").write_bytes(package)
+    return package
+
+
+def test_a_debian_package_is_unpacked_without_dpkg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(tarfile.TarFile, "extractall")  # in Debian 12's Python 3.11.2, it has no filter
+    (tmp_path / "x.deb").write_bytes(debian_package("./boot/vmlinuz-1", "./usr/share/doc/copyright", "./lib/modules/1/kernel/a.ko"))
     unpack.unpack_deb(tmp_path / "x.deb", tmp_path / "out")
-    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert found == ["boot/vmlinuz-1", "lib/modules/1/kernel/a.ko"]
+    found = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"boot/vmlinuz-1": b"data", "lib/modules/1/kernel/a.ko": b"data"}
     (tmp_path / "x.deb").write_bytes(b"no package")
     with pytest.raises(ValueError, match="not a Debian package"):
         unpack.unpack_deb(tmp_path / "x.deb", tmp_path / "out")
+
+
+def test_a_debian_package_cannot_write_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "x.deb").write_bytes(debian_package("./lib/modules/../../../elsewhere"))
+    with pytest.raises(ValueError, match="leads out of the package"):
+        unpack.unpack_deb(tmp_path / "x.deb", tmp_path / "out")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 # ---- finding a kernel and QEMU

@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from nbcontainer.errors import HostError
 
@@ -147,7 +148,7 @@ def module_dependencies(module: bytes) -> list[str]:
 
 
 def unpack_deb(package: Path, target: Path) -> None:
-    """What ``dpkg -x`` does, of /boot and /lib/modules only. Raises ValueError for what is no Debian package."""
+    """What ``dpkg -x`` does, of /boot and /lib/modules only. Raises ValueError for what is no Debian package, or leads out of ``target``."""
     data = package.read_bytes()
     if not data.startswith(b"!<arch>\n"):
         raise ValueError(f"{package} is not a Debian package")
@@ -163,10 +164,17 @@ def unpack_deb(package: Path, target: Path) -> None:
 
 
 def _unpack_tar(data: bytes, target: Path) -> None:
+    """Files and directories only. Not with ``extractall(filter=)``, which Python has from 3.11.4 on: Debian 12's is older."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        wanted = [
-            member
-            for member in archive
-            if member.name.removeprefix("./").startswith(("boot/vmlinuz", "lib/modules", "usr/lib/modules")) and (member.isfile() or member.isdir())
-        ]
-        archive.extractall(target, wanted, filter="data")
+        for member in archive:
+            name = member.name.removeprefix("./")
+            if not name.startswith(("boot/vmlinuz", "lib/modules", "usr/lib/modules")):
+                continue
+            if ".." in Path(name).parts:
+                raise ValueError(f"{member.name!r} leads out of the package")
+            if member.isdir():
+                (target / name).mkdir(parents=True, exist_ok=True)
+            elif member.isfile():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                with (target / name).open("wb") as file:
+                    shutil.copyfileobj(cast(IO[bytes], archive.extractfile(member)), file)
