@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nbcontainer.engine.vm import hidden, template
+from nbcontainer.engine.vm import hidden, qemu, template
 from nbcontainer.errors import HostError
 from nbcontainer.runtime.search import Hidden
 
@@ -113,6 +113,25 @@ def test_memory_that_was_never_written_to_is_copied_too(tmp_path: Path) -> None:
         assert (tmp_path / "copy").read_bytes() == bytes(1 << 20)
     finally:
         os.close(source)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_snapshot_that_cannot_be_written_to_is_copied_and_qemu_writes_to_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool) -> None:
+    content = b"begin".ljust(1 << 20, b"\0") * 2
+    (tmp_path / "memory-1").write_bytes(content)
+    found = object.__new__(template.Template)
+    found.directory = tmp_path
+    found.machine = qemu.Machine(qemu.Qemu("qemu", "7.2"), tmp_path / "linux", tmp_path / "initramfs", 2, 1)
+    monkeypatch.setattr(os, "access", lambda path, mode: writable)
+    fds = len(os.listdir("/proc/self/fd"))
+    with found._memory(template.Snapshot("memory-1", "device-1", 0, 0, "")) as (backend, inherited):
+        path = backend.partition("mem-path=")[2].partition(",")[0]
+        if writable:
+            assert (path, inherited) == (str(tmp_path / "memory-1"), ()) and backend.endswith("share=off")
+        else:
+            assert path == f"/proc/self/fd/{inherited[0]}" and backend.endswith("share=on")
+            assert Path(path).read_bytes() == content
+    assert len(os.listdir("/proc/self/fd")) == fds
 
 
 def test_what_is_hidden_of_several_directories_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

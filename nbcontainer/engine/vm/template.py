@@ -239,14 +239,31 @@ class Template:
         guest = self._boot(f"memory-backend-ram,id=ram,size={self.machine.memory_mib}M", shares)
         return _resumed(guest, shares, hidden, BOOT_SECONDS)
 
+    @contextlib.contextmanager
+    def _memory(self, snapshot: Snapshot) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """(-object, descriptors that QEMU needs for it) of a guest's memory. Raises HostError, OSError."""
+        path, size = self.directory / snapshot.memory, self.machine.memory_mib << 20
+        backend = f"memory-backend-file,id=ram,size={size}"
+        if os.access(path, os.W_OK):
+            check_memory(RESTORED_BYTES)
+            yield f"{backend},mem-path={qemu.quoted(str(path))},share=off", ()
+            return
+        # QEMU before 8.2 opens it for writing, though it never writes: what cannot be written to, such as on a read-only volume, is copied.
+        check_memory(RESTORED_BYTES + path.stat().st_blocks * 512)
+        ram = os.memfd_create("guest")
+        try:
+            with open(path, "rb") as file:
+                _copy_sparse(file.fileno(), Path(f"/proc/self/fd/{ram}"))
+            yield f"{backend},mem-path=/proc/self/fd/{ram},share=on", (ram,)
+        finally:
+            os.close(ram)
+
     def restore(self, snapshot: Snapshot, shares: tuple[Share, ...], hidden: Callable[[], Hidden]) -> Guest:
         """A new guest from the snapshot. Raises InternalError, HostError."""
-        check_memory(RESTORED_BYTES)
-        backend = f"memory-backend-file,id=ram,size={self.machine.memory_mib}M,mem-path={qemu.quoted(str(self.directory / snapshot.memory))},share=off"
         try:
-            with open(self.directory / snapshot.device, "rb") as device:
+            with open(self.directory / snapshot.device, "rb") as device, self._memory(snapshot) as (backend, inherited):
                 machine = replace(self.machine, kernel=self.directory / "stand-in", initramfs=self.directory / "no-initramfs")
-                process = qemu.Process(machine, backend, self._share_arguments(shares), incoming=device.fileno())
+                process = qemu.Process(machine, backend, self._share_arguments(shares), incoming=device.fileno(), inherited=inherited)
                 guest = Guest(process)
                 try:
                     Qmp(process.control).load(device.fileno())
@@ -263,7 +280,7 @@ class Template:
 def _copy_sparse(source: int, target: Path) -> None:
     """What was never written to is a hole. Raises OSError, such as for a full disk."""
     size = os.fstat(source).st_size
-    with open(target, "xb", buffering=0) as file:
+    with open(target, "wb", buffering=0) as file:
         os.ftruncate(file.fileno(), size)
         position = 0
         while position < size:
