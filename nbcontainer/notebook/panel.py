@@ -73,21 +73,22 @@ class PanelLink:
 
     def _send_new(self) -> None:
         view = self._view
-        rows, number = view.rows_since(self._next_row), self._next_row
-        message: dict[str, Any] = {"k": "d", "n": max(number, view.next_row - len(rows)), **self._news()}
+        first, rows = view.rows_since(self._next_row)
+        message: dict[str, Any] = {"k": "d", "n": first, **self._news()}
         markers = view.markers[self._next_marker :]
         if markers:
             message["m"] = [marker_wire(marker) for marker in markers]
         if rows or len(message) > 2:
             self.widget.send(message, [pack_rows(rows)] if rows else None)
-        self._next_row, self._next_marker = view.next_row, len(view.markers)
+        self._next_row, self._next_marker = first + len(rows), self._next_marker + len(markers)
 
     def _send_all(self) -> None:
-        view, rows = self._view, self._view.all_rows()
+        view = self._view
+        first, rows = view.rows_since(0)
         self._told = ()
         markers = [marker_wire(marker) for marker in view.markers]
-        self.widget.send({"k": "all", "n": view.next_row - len(rows), "m": markers, **self._news()}, [pack_rows(rows)])
-        self._next_row, self._next_marker = view.next_row, len(view.markers)
+        self.widget.send({"k": "all", "n": first, "m": markers, **self._news()}, [pack_rows(rows)])
+        self._next_row, self._next_marker = first + len(rows), len(markers)
 
     def _news(self) -> dict[str, Any]:
         """Status, limits and warning, when they are other than what was sent last."""

@@ -93,8 +93,8 @@ class View:
         self.host = Host()
         self.readings: Readings | None = None
         self._rates = Rates()
-        self._rows: list[Row] = []
-        self._dropped = 0
+        self._history: tuple[int, list[Row]] = (0, [])
+        """How many rows were thinned out, and those that are left: changed together, as another thread may send them meanwhile."""
         self._start = 0.0
         self._base: Sample | None = None
         self._most_bytes = 0
@@ -161,9 +161,10 @@ class View:
         self._most_bytes = max(self._most_bytes, sample.memory_bytes)
         if base is not None and sample.monotonic_seconds - base.monotonic_seconds < ROW_SECONDS:
             return
-        self._rows.append(self._row(base or sample, sample))
+        rows = self._history[1]
+        rows.append(self._row(base or sample, sample))
         self._base, self._most_bytes = sample, 0
-        if len(self._rows) > self._capacity:
+        if len(rows) > self._capacity:
             self._thin()
 
     def _row(self, before: Sample, now: Sample) -> Row:
@@ -192,23 +193,23 @@ class View:
 
     def _thin(self) -> None:
         """The newest quarter stays as it is."""
-        old = self._rows[: self._capacity * 3 // 4]
+        dropped, rows = self._history
+        old = rows[: self._capacity * 3 // 4]
         kept = envelope(old, self._capacity // 2)
-        self._dropped += len(old) - len(kept)
-        self._rows = kept + self._rows[len(old) :]
+        self._history = dropped + len(old) - len(kept), kept + rows[len(old) :]
 
     # ---- out
 
-    @property
-    def next_row(self) -> int:
-        """The number that the next row will have. Rows that were thinned out keep none of theirs."""
-        return self._dropped + len(self._rows)
+    def rows_since(self, number: int) -> tuple[int, list[Row]]:
+        """(the number of the first of them, the rows from ``number`` on that are left); also while another thread folds events.
 
-    def rows_since(self, number: int) -> list[Row]:
-        return self._rows[max(0, number - self._dropped) :]
+        Rows that were thinned out keep none of their numbers."""
+        dropped, rows = self._history
+        start = max(0, number - dropped)
+        return dropped + start, rows[start:]
 
     def all_rows(self) -> list[Row]:
-        return list(self._rows)
+        return self.rows_since(0)[1]
 
     @property
     def warning(self) -> str:
@@ -226,7 +227,8 @@ class View:
             return "starting"
         limit = f" of {format_size(self.limits.memory_bytes)}" if self.limits.memory_bytes else ""
         quota = f" of {100 * self.limits.cpus:g} %" if self.limits.cpus else ""
-        row = self._rows[-1] if self._rows else None
+        rows = self._history[1]
+        row = rows[-1] if rows else None
         cpu = f"{row.cpu_percent:.0f} %{quota}" if row else "-"
         state = f"{self.status}, " if self.status != "running" else ""
         processes = "1 process" if last.pids == 1 else f"{last.pids} processes"

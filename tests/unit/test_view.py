@@ -62,20 +62,23 @@ def test_dense_samples_become_few_rows_that_keep_the_most_memory() -> None:
 def test_rows_have_numbers_that_only_grow() -> None:
     view = started()
     view.fold(sample(0.0))
-    assert view.next_row == 1
+    assert view.rows_since(1) == (1, [])
     view.fold(sample(0.1, MIB))
-    assert [row.memory_bytes for row in view.rows_since(1)] == [MIB]
-    assert view.rows_since(2) == []
+    first, rows = view.rows_since(1)
+    assert first == 1 and [row.memory_bytes for row in rows] == [MIB]
+    assert view.rows_since(2) == (2, [])
 
 
 @given(memory=st.lists(st.integers(0, 1 << 40), min_size=1, max_size=200), capacity=st.integers(4, 40))
 def test_a_long_run_is_bounded_and_keeps_its_highest_memory(memory: list[int], capacity: int) -> None:
     view = View(LIMITS, capacity)
     view.fold(Started("id", "name", 1, 100.0))
+    number = 0
     for index, value in enumerate(memory):
-        before = view.next_row
         view.fold(sample(index * 0.1, value))
-        assert len(view.rows_since(before)) == 1 and view.next_row == before + 1
+        first, new = view.rows_since(number)
+        assert first == number and len(new) == 1
+        number = first + 1
     rows = view.all_rows()
     assert len(rows) <= capacity
     assert max(row.memory_bytes for row in rows) == max(memory)
