@@ -24,7 +24,14 @@ from nbcontainer.engine.vm.hidden import HiddenFiles
 from nbcontainer.engine.vm.kernelimage import find as find_kernel
 from nbcontainer.engine.vm.publish import Publisher
 from nbcontainer.engine.vm.run import VmRun
-from nbcontainer.engine.vm.template import BOOTED_BYTES, Snapshot, Template, cache_directory, check_memory
+from nbcontainer.engine.vm.template import (
+    BOOTED_BYTES,
+    RESTORED_BYTES,
+    Snapshot,
+    Template,
+    cache_directory,
+    check_memory,
+)
 from nbcontainer.errors import HostError, InternalError, SpecError
 from nbcontainer.ports import chosen
 from nbcontainer.spec import ContainerSpec
@@ -116,8 +123,7 @@ class VmEngine:
         for share in shares:
             if not os.path.isdir(share.source):
                 raise SpecError(f"--volume: {share.source} does not exist on this host any more")
-        if self.template.snapshot() is None:
-            check_memory(BOOTED_BYTES)  # before files are built, which may take memory too
+        self._check_memory()  # before files are built, which may take some too
         self._hidden.look()
         for _ in range(2):
             snapshot = self.template.snapshot() or self._new_snapshot()
@@ -131,6 +137,10 @@ class VmEngine:
             with self.template.locked():
                 self.template.build_boot_files(_silent)
         return self.template.boot(shares, self._hidden.result)
+
+    def _check_memory(self) -> None:
+        """For another guest. Raises HostError."""
+        check_memory(BOOTED_BYTES if self.template.snapshot() is None else RESTORED_BYTES)
 
     def _new_snapshot(self) -> Snapshot | None:
         """None where none can be written: guests boot then, which is slower and otherwise the same."""
@@ -219,6 +229,8 @@ class VmEngine:
 
     def explain(self, spec: ContainerSpec) -> list[str]:
         spec = self.fit(spec)
+        if not self._guests:
+            self._check_memory()
         shares = layout.shares_for(layout.wanted_sources(spec))
         machine = self.template.machine
         lines = [f"[host]   {machine.qemu.program}: a guest of {machine.memory_mib} MiB and {machine.cpus} CPUs, by software emulation, restored from a snapshot"]
