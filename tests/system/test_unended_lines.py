@@ -14,11 +14,10 @@ OUT_OF_MEMORY = "data = b'x' * 1_000_000_000"
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-@pytest.mark.essential
 @pytest.mark.parametrize(
     ("end", "options", "outcome"),
     [
-        (OUT_OF_MEMORY, {"mem": "64M"}, "oom"),
+        pytest.param(OUT_OF_MEMORY, {"mem": "64M"}, "oom", marks=pytest.mark.essential),
         (KILLED, {"init": True}, "signalled"),
         ("time.sleep(60)", {"timeout": 0.5}, "timeout"),
         ("os._exit(3)", {}, "exited"),
@@ -31,8 +30,7 @@ def test_no_end_of_the_process_loses_it(end: str, options: dict[str, object], ou
     assert (result.outcome, result.stdout, result.stderr) == (outcome, "step 1 ", "sure?")
 
 
-@pytest.mark.essential
-@pytest.mark.parametrize("init", [False, True], ids=["pid 1", "below an init"])
+@pytest.mark.parametrize("init", [False, pytest.param(True, marks=pytest.mark.essential)], ids=["pid 1", "below an init"])
 def test_it_is_shown_while_the_cell_runs(tmp_path: Path, init: bool) -> None:
     def on_event(event: Event) -> None:
         if isinstance(event, Output):
