@@ -17,8 +17,9 @@ from typing import Any
 import zmq
 from jupyter_client.session import DELIM, Session
 
-BACK_SECONDS = 0.6
-"""ZeroMQ comes back after 0.1 to 0.2 s; a second try takes as long again."""
+FIRST_SECONDS, BACK_SECONDS, MOST_SECONDS = 3.0, 1.0, 6.0
+"""ZeroMQ comes back after 0.1 to 0.2 s, a second try takes as long again, and a busy machine longer: so much time has the first who
+listened, so much the next ones, and so much all of them."""
 LINGER_MILLISECONDS = 1000
 MOST_HEADER_BYTES = 1 << 16
 MOST_CELLS = 64
@@ -87,7 +88,7 @@ class Listener:
 
 
 def say(iopub: Iopub, cells: list[dict[str, Any]], name: str, text: str) -> None:
-    """Publish an error in place of the dead kernel, under each of ``cells``; takes BACK_SECONDS.
+    """Publish an error in place of the dead kernel, under each of ``cells``; takes BACK_SECONDS and a bit, FIRST_SECONDS where nobody listens.
 
     Raises zmq.ZMQError and OSError where the socket cannot be made.
     """
@@ -95,6 +96,7 @@ def say(iopub: Iopub, cells: list[dict[str, Any]], name: str, text: str) -> None
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = context.socket(zmq.XPUB)
+        socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # else it tells of the first listener only
         if iopub.curve_secretkey is not None:
             socket.curve_server, socket.curve_secretkey = True, iopub.curve_secretkey
         socket.bind(f"ipc://{iopub.path}")
@@ -115,7 +117,8 @@ def _remove(path: str) -> None:
 
 def _wait_for_listeners(socket: zmq.Socket[bytes]) -> None:
     """Until everybody who listened to the kernel has had the time to come back."""
-    deadline = time.monotonic() + BACK_SECONDS
-    while (left := deadline - time.monotonic()) > 0:
-        if socket.poll(int(left * 1000) + 1):
-            socket.recv_multipart()
+    begin = time.monotonic()
+    deadline = begin + FIRST_SECONDS
+    while (left := min(deadline, begin + MOST_SECONDS) - time.monotonic()) > 0:
+        if socket.poll(int(left * 1000) + 1) and socket.recv_multipart()[0].startswith(b"\x01"):
+            deadline = time.monotonic() + BACK_SECONDS

@@ -28,7 +28,7 @@ PREFIX = "nbcstudent"
 NO_ACCOUNT = "nbcnoaccount"
 """Known to the hub, and not to Linux."""
 START_SECONDS = 90
-LAST_WORDS_SECONDS = 5.0
+LAST_WORDS_SECONDS = 15.0
 ANSWER_SECONDS = 120
 CLOSE_SECONDS = 10.0
 CONFIGURATION = """
