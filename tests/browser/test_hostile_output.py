@@ -64,12 +64,16 @@ def opened(page: Any, lab: Lab, request: pytest.FixtureRequest) -> Iterator[tupl
     lab.end_sessions()
 
 
-def test_nothing_that_a_container_displays_runs_or_loads(opened: tuple[Any, list[str]]) -> None:
-    page, requests = opened
-    for index in range(len(CELLS)):
+def run_all(page: Any, count: int) -> None:
+    for index in range(count):
         page.locator(".jp-CodeCell .cm-content").nth(index).click()
         page.keyboard.press("Shift+Enter")
     page.get_by_text("done", exact=True).wait_for()
+
+
+def test_nothing_that_a_container_displays_runs_or_loads(opened: tuple[Any, list[str]]) -> None:
+    page, requests = opened
+    run_all(page, len(CELLS))
     page.get_by_text("the end of the list", exact=True).wait_for()
     for text in ("a link", "another link", "the end of the list", "send", "latex link", "svg link"):
         for found in page.get_by_text(text, exact=True).all():
@@ -88,10 +92,7 @@ def test_nothing_that_a_container_displays_runs_or_loads(opened: tuple[Any, list
 @pytest.mark.parametrize("opened", [STYLED], indirect=True)
 def test_a_style_sheet_colours_its_own_table_and_nothing_else(opened: tuple[Any, list[str]]) -> None:
     page, requests = opened
-    for index in range(len(STYLED)):
-        page.locator(".jp-CodeCell .cm-content").nth(index).click()
-        page.keyboard.press("Shift+Enter")
-    page.get_by_text("done", exact=True).wait_for()
+    run_all(page, len(STYLED))
 
     def style(text: str, name: str) -> str:
         return str(page.locator(".jp-OutputArea-output td", has_text=text).evaluate(f"cell => getComputedStyle(cell).{name}"))
