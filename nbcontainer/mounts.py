@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 
 from nbcontainer import volumes
 from nbcontainer.errors import SpecError
+from nbcontainer.spelling import nearest
 from nbcontainer.units import clean, current_directory, parse_size
 
 
@@ -86,8 +86,8 @@ class Root:
         if not colon or mode not in ("rw", "ro"):
             path, mode = text, "ro"
         if "/" not in path:
-            near = difflib.get_close_matches(path, ("system", "host", "none"), 1, 0.6)
-            hint = f"; did you mean {near[0]}?" if near else f" such as ./{text}"
+            near = nearest(path, ("system", "host", "none"))
+            hint = f"; did you mean {near}?" if near else f" such as ./{text}"
             raise SpecError(f"--root: {text!r} is not system, host, none or a directory{hint}")
         path = os.path.expanduser(path)
         if not os.path.isabs(path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nbcontainer.errors import SpecError
+from nbcontainer.spelling import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +172,8 @@ def _find(name: str, word: str, by_name: dict[str, Option]) -> Option:
     if option is None or (not option.value and not option.later and name != word and not word.startswith("--")):
         # Without the hyphens, which would make any two of them look alike.
         known = {other.lstrip("-"): other for other, one in by_name.items() if not one.later}
-        close = difflib.get_close_matches(word.partition("=")[0].lstrip("-"), known, 1, 0.65)
-        hint = f"did you mean {known[close[0]]}?" if close else "--help lists the options"
+        near = nearest(word.partition("=")[0].lstrip("-"), known, 0.65)
+        hint = f"did you mean {known[near]}?" if near else "--help lists the options"
         said = name if word.startswith("--") else word
         raise SpecError(f"{said if said.isprintable() else repr(said)}: there is no such option; {hint}")
     if option.later:

@@ -15,7 +15,6 @@ What a project's file may set closes doors or limits; it opens none, because dir
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcontainer.errors import SpecError
+from nbcontainer.spelling import nearest
 from nbcontainer.units import parse_number, parse_size, shown
 
 SYSTEM_FILE = "/etc/nbcontainer/config.toml"
@@ -140,8 +140,8 @@ def _options(path: str, where: str, table: Any, names: frozenset[str]) -> dict[s
     for name, value in table.items():
         key = name.replace("-", "_")
         if key not in names:
-            close = difflib.get_close_matches(key, names, 1, 0.6)
-            raise SpecError(f"{path}: {where} has {shown(name)}, and there is no such option" + (f"; did you mean {close[0]}?" if close else ""))
+            near = nearest(key, names)
+            raise SpecError(f"{path}: {where} has {shown(name)}, and there is no such option" + (f"; did you mean {near}?" if near else ""))
         options[_ALIASES.get(key, key)] = value
     return options
 

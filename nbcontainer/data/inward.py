@@ -5,7 +5,6 @@ Large buffers (arrays, columns of tables) are not copied into the pickle; they f
 
 from __future__ import annotations
 
-import difflib
 import io
 import pickle
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 from nbcontainer.data.blob import Blob
 from nbcontainer.errors import SpecError
+from nbcontainer.spelling import nearest
 from nbcontainer.units import format_size
 
 EVERYTHING = "*"
@@ -128,8 +128,8 @@ def choose(names: Iterable[str], namespace: Mapping[str, Any], hidden: Mapping[s
             chosen[name] = namespace[name]
         else:
             known = [key for key in namespace if not key.startswith("_") and key not in hidden and key not in _OF_IPYTHON]
-            close = difflib.get_close_matches(name, known, 1, 0.6)
-            raise SpecError(f"-i: there is no variable {name!r}" + (f"; did you mean {close[0]}?" if close else " in this notebook"))
+            near = nearest(name, known)
+            raise SpecError(f"-i: there is no variable {name!r}" + (f"; did you mean {near}?" if near else " in this notebook"))
     return chosen, everything
 
 
