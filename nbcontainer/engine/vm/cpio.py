@@ -1,25 +1,13 @@
-"""The archive format of an initramfs, cpio "newc": writing one, and reading one that a distribution made."""
+"""The archive format of an initramfs, cpio "newc", written."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
 
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"
-HEADER_BYTES = 110
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of an archive; ``path`` has no leading slash."""
-
-    path: str
-    mode: int
-    data: bytes
 
 
 class Writer:
@@ -68,20 +56,3 @@ class Writer:
         header = MAGIC + b"".join(b"%08X" % field for field in fields) + encoded
         self._file.write(header + b"\0" * (-len(header) % 4))
         self._file.write(data + b"\0" * (-len(data) % 4))
-
-
-def read(archive: bytes) -> Iterator[Entry]:
-    """The entries of an uncompressed archive. Raises ValueError where it is none."""
-    position = 0
-    while True:
-        if archive[position : position + 6] != MAGIC:
-            raise ValueError(f"no cpio header at byte {position}")
-        fields = [int(archive[position + 6 + 8 * index : position + 14 + 8 * index], 16) for index in range(13)]
-        mode, size, name_size = fields[1], fields[6], fields[11]
-        name_end = position + HEADER_BYTES + name_size
-        path = os.fsdecode(archive[position + HEADER_BYTES : name_end - 1])
-        if path == TRAILER:
-            return
-        begin = name_end + (-name_end % 4)
-        yield Entry(path.removeprefix("./"), mode, archive[begin : begin + size])
-        position = begin + size + (-size % 4)
