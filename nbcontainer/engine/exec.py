@@ -35,6 +35,7 @@ class ExecRun(Within, ProcessRun):
         self._container = container
         self._last = self._first
         self._highest_bytes = self._first.memory_bytes
+        self._container_is_killed = False
         self._streams.send(go)
         self._streams.transfer = self._input = transfer
 
@@ -104,6 +105,8 @@ class ExecRun(Within, ProcessRun):
                 # Of ours nobody traces: whoever does is in the container.
                 if tracer in self._cgroup.pids():
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    # Its thread that traced may be gone while the others do not know yet that they are.
+                    self._container_is_killed |= tracer == self._container.pid
             finally:
                 os.close(fd)
 
@@ -131,7 +134,7 @@ class ExecRun(Within, ProcessRun):
         self._end_sampling()
         usage = usage_between(self._first, self._last, self._highest_bytes, time.monotonic() - self._started)
         verdict = judge(status, self._reason, usage.oom_kills, self._streams.error)
-        gone = self._container.has_ended or is_exiting(self._container.pid)
+        gone = self._container_is_killed or self._container.has_ended or is_exiting(self._container.pid)
         note = "; ".join(filter(None, (self._streams.note_after(verdict.note), ENDED_TOO if gone else "")))
         return Finished(verdict.outcome, verdict.exit_code, verdict.signal, self._streams.error, usage, note, goes_on=not gone)
 

@@ -198,9 +198,13 @@ def test_a_process_that_is_held_by_a_tracer_holds_nobody_else(lab: Container) ->
     scope = Path("/proc/sys/kernel/yama/ptrace_scope")
     require(not scope.exists() or scope.read_text().strip() == "0", "a Linux whose processes may trace others: sysctl kernel.yama.ptrace_scope=0")
     lab.run(
-        "import ctypes, os, threading\nlibc = ctypes.CDLL(None, use_errno=True)\ndef trace():\n    while True:\n"
+        "import ctypes, os, threading\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "for _ in range(2 * len(os.sched_getaffinity(0))):\n    if os.fork() == 0:\n        while True: pass\n"
+        "def trace():\n    while True:\n"
         "        for name in os.listdir('/proc'):\n            if name.isdigit() and int(name) != 1: libc.ptrace(0x4206, int(name), 0, 0)\n"
-        "threading.Thread(target=trace, daemon=True).start()"
+        "threading.Thread(target=trace, daemon=True).start()\n"
+        # When it is killed, the thread that traces is gone before this one even runs.
+        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))"
     )
     result = lab.exec(["sleep", "2"], timeout=20)
     assert not result.goes_on
