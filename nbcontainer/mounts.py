@@ -20,6 +20,8 @@ class Mount:
     kind: str = "bind"
     read_only: bool = False
     size_bytes: int | None = None
+    owner: tuple[int, int] = (0, 0)
+    """Which user and group of the container the host's root and its group are here; set by the engine, see :mod:`nbcontainer.engine.owners`."""
 
     @property
     def shown_source(self) -> str:

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import replace
 
 from nbcontainer.cgroups import Cgroup, Driver
-from nbcontainer.engine import Run, ids
+from nbcontainer.engine import Run, ids, owners
 from nbcontainer.engine.box import Box, Sources, has_ended, make_go, shape_of, wait_ready
 from nbcontainer.engine.changes import Change, find_changes
 from nbcontainer.engine.exec import start_within
@@ -303,13 +303,17 @@ class LocalEngine:
     def _adapted(self, spec: ContainerSpec) -> ContainerSpec:
         """What an ordinary user has to have besides, with a note; what such a user cannot have is a HostError."""
         if not self._rootless:
-            return spec
+            return self._owned(spec)
         if spec.user not in ("root", "0"):
             self._refuse_one_id(spec.user)
         if spec.namespaces and "user" not in spec.namespaces:
             note = "A user namespace is made too: without root, Linux makes the others only inside one."
-            return spec.replace(namespaces=spec.namespaces | {"user"}, notes=(*spec.notes, note))
+            spec = spec.replace(namespaces=spec.namespaces | {"user"}, notes=(*spec.notes, note))
+        owners.refuse_own_volumes(spec, "in an ordinary user's container, only root is you")
         return spec
+
+    def _owned(self, spec: ContainerSpec) -> ContainerSpec:
+        return owners.assigned(spec, rootfs.branches_of(spec, self.around))
 
     def _refuse_one_id(self, user: str) -> None:
         self._confirm_ids()

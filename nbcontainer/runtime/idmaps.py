@@ -20,13 +20,21 @@ def is_ending(pidfd: int) -> bool:
     return bool(poller.poll(ENDS_MILLISECONDS))
 
 
+def exchanged(id_map: tuple[int, int], other: int) -> bytes:
+    """The lines of a map in which ids 0 and ``other`` have changed places."""
+    base, count = id_map
+    first = [(0, base + other, 1), (1, base + 1, other - 1), (other, base, 1)] if other else [(0, base, 1)]
+    rest = (other + 1, base + other + 1, count - other - 1)
+    return b"".join(b"%d %d %d\n" % line for line in (*first, rest) if line[2] > 0)
+
+
 class IdMaps:
     """``rootless``: the zygote is an ordinary user's, with ``ids`` besides its own, or None."""
 
     def __init__(self, image: syscalls.ForkImage, rootless: bool, ids: SubordinateIds | None) -> None:
         self._image, self._rootless = image, rootless
         self._programs = None if ids is None else (ids.newuidmap, ids.newgidmap)
-        self._namespaces: dict[tuple[int, int], int] = {}
+        self._namespaces: dict[tuple[tuple[int, int], tuple[int, int]], int] = {}
         self.has_subordinate = ids is not None and self._try(ids)
         """Tried, as LSMs, mount options and user namespaces around this one can forbid what the files allow."""
 
@@ -43,11 +51,19 @@ class IdMaps:
             data = b"0 %d 1\n" % os.getegid()
         write_file(f"/proc/{pid}/gid_map", data)
 
-    def namespace(self, id_map: tuple[int, int]) -> int:
-        """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again. Raises OSError."""
-        if id_map not in self._namespaces:
-            self._namespaces[id_map] = self._new_namespace(lambda pid: self.write(pid, id_map, None))
-        return self._namespaces[id_map]
+    def namespace(self, id_map: tuple[int, int], owner: tuple[int, int] = (0, 0)) -> int:
+        """A user namespace with this map, for idmapped mounts; kept, as ranges are used again and again. Raises OSError.
+
+        ``owner``: user and group that change places with root, so that what they write is root's in the file system.
+        """
+        if (id_map, owner) not in self._namespaces:
+
+            def write_maps(pid: int) -> None:
+                for name, other in zip(("uid_map", "gid_map"), owner, strict=True):
+                    write_file(f"/proc/{pid}/{name}", exchanged(id_map, other))
+
+            self._namespaces[id_map, owner] = self._new_namespace(write_maps)
+        return self._namespaces[id_map, owner]
 
     def _try(self, ids: SubordinateIds) -> bool:
         try:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from nbcontainer.linux import capabilities, syscalls
 from nbcontainer.runtime import forkhooks, stdio
@@ -35,9 +35,8 @@ from nbcontainer.runtime.protocol import (
     send_failure,
 )
 from nbcontainer.runtime.steps import SCRATCH, Context
+from nbcontainer.runtime.users import find_user
 
-_MOST_CHARACTERS = 1 << 22
-"""Of a container's /etc/passwd."""
 EXIT_SETUP_FAILED = 125
 EXIT_NO_PROGRAM = 127
 MAX_NAMES = 2000
@@ -158,7 +157,7 @@ def _rehearse() -> None:
     os.environ.clear()
     for directory in go.directories:
         os.chdir(directory)
-    _find_user(go.user)
+    find_user(go.user)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -255,7 +254,7 @@ def _start_as(go: Go) -> None:
     """User, capabilities, directory and environment: the last things before the user's code."""
     os.environ.update(go.environment)  # it was empty: the zygote's is
     try:
-        user = _find_user(go.user)
+        user = find_user(go.user)
     except KeyError:
         raise StepFailed("user", OSError(errno.ENOENT, "", go.user)) from None
     os.environ.setdefault("HOME", user.home)
@@ -277,46 +276,6 @@ def _start_as(go: Go) -> None:
         except OSError as error:
             if number == len(go.directories) - 1:
                 raise StepFailed("workdir", error) from None
-
-
-class _User(NamedTuple):
-    uid: int
-    gid: int
-    home: str
-    groups: tuple[int, ...]
-
-
-_ROOT = _User(0, 0, "/root", ())
-
-
-def _find_user(text: str) -> _User:
-    """``NAME`` or ``UID``, and perhaps ``:GID``, by the container's own /etc/passwd and /etc/group.
-
-    Raises KeyError. Not by the C library: that loads what the container's /etc/nsswitch.conf names, with all capabilities.
-    """
-    name, _, group = text.partition(":")
-    if name in ("root", "0", ""):
-        return _ROOT
-    passwd = _entries("/etc/passwd", 7)
-    entry = next((fields for fields in passwd if name in (fields[0], fields[2])), None)
-    if entry is None and not name.isdecimal():
-        raise KeyError(name)
-    uid, gid, home = (int(name), int(name), "/") if entry is None else (int(entry[2]), int(entry[3]), entry[5] or "/")
-    if group:
-        return _User(uid, int(group), home, ())
-    others = [fields for fields in _entries("/etc/group", 4) if entry is not None and entry[0] in fields[3].split(",")]
-    return _User(uid, gid, home, tuple(int(fields[2]) for fields in others if int(fields[2]) != gid))
-
-
-def _entries(path: str, count: int) -> list[list[str]]:
-    """The lines with so many fields, of which the third is a number."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip().split(":") for line in file.read(_MOST_CHARACTERS).splitlines()]
-    except OSError:
-        return []
-    numbers = (2, 3) if count == 7 else (2,)
-    return [fields for fields in lines if len(fields) == count and all(fields[place].isdecimal() for place in numbers)]
 
 
 def _stay_as_init() -> None:

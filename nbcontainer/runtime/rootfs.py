@@ -325,8 +325,8 @@ def _mounts(draft: _Draft, targets: Sequence[Target]) -> None:
 def _mount(draft: _Draft, mount: Mount, index: int) -> None:
     slot = f"mount-{index}"
     if mount.kind == "bind":
-        volume = steps.Tree(slot, mount.source, f"volume for {mount.target}", mount.read_only, recursive=draft.rootless, users=True)
-        draft.host.append(volume)
+        why = f"volume for {mount.target}"
+        draft.host.append(steps.Tree(slot, mount.source, why, mount.read_only, recursive=draft.rootless, users=True, owner=mount.owner))
     else:
         options = (("size", str(mount.size_bytes or draft.spec.disk_bytes)), ("mode", "1777"))
         flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -30,10 +31,15 @@ class Context:
     hostname: str
     cgroup_directories: tuple[str, ...] = ()
     userns_fd: int = -1
+    userns_with: Callable[[tuple[int, int]], int] | None = None
+    """One in which root's files belong to that user and group of the container."""
     id_base: int = 0
     rootless: bool = False
     """In a user namespace, with one id: nothing can be given to another, and overlays mark deletions otherwise."""
     fds: dict[str, int] = field(default_factory=dict)
+
+    def userns(self, owner: tuple[int, int]) -> int:
+        return self.userns_fd if owner == (0, 0) or self.userns_with is None else self.userns_with(owner)
 
     def scratch(self, name: str) -> str:
         return f"{self.stage}/scratch/{name}"
@@ -73,14 +79,12 @@ def _open_tree_without_links(source: str, flags: int) -> int:
 
 
 def _idmapped_clone(
-    context: Context, source: str, *, idmapped: bool, recursive: bool = False, read_only: bool = False, links: bool = True, devices: bool = False
-) -> int:
+    context: Context, source: str, *, idmapped: bool, recursive: bool = False, read_only: bool = False, links: bool = True, devices: bool = False,
+    owner: tuple[int, int] = (0, 0),
+) -> int:  # fmt: skip
     """``devices``: its device nodes can be opened. Elsewhere they cannot, whoever has made them: their numbers are the host's."""
     flags = OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0)
-    if links:
-        fd = syscalls.open_tree(AT_FDCWD, source, flags)
-    else:
-        fd = _open_tree_without_links(source, flags)
+    fd = syscalls.open_tree(AT_FDCWD, source, flags) if links else _open_tree_without_links(source, flags)
     try:
         attributes = 0 if devices else syscalls.MOUNT_ATTR_NODEV
         if read_only:
@@ -88,7 +92,7 @@ def _idmapped_clone(
         if idmapped and context.userns_fd >= 0:
             attributes |= syscalls.MOUNT_ATTR_IDMAP
         if attributes:
-            userns = context.userns_fd if attributes & syscalls.MOUNT_ATTR_IDMAP else 0
+            userns = context.userns(owner) if attributes & syscalls.MOUNT_ATTR_IDMAP else 0
             syscalls.mount_setattr(fd, attr_set=attributes, userns_fd=userns, recursive=recursive)
     except OSError as error:
         os.close(fd)
@@ -348,17 +352,21 @@ class Tree:
     """``source`` is below STAGE/base instead of a host path."""
     devices: bool = False
     """It is a device node, or has those in it that a container may open."""
+    owner: tuple[int, int] = (0, 0)
+    """See Mount."""
     name: ClassVar[str] = "bind mount"
 
     def explain(self) -> str:
         mode = ("read-only" if self.read_only else "read-write") + ("" if self.devices else ", NODEV")
+        mode += ", the host's root is {}:{}".format(*self.owner) if any(self.owner) else ""
         return f"open_tree({self.source}, CLONE) {mode}: {self.why}"
 
     def execute(self, context: Context) -> None:
         source = f"{context.stage}/base/{self.source}" if self.staged else self.source
         context.fds[self.slot] = _idmapped_clone(
-            context, source, idmapped=self.idmapped, recursive=self.recursive, read_only=self.read_only, links=not self.users, devices=self.devices
-        )
+            context, source, idmapped=self.idmapped, recursive=self.recursive, read_only=self.read_only, links=not self.users,
+            devices=self.devices, owner=self.owner,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class ContainerTree:
         """Of a path without links: ``directory``, ``file``, or ``""`` for what is not there, or only by our own making."""
         if path in OWN_FILES and not self.as_it_is:
             return "file"
-        source = self._source(path)
+        source = self.source(path)
         try:
             mode = 0 if source is None else os.lstat(source).st_mode
         except OSError:
@@ -84,7 +84,7 @@ class ContainerTree:
 
     def names(self, path: str) -> list[str]:
         """What is in a directory; [] where that is not the host's."""
-        source = self._source(path)
+        source = self.source(path)
         try:
             return [] if source is None else sorted(os.listdir(source))
         except OSError:
@@ -95,14 +95,14 @@ class ContainerTree:
             return "/run"
         if path in OWN_FILES and not self.as_it_is:
             return None
-        source = self._source(path)
+        source = self.source(path)
         try:
             return None if source is None else os.readlink(source)
         except OSError:
             return None
 
-    def _source(self, path: str) -> str | None:
-        """The host's path of it; None for what is not the host's."""
+    def source(self, path: str) -> str | None:
+        """The host's path of a path without links; None for what is not the host's."""
         above = self.mount_above(path)
         if above is not None:
             return None if above.kind == "tmpfs" else above.source + path.removeprefix(above.target)

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from nbcontainer.linux import capabilities, syscalls
@@ -181,6 +182,7 @@ class Zygote:
                 # Ids that are the host's own need no idmapped mounts, which the vm engine's guest has not: 9p has none.
                 if request.id_map is not None and request.id_map[0]:
                     context.userns_fd = self._user_namespace(request.id_map)
+                    context.userns_with = partial(self.id_maps.namespace, request.id_map)
                     context.id_base = request.id_map[0]
                 walk(laid_out.plan.host, context, self._reap_ended)
                 slots.update(context.fds)

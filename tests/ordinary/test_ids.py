@@ -68,7 +68,7 @@ def test_another_user_may_do_no_more_than_its_files_allow() -> None:
 
 
 def test_what_is_written_to_a_volume(tmp_path: Path, ids: SubordinateIds) -> None:
-    """Root's is the user's. What others write belongs to their subordinate ids, as it does with Podman."""
+    """Root's is the user's, and nobody else may write there: it would belong to a subordinate id. Root can give a file to one, as with Podman."""
     volume = tmp_path / "volume"
     volume.mkdir()
     volume.chmod(0o1777)
@@ -76,7 +76,11 @@ def test_what_is_written_to_a_volume(tmp_path: Path, ids: SubordinateIds) -> Non
         if parent.stat().st_uid == os.getuid():
             parent.chmod(0o755)
     assert nbc.run("touch /v/root", program=["sh"], volumes=[f"{volume}:/v"]).ok
-    shared = nbc.run("touch /v/other; cat /proc/self/uid_map", program=["sh"], user="1000", volumes=[f"{volume}:/v"])
+    with pytest.raises(HostError, match=f"'1000' writes to {volume} would not be yours") as caught:
+        nbc.run("touch /v/other", program=["sh"], user="1000", volumes=[f"{volume}:/v"])
+    assert f"-v {volume}:/v:ro" in caught.value.remedy
+    assert nbc.run("ls /v", program=["sh"], user="1000", volumes=[f"{volume}:/v:ro"]).stdout == "root\n"
+    shared = nbc.run("touch /v/other; chown 1000 /v/other; cat /proc/self/uid_map", program=["sh"], volumes=[f"{volume}:/v"])
     assert shared.ok, shared.stderr
     first = int(shared.stdout.split()[4])
     assert (volume / "root").stat().st_uid == os.getuid()

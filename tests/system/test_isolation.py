@@ -15,7 +15,10 @@ import pytest
 from facilities import one_id, only_as_root, require, rootless
 
 import nbcontainer as nbc
+from nbcontainer import volumes
+from nbcontainer.container import explain
 from nbcontainer.engine import local
+from nbcontainer.errors import SpecError
 from nbcontainer.linux import capabilities
 
 NAMES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
@@ -566,12 +569,71 @@ def test_the_keys_of_jupyter_s_kernels_are_not_in_the_workspace(tmp_path: Path, 
     assert (tmp_path / "deep" / "runtime" / "kernel-1.json").exists()
 
 
+@pytest.mark.essential
+@pytest.mark.parametrize("user", ["1000", "1000:50", "nobody", "1", "65535"])
+def test_what_a_user_writes_to_a_volume_is_the_notebook_s_user_s(tmp_path: Path, user: str) -> None:
+    """Even where nobody else may go in; with :ro, ids are the file system's."""
+    only_as_root("an ordinary user's container has that user's ids, or subordinate ones")
+    tmp_path.chmod(0o700)
+    (tmp_path / "theirs").touch()
+    os.chown(tmp_path / "theirs", 7, 8)
+    code = "umask 077; echo x >/v/its; cat /v/its; stat -c %u:%g /v /v/its; id -u; stat -c %u:%g /v/theirs"
+    result = nbc.run(code, program=["sh"], user=user, volume=[f"{tmp_path}:/v"], mem="64M")
+    seen = {"nobody": "65534:65534", "1000": "1000:1000", "1": "1:1", "65535": "65535:65535"}.get(user, user)
+    assert result.stdout.split() == ["x", seen, seen, seen.split(":")[0], "7:8"], result.stderr
+    status = (tmp_path / "its").stat()
+    assert (status.st_uid, status.st_gid) == (0, 0)
+    result = nbc.run("ls /v || id -u", program=["sh"], user=user, volume=[f"{tmp_path}:/v:ro"], mem="64M")
+    assert "denied" in result.stderr and result.stdout.split() == [seen.split(":")[0]]
+
+
+def test_a_named_volume_is_the_same_for_every_user() -> None:
+    only_as_root("an ordinary user's container has that user's ids, or subordinate ones")
+    name = f"test-{os.getpid()}"
+    try:
+        for number, user in enumerate(("1000", "root", "nobody")):
+            result = nbc.run(f"umask 077; echo {number} >/v/{number}; cat /v/*", program=["sh"], user=user, volume=[f"{name}:/v"], mem="64M")
+            assert result.stdout.split() == [str(count) for count in range(number + 1)], result.stderr
+    finally:
+        volumes.remove(name)
+
+
+def test_a_user_of_the_root_s_own_files_owns_a_volume(tmp_path: Path) -> None:
+    """Its ids are read on the host, by files that a cell may have made: links, pipes and large ones lead nowhere."""
+    only_as_root("an ordinary user's container has that user's ids, or subordinate ones")
+    root, volume = tmp_path / "root", tmp_path / "volume"
+    (root / "etc").mkdir(parents=True)
+    (root / "bin").mkdir()
+    shutil.copy("/bin/busybox", root / "bin" / "sh")
+    volume.mkdir(mode=0o700)
+    passwd = root / "etc" / "passwd"
+
+    def owner() -> tuple[str, int]:
+        (volume / "its").unlink(missing_ok=True)
+        options = {"root": str(root), "volume": [f"{volume}:/v"], "mem": "64M"}
+        result = nbc.run("echo >/v/its", program=["sh"], user="joe", **options)
+        return result.stderr, (volume / "its").stat().st_uid if (volume / "its").exists() else -1
+
+    passwd.write_text("joe:x:1234:1235:Joe:/:/bin/sh\n")
+    assert owner() == ("", 0)
+    passwd.rename(root / "etc" / "accounts")
+    passwd.symlink_to("/etc/accounts")
+    assert owner() == ("", 0)
+    passwd.unlink()
+    os.mkfifo(passwd)
+    with pytest.raises(SpecError, match="joe"):
+        owner()
+    plan = explain(program=["sh"], user="1000", volume=[f"{volume}:/v"])
+    assert f"open_tree({volume}, CLONE) read-write, NODEV, the host's root is 1000:1000" in plan
+
+
 def test_files_of_other_users_in_a_volume(tmp_path: Path) -> None:
     """As SECURITY.md says: the container's users are, in a volume of root's kernel, those of the host; outside of it they are nobody."""
     only_as_root("an ordinary user's container has that user's ids, or subordinate ones")
-    tmp_path.chmod(0o777)
+    os.chown(tmp_path, 1000, 1000)
     result = nbc.run("touch /v/its; id -u", program=["sh"], user="1000", volume=[f"{tmp_path}:/v"], mem="64M")
     assert result.stdout == "1000\n" and (tmp_path / "its").stat().st_uid == 1000
+    os.chown(tmp_path, 0, 0)
     assert nbc.run("import os; os.mknod('/v/root'); os.chown('/v/root', 7, 8)", volume=[f"{tmp_path}:/v"], mem="64M").ok
     status = (tmp_path / "root").stat()
     assert (status.st_uid, status.st_gid) == (7, 8)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from facilities import only_as_root, require
 
 import nbcontainer as nbc
 from nbcontainer.engine.vm import engine as vm
+from nbcontainer.errors import HostError
 from nbcontainer.events import Event, Finished, Output, Started
 from nbcontainer.validate import make_spec
 
@@ -155,6 +157,20 @@ def test_volumes_write_through_and_the_workspace_does_not(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "file").read_text() == "made\n"
     (tmp_path / "nb" / "data.txt").write_text("changed on the host")
     assert run("print(open('data.txt').read())", base=str(tmp_path / "nb")).stdout == "changed on the host\n"
+
+
+def test_what_another_user_writes_is_yours_or_refused(tmp_path: Path) -> None:
+    """The virtual machine cannot map owners: root's QEMU would give the file to that user, an ordinary user's cannot."""
+    tmp_path.chmod(0o777)
+    options: dict[str, Any] = {"program": ["sh"], "user": "4321", "volumes": [f"{tmp_path}:/v"]}
+    if os.geteuid() == 0:
+        with pytest.raises(HostError, match=r"'4321' writes to .* would not be yours: the virtual machine") as caught:
+            run("touch /v/its", **options)
+        assert "--engine local" in caught.value.remedy
+        assert run("ls -d /v", **options | {"volumes": [f"{tmp_path}:/v:ro"]}).stdout == "/v\n"
+    else:
+        assert run("touch /v/its", **options).ok
+        assert (tmp_path / "its").stat().st_uid == os.geteuid()
 
 
 def test_a_directory_as_root(tmp_path: Path) -> None:

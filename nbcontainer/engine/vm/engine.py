@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nbcontainer.engine import Networks
+from nbcontainer.engine import Networks, owners
 from nbcontainer.engine.announce import announce
 from nbcontainer.engine.single import Single
 from nbcontainer.engine.transfer import Transfer
@@ -207,8 +207,10 @@ class VmEngine:
             run.publisher.close()
 
     def fit(self, spec: ContainerSpec) -> ContainerSpec:
-        """Limits that the guest can hold. Raises HostError for a limit that it could not keep, or has no device for."""
+        """Limits that the guest can hold. Raises HostError for a limit that it could not keep, or has no device for, and for owners of files."""
         limits = spec.limits
+        if os.geteuid() == 0:  # another user's QEMU writes all files as that user
+            owners.refuse_own_volumes(spec, "the virtual machine cannot map owners", "use --engine local, or ")
         room = (self.template.machine.memory_mib - RESERVED_MIB) * MIB
         if limits.io_read_bytes_per_second or limits.io_write_bytes_per_second:
             raise HostError(

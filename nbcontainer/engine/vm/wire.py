@@ -81,7 +81,7 @@ def spec_from_json(plain: dict[str, Any]) -> ContainerSpec:
     values["namespaces"] = frozenset(plain["namespaces"])
     values["root"] = Root(**plain["root"])
     values["ports"] = tuple(Port(**port) for port in plain["ports"])
-    values["mounts"] = tuple(Mount(**mount) for mount in plain["mounts"])
+    values["mounts"] = tuple(Mount(**mount | {"owner": tuple(mount["owner"])}) for mount in plain["mounts"])
     values["ulimits"] = tuple(Ulimit(**limit) for limit in plain["ulimits"])
     values["environment"] = tuple((name, value) for name, value in plain["environment"])
     return ContainerSpec(**values)
