@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from nbcontainer.engine.changes import Change
 from nbcontainer.engine.controls import Controls
-from nbcontainer.engine.held import HeldText
 from nbcontainer.engine.kernel_log import OomReport, oom_report
 from nbcontainer.engine.line import LineProbe
 from nbcontainer.engine.transfer import Transfer
@@ -49,7 +48,7 @@ class LocalRun(ProcessRun):
         self._created_unix_seconds = time.time()
         self.whole_usage = Usage()
         """At the end: also what making the container took."""
-        self._line, self._held = LineProbe(box.process), HeldText(box.process)
+        self._line = LineProbe(box.process)
 
     # ---- from anywhere
 
@@ -185,7 +184,12 @@ class LocalRun(ProcessRun):
         super()._take_sample(sample)
         self._controls.note_memory(sample)
         self._line.note(sample, self._controls.limits.memory_bytes)
-        self._held.note(sample.monotonic_seconds)
+        self._show_held(sample)
+
+    def _show_held(self, sample: Sample) -> None:
+        """What the cell has printed without the end of its line, when it has waited long enough."""
+        if self._streams.look_for_held(sample.monotonic_seconds):
+            self._wake()
 
     def _finish(self, status: int) -> Finished:
         last = self._end_sampling()

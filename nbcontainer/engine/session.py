@@ -93,7 +93,7 @@ class SessionRun(LocalRun):
         def on_sample(sample: Sample) -> None:
             self._controls.note_memory(sample)
             self._line.note(sample, self._controls.limits.memory_bytes)
-            self._held.note(sample.monotonic_seconds)
+            self._show_held(sample)
             take(sample)
 
         return SAMPLER.add(self._cgroup, None, interval_seconds, on_sample)

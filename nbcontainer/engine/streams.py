@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nbcontainer.engine.held import held_text
+from nbcontainer.engine.held import HeldText
 from nbcontainer.engine.messages import read_display, read_error, read_failure, read_question
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.errors import NbcontainerError
@@ -39,9 +39,10 @@ CUT_OFF = "it ended in the middle of something that it was showing, which is los
 class _Pipe:
     """One of the two text streams."""
 
-    def __init__(self, fd: int, stream: Literal["stdout", "stderr"]) -> None:
+    def __init__(self, fd: int, stream: Literal["stdout", "stderr"], line_fd: int) -> None:
         self.fd = fd
         self.stream = stream
+        self.held = HeldText(line_fd, stream)
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.open = True
         os.set_blocking(fd, False)
@@ -66,9 +67,9 @@ class Streams:
 
     def __init__(self, process: Cloned, *, init: bool = False, session: bool = False, endless: bool = False) -> None:
         self._channel = process.channel
-        self._line_fd = process.line_fd
-        self._pipes = {process.stdout_fd: _Pipe(process.stdout_fd, "stdout")}
-        self._pipes[process.stderr_fd] = _Pipe(process.stderr_fd, "stderr")
+        self._pipes = {process.stdout_fd: _Pipe(process.stdout_fd, "stdout", process.line_fd)}
+        self._pipes[process.stderr_fd] = _Pipe(process.stderr_fd, "stderr", process.line_fd)
+        self._held_is_due = False
         self._reader = FrameReader(MAX_JSON_BYTES)
         self._channel_open = True
         self._waiting = bytearray()
@@ -125,6 +126,22 @@ class Streams:
                 poller.unregister(self._channel.fileno())
         if self._channel_open and (self._waiting or events & select.POLLOUT):
             self._send_waiting()
+        if self._held_is_due:
+            self._held_is_due = False
+            yield from self._take_held()
+
+    def look_for_held(self, now_seconds: float) -> bool:
+        """Text without the end of its line is to be shown, by :meth:`read_ready`. Called by the sampler's thread."""
+        if any([pipe.held.is_due(now_seconds) for pipe in self._pipes.values()]):
+            self._held_is_due = True
+        return self._held_is_due
+
+    def _take_held(self) -> Iterator[Output]:
+        yield from self._drain_pipes()
+        for pipe in self._pipes.values():
+            text = pipe.held.take().decode("utf-8", "replace")
+            if text:
+                yield Output(pipe.stream, text)
 
     def read_rest(self) -> Iterator[Said]:
         """What is left after the end, without waiting for anyone who holds the other ends still."""
@@ -137,7 +154,7 @@ class Streams:
             return
         self.output_bytes += len(data)
         pipe.open = bool(data)
-        text = pipe.decoder.decode(data, final=not data)
+        text = pipe.decoder.decode(pipe.held.unshown(data), final=not data)
         if text:
             yield Output(pipe.stream, text)
 
@@ -228,7 +245,7 @@ class Streams:
                 if self.output_bytes == before:
                     break
             if final:
-                rest = pipe.decoder.decode(held_text(self._line_fd, pipe.stream), final=True)
+                rest = pipe.decoder.decode(pipe.held.rest(), final=True)
                 if rest:
                     yield Output(pipe.stream, rest)
 

@@ -273,6 +273,17 @@ def map_shared(fd: int, size_bytes: int, offset: int) -> memoryview:
     return memoryview((ctypes.c_char * size_bytes).from_address(address)).cast("B")
 
 
+def buffer_c_by_lines() -> None:
+    """C's own standard output, in a process that has not used it yet."""
+    by_lines = 1
+    _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, "stdout"), None, by_lines, 0)
+
+
+def flush_c() -> None:
+    """C's own standard output. Not all of its files: of one that another thread reads, it would wait for the end."""
+    _libc.fflush(ctypes.c_void_p.in_dll(_libc, "stdout"))
+
+
 def thread_id_address() -> int:
     """Where glibc keeps this thread's id, so that a raw clone can renew it as fork does; 0 if Linux does not tell."""
     address = ctypes.c_ulong(0)

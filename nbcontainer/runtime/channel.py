@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import Any
 
+from nbcontainer.linux.syscalls import flush_c
 from nbcontainer.runtime.protocol import ACKNOWLEDGED, LENGTH, MEMORY, NO, ProtocolError, encode
 
 ANSWER_SECONDS = 10.0
@@ -22,6 +23,7 @@ def flush() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass  # the cell closed or replaced it: its business
+    flush_c()
 
 
 class Refused(Exception):

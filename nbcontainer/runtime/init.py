@@ -21,7 +21,6 @@ from nbcontainer.runtime import forkhooks, stdio
 from nbcontainer.runtime.inside import CHANNEL_FD, InsideStep
 from nbcontainer.runtime.plan import Plan
 from nbcontainer.runtime.protocol import (
-    FLUSH_SIGNAL,
     LENGTH,
     LINE,
     LINE_FD,
@@ -286,8 +285,7 @@ def _stay_as_init() -> None:
         stdio.share_held()
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for asks in (LINE_SIGNAL, FLUSH_SIGNAL):
-        signal.signal(asks, lambda number, _: _pass_on(child, number))
+    signal.signal(LINE_SIGNAL, lambda number, _: _pass_on(child, number))
     for fd in (0, 1, 2):
         os.close(fd)
     while True:

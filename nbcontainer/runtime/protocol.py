@@ -40,11 +40,10 @@ LINE_FD = 4
 """A file of the kernel's, in which the process of a Python cell says where it is: see :mod:`nbcontainer.engine.line`."""
 LINE_SIGNAL = signal.SIGRTMAX - 2
 """Asks it to: it answers from C, also in the middle of a call that does not return."""
-FLUSH_SIGNAL = signal.SIGRTMAX - 3
-"""Asks it to write what it has printed without the end of a line."""
 HELD_FD, HELD_OFFSET, HELD_BYTES = LINE_FD, 16384, 2048
-"""Where such text stands, too, for each of the two streams: behind the two places for answers in the same file."""
-HELD_STREAMS, HELD_LENGTH = ("stdout", "stderr"), struct.Struct("<H")
+"""Where text without the end of its line stands, for each of the two streams: behind the two places for answers in the same file."""
+HELD_STREAMS, HELD_HEADER = ("stdout", "stderr"), struct.Struct("=HBB")
+"""Before it: its length, and two marks of the kernel's, see :mod:`nbcontainer.engine.held`."""
 MOST_VALUES = 5_000_000
 """Of one frame: each takes some 60 bytes in Python, and 2 in a frame."""
 MAX_FRAME_BYTES = 64 << 20

@@ -1,73 +1,94 @@
 """A Python cell's sys.stdout and sys.stderr: buffered by lines, and still nothing that was printed gets lost.
 
 Text without the end of its line waits in the process, as Python has it, so that lines of several processes are not mixed. It stands
-in a memory that the kernel shares, too: there the kernel sees that some is waiting, and asks for it; and when the process has been
-killed, it takes the text from there. See :mod:`nbcontainer.engine.held`.
+in a memory that the kernel shares, too, which shows it from there when it has waited for long, or the process has been killed. See
+:mod:`nbcontainer.engine.held`.
+
+Text of C, such as a library's printf, is buffered by lines as at a terminal.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Any
 
-from nbcontainer.linux.syscalls import map_shared
-from nbcontainer.runtime.protocol import FLUSH_SIGNAL, HELD_BYTES, HELD_FD, HELD_LENGTH, HELD_OFFSET, HELD_STREAMS
+from nbcontainer.linux.syscalls import buffer_c_by_lines, map_shared
+from nbcontainer.runtime.protocol import HELD_BYTES, HELD_FD, HELD_HEADER, HELD_OFFSET, HELD_STREAMS
 
-_write = io.TextIOWrapper.write
-_NOTHING = HELD_LENGTH.pack(0)
-_MOST_BYTES = HELD_BYTES - len(_NOTHING)
+_write, _flush = io.TextIOWrapper.write, io.TextIOWrapper.flush
+_START = HELD_HEADER.size
+_NOTHING = bytes(_START)
+_MOST_BYTES = HELD_BYTES - _START
 
 
 class LineStream(io.TextIOWrapper):
-    """:meth:`share` says where the kernel looks. Each printed line comes here twice: for its text, and for its end."""
+    """:meth:`share` says where the kernel looks. Each printed line comes here twice: for its text, and for its end.
 
-    __slots__ = ("_held_bytes", "_memory")
+    Python changes threads, and calls signal handlers, only where something has been called: what the memory says and what
+    waits change together.
+    """
+
+    __slots__ = ("_held_bytes", "_length", "_memory", "_shared")
 
     def __init__(self, binary: Any) -> None:
         self._held_bytes = 0
-        self._memory: memoryview | None = None
+        self.share(None)
         super().__init__(binary, "utf-8", "backslashreplace", line_buffering=True)
 
     def write(self, text: str, /) -> int:
-        count = _write(self, text)
-        if (memory := self._memory) is not None:
-            if "\n" in text or "\r" in text:  # it has written all of it
-                if self._held_bytes:
-                    memory[:2] = _NOTHING
-                    self._held_bytes = 0
-            elif text:
-                self._hold(text, memory)
-        return count
-
-    def _hold(self, text: str, memory: memoryview) -> None:
+        memory = self._memory
+        if memory is None:
+            return _write(self, text)
+        try:
+            ends = "\n" in text or "\r" in text
+        except TypeError:
+            return _write(self, text)  # raises Python's own
+        if ends:  # it writes all of it
+            if self._held_bytes:
+                self._held_bytes = 0
+                memory[:_START] = _NOTHING
+            return _write(self, text)
         data = text.encode("utf-8", "backslashreplace")
-        start, end = self._held_bytes, self._held_bytes + len(data)
-        if end > _MOST_BYTES:
+        size = len(data)
+        start = self._held_bytes
+        if start + size > _MOST_BYTES:
+            count = _write(self, text)
             self.flush()
-            return
-        self._held_bytes = end
-        if start:
-            memory[2 + start : 2 + end] = data
-            memory[:2] = HELD_LENGTH.pack(end)
-        else:
-            memory[: 2 + end] = HELD_LENGTH.pack(end) + data
+            return count
+        self._held_bytes = start + size
+        memory[_START + start : _START + start + size] = data
+        self._length[0] = start + size
+        return _write(self, text)
 
     def flush(self) -> None:
-        super().flush()
-        if self._held_bytes and self._memory is not None:
-            self._memory[:2] = _NOTHING
+        if self._held_bytes and (memory := self._memory) is not None:
             self._held_bytes = 0
+            memory[:_START] = _NOTHING
+        _flush(self)
 
     def share(self, memory: memoryview | None) -> None:
-        self._memory, self._held_bytes = memory, 0
+        self._shared = self._memory = memory
+        self._length = memoryview(bytearray(2) if memory is None else memory[:2]).cast("H")
+        self._held_bytes = 0
 
-    @property
-    def holds_text(self) -> bool:
-        return bool(self._held_bytes)
+    def reconfigure(self, **options: Any) -> None:
+        super().reconfigure(**options)
+        by_lines = self.line_buffering and (self.encoding, self.errors) == ("utf-8", "backslashreplace")
+        self._memory = self._shared if by_lines else None
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self.share(None)
+
+    def detach(self) -> Any:
+        try:
+            return super().detach()
+        finally:
+            self.share(None)
 
 
 _STREAMS: list[LineStream] = []
@@ -82,8 +103,7 @@ def install() -> None:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
         _STREAMS.append(stream)
-    signal.signal(FLUSH_SIGNAL, _flush_held)
-    signal.siginterrupt(FLUSH_SIGNAL, False)
+    buffer_c_by_lines()
 
 
 def share_held() -> None:
@@ -101,13 +121,3 @@ def _keep_to_oneself() -> None:
     """A forked child has a buffer of its own, and the memory is its parent's."""
     for stream in _STREAMS:
         stream.share(None)
-
-
-def _flush_held(number: int, frame: FrameType | None) -> None:
-    """The handler of FLUSH_SIGNAL."""
-    for stream in _STREAMS:
-        if stream.holds_text:
-            try:
-                stream.flush()
-            except (OSError, ValueError, RuntimeError):
-                pass  # closed, or it was interrupted in the middle of a write: the kernel asks again
