@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
 import ipywidgets
 
 from nbcontainer.notebook.figure import BLUE, GREEN, GREY, MIB, ORANGE, VERMILION
+from nbcontainer.notebook.panel import leave_open
 from nbcontainer.notebook.view import View
+from nbcontainer.units import format_size
 
 COLOURS = 32
 POINTS = 300
@@ -70,7 +73,7 @@ class BlittedImage:
         (self._usage,) = memory.plot([], [], color=BLUE, animated=True)
         (self._working_set,) = memory.plot([], [], color=GREEN, linestyle=":", animated=True)
         (self._cpu,) = cpu.plot([], [], color=BLUE, animated=True)
-        memory.set_title("usage (line), working set (dots), limits (dashes)", fontsize=8, color=GREY, loc="left")
+        memory.set_title(f"usage (line), working set (dots){_limit(limits.memory_bytes, memory_top)}", fontsize=8, color=GREY, loc="left")
         self._canvas.draw()
         self._clean = self._canvas.copy_from_bbox(figure.bbox)
 
@@ -83,8 +86,23 @@ class BlittedImage:
         pixels.convert("RGB").quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "png", compress_level=1)
         return buffer.getvalue()
 
+    def end(self, png: str) -> None:
+        """``png``: the figure that stays, base64; a page that was loaded again has only this image."""
+        if not png:
+            self.close()
+            return
+        self.widget.value = base64.b64decode(png)
+        leave_open(self.widget)
+
     def close(self) -> None:
         self.widget.close()
+
+
+def _limit(size_bytes: int | None, top: float) -> str:
+    """In the heading: also where it is far above what is drawn."""
+    if not size_bytes:
+        return ""
+    return f", limit {format_size(size_bytes)} ({'above' if size_bytes / MIB > top else 'dashes'})"
 
 
 def _round_up(value: float) -> float:

@@ -103,12 +103,12 @@ class DetachedView:
         if not isinstance(event, Output | Display | CellError):
             self._events.put(event)
 
-    def begin(self, run: Run, container: Container, at_end: Callable[[Result], None]) -> None:
-        """In the cell's thread; from then on another one draws. ``at_end`` is called when the figure is there."""
+    def begin(self, run: Run, container: Container, card_of: Callable[[Result], dict[str, str] | None]) -> None:
+        """In the cell's thread; from then on another one draws. ``card_of`` says what comes below the figure."""
         self._live.open_beside(run)
-        start_daemon(lambda: self._follow(container, at_end), f"nbcontainer-view-{container.name}")
+        start_daemon(lambda: self._follow(container, card_of), f"nbcontainer-view-{container.name}")
 
-    def _follow(self, container: Container, at_end: Callable[[Result], None]) -> None:
+    def _follow(self, container: Container, card_of: Callable[[Result], dict[str, str] | None]) -> None:
         result = None
         try:
             while (result := container.wait(TICK_SECONDS)) is None:
@@ -116,8 +116,7 @@ class DetachedView:
                 self._live.tick()
         finally:
             self._fold()
-            self._live.close(result, worth_a_figure=True)
-        at_end(result)
+            self._live.close(result, worth_a_figure=True, card=None if result is None else card_of(result))
 
     def _fold(self) -> None:
         with contextlib.suppress(Empty):

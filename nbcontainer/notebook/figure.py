@@ -140,12 +140,14 @@ def _draw_memory(axes: Any, seconds: list[float], columns: dict[str, list[float]
     if any(value for _, value in high):
         _draw_limit(axes, high, end, color=ORANGE, linestyle="-.", label="memory-high")
     limit = _limit_steps(result, start, lambda limits: limits.memory_bytes and limits.memory_bytes / MIB)
-    # A limit far above the curve would press it flat; the title of the axis names it then.
+    # A limit far above the curve would press it flat; the legend names it then.
     near = [value for _, value in limit if value and value <= 4 * top]
+    label = " → ".join(format_size(value * MIB) if value else "none" for _, value in limit[-2:])
     if near:
         top = max(top, *near)
-        label = " → ".join(format_size(value * MIB) if value else "none" for _, value in limit[-2:])
         _draw_limit(axes, limit, end, color=VERMILION, linestyle="--", label=f"limit {label}")
+    elif any(value for _, value in limit):
+        axes.plot([], [], color=VERMILION, linestyle="--", label=f"limit {label} ↑")
     if seconds:
         peak = result.usage.memory_peak_bytes / MIB
         kills = _kills(seconds, columns["oom_kills"])

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nbcontainer.engine import Run
 from nbcontainer.errors import SpecError
 from nbcontainer.events import Display, Event, InputRequest, Output
+from nbcontainer.notebook.ear import Ear, LoopEar, PumpEar
 from nbcontainer.notebook.surroundings import SURROUNDINGS
 from nbcontainer.notebook.view import View
 from nbcontainer.spec import Limits
 
 if TYPE_CHECKING:
+    from nbcontainer.notebook.blit import BlittedImage
     from nbcontainer.notebook.panel import PanelLink
     from nbcontainer.notebook.pump import MessagePump
     from nbcontainer.result import Result
@@ -32,7 +34,7 @@ READ_SECONDS = 0.3
 """Between readings of pressure, network and the host: a dozen files, where a sample takes half as many, kept open."""
 TEXT_SECONDS = 1.0
 SILENT_SECONDS = 3.0
-"""A front end that has not drawn the panel after this long has no anywidget."""
+"""A front end that has been listened to for this long, and has not said that it has drawn the panel, has no anywidget."""
 BESIDE = "Clicks are heard between cells, and while a cell in a container runs."
 Place: TypeAlias = Callable[..., None]
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -63,7 +65,7 @@ class Live:
 
         self._run, self._view, self._begin = run, View(run.spec.limits), time.monotonic()
         link = PanelLink(self._view, run, _title(run), controls=True, note=BESIDE)
-        self._front = _KernelFront(self._view, link, None, self._place)
+        self._front = _KernelFront(self._view, link, self._place, LoopEar(self._shell.kernel))
         _SHOWN.add(self)
 
     def make_room(self, event: Event) -> None:
@@ -102,17 +104,22 @@ class Live:
 
     # ---- the end
 
-    def close(self, result: Result | None, worth_a_figure: bool) -> None:
-        """Replace the live view by the figure that stays; ``result`` is None when the run failed for reasons of ours."""
+    def close(self, result: Result | None, worth_a_figure: bool, card: dict[str, str] | None = None) -> None:
+        """Replace the live view by the figure that stays; ``result`` is None when the run failed for reasons of ours.
+
+        ``card``: a MIME bundle that comes below it.
+        """
         front, self._front = self._front, None
         _SHOWN.discard(self)
         wanted = result is not None and (front is not None or worth_a_figure) and is_kernel(self._shell)
         figure = _figure(result) if result is not None and wanted else _Figure()
         if front is not None:
-            front.close(figure)
+            front.close(figure, card)
         elif figure.bundle:
             self._place(figure.bundle, figure.metadata)
             self._place(figure.caption)
+        if card is not None:
+            self._place(card)
 
 
 _SHOWN: set[Live] = set()
@@ -156,23 +163,22 @@ class _WarmUp:
     def _draw() -> None:
         from nbcontainer.notebook.figure import warm_up
 
-        warm_up()
-
-    def wait(self) -> None:
-        """Matplotlib is for one thread at a time."""
-        if self._thread is not None:
-            self._thread.join()
+        with _DRAWING:
+            warm_up()
 
 
 _WARM_UP = _WarmUp()
+_DRAWING = threading.Lock()
+"""Matplotlib is for one thread at a time."""
 
 
 def _figure(result: Result) -> _Figure:
     from nbcontainer.notebook.figure import alt_text, caption, png
 
-    _WARM_UP.wait()
     text = alt_text(result)
-    return _Figure({"image/png": png(result), "text/plain": text}, {"image/png": {"alt": text}}, caption(result))
+    with _DRAWING:
+        picture = png(result)
+    return _Figure({"image/png": picture, "text/plain": text}, {"image/png": {"alt": text}}, caption(result))
 
 
 class _Front:
@@ -186,7 +192,7 @@ class _Front:
     def show_again(self) -> None:
         """The cell has cleared its output, and this with it."""
 
-    def close(self, figure: _Figure) -> None: ...
+    def close(self, figure: _Figure, card: dict[str, str] | None) -> None: ...
 
 
 class _TerminalFront(_Front):
@@ -209,18 +215,18 @@ class _TerminalFront(_Front):
             sys.stderr.flush()
             self._width = 0
 
-    def close(self, figure: _Figure) -> None:
+    def close(self, figure: _Figure, card: dict[str, str] | None) -> None:
         self.make_room()
 
 
 class _KernelFront(_Front):
     """One display, whose content changes: the panel, else an image; text where neither can be shown; at last the figure."""
 
-    def __init__(self, view: View, link: PanelLink, pump: MessagePump | None, place: Place) -> None:
-        self._view, self._link, self._pump, self._place = view, link, pump, place
-        self._image: Any = None
+    def __init__(self, view: View, link: PanelLink, place: Place, ear: Ear, pump: MessagePump | None = None) -> None:
+        self._view, self._link, self._place, self._ear, self._pump = view, link, place, ear, pump
+        self._image: BlittedImage | None = None
         self._display_id = f"nbcontainer-{secrets.token_hex(8)}"
-        self._begin = self._text_at = time.monotonic()
+        self._text_at = time.monotonic()
         self.show_again()
 
     def _bundle(self) -> dict[str, Any]:
@@ -228,33 +234,47 @@ class _KernelFront(_Front):
         view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
         return {WIDGET_VIEW: view, "text/plain": self._view.text_line()}
 
+    def _update(self) -> None:
+        self._place(self._bundle(), display_id=self._display_id, update=True)
+
     def tick(self, now: float) -> None:
         self._link.tick()
-        if self._link.answered or self._pump is None:
+        if self._link.answered:
+            if self._image is not None:  # it was only slow
+                image, self._image = self._image, None
+                self._update()
+                image.close()
             return
-        if self._image is None and now - self._begin >= SILENT_SECONDS:
+        listened = self._ear.seconds()
+        if listened < TEXT_SECONDS:
+            return  # a panel that may well be there is not drawn anew
+        if self._image is None and listened >= SILENT_SECONDS:
             from nbcontainer.notebook.blit import BlittedImage
 
-            self._image = BlittedImage(self._view)
-        if self._image is not None and now >= self._text_at:
-            self._image.draw()
+            with _DRAWING:
+                self._image = BlittedImage(self._view)
         if now >= self._text_at:
             self._text_at = now + TEXT_SECONDS
-            self._place(self._bundle(), display_id=self._display_id, update=True)
+            if self._image is not None:
+                with _DRAWING:
+                    self._image.draw()
+            self._update()
 
     def show_again(self) -> None:
         self._place(self._bundle(), display_id=self._display_id)
         self._place({"text/plain": ""}, display_id=f"{self._display_id}-caption")
 
-    def close(self, figure: _Figure) -> None:
+    def close(self, figure: _Figure, card: dict[str, str] | None) -> None:
         if self._pump is not None:
             self._pump.close()
         self._link.tick()
         self._place(figure.bundle or {"text/plain": ""}, figure.metadata, display_id=self._display_id, update=True)
         self._place(figure.caption, display_id=f"{self._display_id}-caption", update=True)
-        self._link.end({"data": figure.bundle, "metadata": figure.metadata} if figure.bundle else {}, figure.caption)
+        below = [figure.caption, card] if card is not None else [figure.caption]
+        stays = [{"data": figure.bundle, "metadata": figure.metadata}, *({"data": data, "metadata": {}} for data in below)]
+        self._link.end(stays if figure.bundle else [])
         if self._image is not None:
-            self._image.close()
+            self._image.end(figure.bundle.get("image/png", ""))
 
 
 def _title(run: Run) -> str:
@@ -268,14 +288,16 @@ def _open_front(shell: Any, view: View, run: Run, place: Place) -> _Front:
     from nbcontainer.notebook.pump import PumpUnavailable, open_pump
 
     pump: MessagePump | None = None
+    ear: Ear = LoopEar(shell.kernel)  # hears nothing while a cell blocks the kernel
     heard = True
     # A run in another thread does not block the kernel, which then hears the clicks by itself.
     if threading.current_thread() is threading.main_thread():
         try:
             pump = open_pump(shell.kernel)
+            ear = PumpEar()
         except PumpUnavailable:
             heard = False  # the panel says so, and the stop button works
-    front = _KernelFront(view, PanelLink(view, run, _title(run), controls=heard), pump, place)
+    front = _KernelFront(view, PanelLink(view, run, _title(run), controls=heard), place, ear, pump)
     if pump is not None:
         run.attend(pump, pump.fileno())
     return front

@@ -190,7 +190,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
             if note not in said:
                 tell(said, note)
         if view is not None:
-            view.begin(runs[0], running, lambda result: self._explain_memory(result, cell or "", screen.place))
+            view.begin(runs[0], running, lambda result: self._explain_memory(result, cell or ""))
 
     def _detach_within(self, parsed: ParsedLine, cell: str) -> None:
         """``exec -d``: a program in a container that is there."""
@@ -245,21 +245,23 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
                 result = run_it(on_event=on_event, on_start=on_start)
         finally:
             long_enough = result is not None and result.usage.wall_seconds > SHOW_AFTER_SECONDS
-            live.close(result, long_enough or (result is not None and result.outcome == "oom"))
-        self._explain_memory(result, cell)
+            card = None if result is None else self._explain_memory(result, cell)
+            live.close(result, long_enough or (result is not None and result.outcome == "oom"), card)
         for note in (*result.spec.notes, result.note):
             if note and note not in said and (note is not result.note or result.ok):
                 tell(said, note)
         return result
 
-    def _explain_memory(self, result: Any, cell: str, place: Callable[..., None] | None = None) -> None:
+    def _explain_memory(self, result: Any, cell: str) -> dict[str, str] | None:
+        """The out-of-memory card as a MIME bundle, where there is one to show."""
         from nbcontainer.notebook.card import PEAKS, card
-        from nbcontainer.notebook.live import is_kernel, show
+        from nbcontainer.notebook.live import is_kernel
 
         program = result.spec.program
-        if result.outcome == "oom" and is_kernel(self.shell):
-            (place or show)(card(result, PEAKS.of(cell, program)))
+        wanted = result.outcome == "oom" and is_kernel(self.shell)
+        shown = card(result, PEAKS.of(cell, program)) if wanted else None
         PEAKS.note(cell, program, result)
+        return shown
 
 
 def tell(said: list[str], line: str) -> None:

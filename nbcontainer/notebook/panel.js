@@ -58,6 +58,10 @@ export function axisTop(highest, limits, least) {
 // Of a marker's sign, with the space around it.
 const GLYPH_WIDTH = 8;
 
+// Of a limit's label, and of the space on both sides of it.
+const LABEL_HEIGHT = 13;
+const LABEL_MARGIN = 4;
+
 // The same warning is spoken again after so long.
 const ALERT_MILLISECONDS = 30000;
 
@@ -237,6 +241,18 @@ export function placeTexts(places, left, right) {
   });
 }
 
+// Where a line's label can be read: near the right end, on one of its sides, at the first place (from the right) that is free of
+// what is drawn there already; null where none is. `sides`: where its top can be; `boxes`: { x, y, w, h }, as is what comes back.
+export function placeLabel(w, h, left, right, sides, boxes) {
+  for (const y of sides) {
+    const crossed = boxes.filter((box) => box.y < y + h && y < box.y + box.h).sort((a, b) => b.x + b.w - (a.x + a.w));
+    let x = right - w;
+    for (const box of crossed) if (box.x < x + w && x < box.x + box.w) x = box.x - w;
+    if (x >= left) return { x, y, w, h };
+  }
+  return null;
+}
+
 // What a number box says: a value to send (null: no limit), or a line to say instead.
 export function readBox(text, { label, unit, optional }) {
   if (text.trim() === "") return optional ? { value: null } : { say: `${label}: no change.` };
@@ -257,19 +273,46 @@ export function describeRow(row, charts, limits, events = []) {
   return parts.join(" · ");
 }
 
-// Put the figure where a notebook's model has the panel, so that it is saved: as the kernel's own update would, which a page
-// that was loaded again does not get. `cells` as JupyterLab's widget manager has them; false where there is no such place.
-export function keepFigure(cells, modelId, figure, caption) {
+// Put what stays where a notebook has the panel, so that it is saved: as the kernel's own update would, which a page that was
+// loaded again, or came late, does not get. `manager`: the front end's widget manager. `outputs`: the figure, its caption, and more;
+// false where there is no such place.
+export function keepOutputs(manager, modelId, outputs) {
+  const cells = manager?.context?.model?.cells;
   let found = false;
-  for (let c = 0; c < (cells?.length ?? 0); c++) {
-    const outputs = cells.get(c).outputs;
-    for (let i = 0; i < (outputs?.length ?? 0); i++) {
-      if (outputs.get(i).data?.[WIDGET_VIEW]?.model_id !== modelId) continue;
-      outputs.set(i, { output_type: "display_data", ...figure });
-      const next = i + 1 < outputs.length ? outputs.get(i + 1).data : null;
-      if (next && caption && next["text/plain"] === "") outputs.set(i + 1, { output_type: "display_data", data: caption, metadata: {} });
-      found = true;
-    }
+  for (let i = 0; i < (cells?.length ?? 0); i++) {
+    const list = cells.get(i).outputs;
+    if (list && replaceView(list, modelId, outputs)) found = true;
+  }
+  return found || keepInClassic(manager?.notebook, modelId, outputs);
+}
+
+// The classic notebook has plain lists, and draws them when it reads them. A view that it removes loses its model's name: so copies.
+function keepInClassic(notebook, modelId, outputs) {
+  let found = false;
+  for (const { output_area: area } of notebook?.get_cells?.() ?? []) {
+    if (!area) continue;
+    const list = JSON.parse(JSON.stringify(area.toJSON()));
+    const places = { length: list.length, get: (i) => list[i], set: (i, output) => (list[i] = output), add: (output) => list.push(output) };
+    if (!replaceView(places, modelId, outputs)) continue;
+    const { trusted, collapsed, scroll_state: scrolled } = area;
+    area.clear_output(false, true);
+    area.trusted = trusted;
+    area.fromJSON(list, { collapsed, scrolled: scrolled === "auto" ? undefined : scrolled });
+    notebook.set_dirty(true);
+    found = true;
+  }
+  return found;
+}
+
+function replaceView(list, modelId, [figure, caption, ...more]) {
+  const made = (output) => ({ output_type: "display_data", ...output });
+  let found = false;
+  for (let i = 0, { length } = list; i < length; i++) {
+    if (list.get(i).data?.[WIDGET_VIEW]?.model_id !== modelId) continue;
+    list.set(i, made(figure));
+    if (i + 1 < length && list.get(i + 1).data?.["text/plain"] === "") list.set(i + 1, made(caption));
+    if (!found) for (const output of more) list.add(made(output));
+    found = true;
   }
   return found;
 }
@@ -349,8 +392,10 @@ class Chart {
       if (definition.host && panel.showHost) this.curve(g, colours, { field: definition.host.field, colour: "host", width: 1 }, definition.host.total(panel.config));
       for (const curve of definition.curves) this.curve(g, colours, curve, this.top);
     }
+    this.drawn = []; // what a label must not cross
     definition.lines.forEach((line, i) => this.limitLine(g, colours, line, limits[i]));
     this.markers(g, colours);
+    definition.lines.forEach((line, i) => this.limitLabel(g, colours, line, limits[i]));
     this.cursor(g, colours);
     this.label(limits);
   }
@@ -420,22 +465,43 @@ class Chart {
   }
 
   limitLine(g, colours, line, value) {
-    if (!value) return;
-    const above = value > this.top;
-    const y = Math.round(above ? this.plot.y : this.y(value)) + 0.5;
+    if (!value || value > this.top) return;
+    const y = Math.round(this.y(value)) + 0.5;
     g.save();
-    g.strokeStyle = g.fillStyle = colours[line.colour];
-    if (!above) {
-      g.lineWidth = 1.5;
-      g.setLineDash(line.dash);
-      g.beginPath();
-      g.moveTo(this.plot.x, y);
-      g.lineTo(this.plot.x + this.plot.w, y);
-      g.stroke();
+    g.strokeStyle = colours[line.colour];
+    g.lineWidth = 1.5;
+    g.setLineDash(line.dash);
+    g.beginPath();
+    g.moveTo(this.plot.x, y);
+    g.lineTo(this.plot.x + this.plot.w, y);
+    g.stroke();
+    g.restore();
+    this.drawn.push({ x: this.plot.x, y: y - 1, w: this.plot.w, h: 2 });
+  }
+
+  // At its line; above the chart, where the line is higher than that. Curves pass behind it; the legend names the limit in any case.
+  limitLabel(g, colours, line, value) {
+    if (!value) return;
+    const { plot } = this;
+    const above = value > this.top;
+    const text = `${line.label} ${this.definition.format(value)}${above ? " ↑" : ""}`;
+    g.save();
+    g.font = `11px ${colours.font}`;
+    const width = g.measureText(text).width + 2 * LABEL_MARGIN;
+    const y = this.y(value);
+    const sides = above ? [plot.y - LABEL_HEIGHT - 2] : [y - LABEL_HEIGHT - 2, y + 2].filter((side) => side >= plot.y - LABEL_HEIGHT - 2);
+    const place = placeLabel(width, LABEL_HEIGHT, plot.x, plot.x + plot.w, sides, this.drawn);
+    if (place) {
+      this.drawn.push(place);
+      g.globalAlpha = 0.8;
+      g.fillStyle = colours.back;
+      g.fillRect(place.x, place.y, place.w, place.h);
+      g.globalAlpha = 1;
+      g.fillStyle = colours[line.colour];
+      g.textAlign = "left";
+      g.textBaseline = "middle";
+      g.fillText(text, place.x + LABEL_MARGIN, place.y + place.h / 2);
     }
-    g.textAlign = "right";
-    g.textBaseline = above || y < this.plot.y + 14 ? "top" : "bottom";
-    g.fillText(`${line.label} ${this.definition.format(value)}${above ? " ↑" : ""}`, this.plot.x + this.plot.w - 4, above ? y : y + (y < this.plot.y + 14 ? 3 : -2));
     g.restore();
   }
 
@@ -454,7 +520,9 @@ class Chart {
       g.moveTo(x, this.plot.y);
       g.lineTo(x, this.plot.y + this.plot.h);
       g.stroke();
+      this.drawn.push({ x: x - 1, y: this.plot.y, w: 2, h: this.plot.h });
       if (kind === "start") continue;
+      this.drawn.push({ x: x - GLYPH_WIDTH, y: 0, w: 2 * GLYPH_WIDTH, h: this.plot.y - 2 });
       g.textAlign = "center";
       g.textBaseline = "bottom";
       g.font = `12px ${colours.font}`;
@@ -471,7 +539,9 @@ class Chart {
     const places = placeTexts(markers.map((marker) => [place(marker), g.measureText(marker[2]).width]), this.plot.x, this.width - 2);
     markers.forEach(([, kind, text], i) => {
       g.fillStyle = kind === "oom" ? colours.red : colours.text;
-      if (places[i] !== null) g.fillText(text, places[i], this.plot.y - 2);
+      if (places[i] === null) return;
+      g.fillText(text, places[i], this.plot.y - 2);
+      this.drawn.push({ x: places[i], y: 0, w: g.measureText(text).width, h: this.plot.y - 2 });
     });
   }
 
@@ -764,16 +834,16 @@ class Panel {
     this.events.scrollTop = this.events.scrollHeight;
   }
 
-  // The figure that stays. A page that was loaded again while the cell ran does not get the cell's outputs any more.
-  end({ id, figure, caption }) {
+  // What stays. A page that was loaded again while the cell ran, or came after its end, does not get the cell's outputs any more.
+  end({ id, outputs }) {
     this.close();
     try {
-      if (keepFigure(this.model.widget_manager?.context?.model?.cells, id, figure, caption)) return;
+      if (keepOutputs(this.model.widget_manager, id, outputs)) return;
     } catch {
       // Another front end, with another model of its notebooks.
     }
-    const alt = figure.metadata["image/png"].alt;
-    this.root.replaceChildren(element("img", { alt, src: `data:image/png;base64,${figure.data["image/png"]}` }));
+    const [{ data, metadata }] = outputs;
+    this.root.replaceChildren(element("img", { alt: metadata["image/png"].alt, src: `data:image/png;base64,${data["image/png"]}` }));
   }
 
   showStatus() {
@@ -822,7 +892,7 @@ class Panel {
 
   colours() {
     const style = getComputedStyle(this.root);
-    const named = Object.fromEntries(["blue", "green", "orange", "red", "purple", "grey", "host", "grid", "faint", "text"].map((name) => [name, style.getPropertyValue(`--nbc-${name}`).trim() || "#888"]));
+    const named = Object.fromEntries(["blue", "green", "orange", "red", "purple", "grey", "host", "grid", "faint", "text", "back"].map((name) => [name, style.getPropertyValue(`--nbc-${name}`).trim() || "#888"]));
     return { ...named, font: style.fontFamily };
   }
 

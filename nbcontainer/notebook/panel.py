@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 import anywidget
+import ipywidgets
 import traitlets
 
 from nbcontainer.engine import Run
@@ -17,6 +19,7 @@ from nbcontainer.linux.meminfo import host_memory_bytes
 from nbcontainer.notebook.surroundings import cores
 from nbcontainer.notebook.view import View, describe_change, limits_wire, marker_wire, pack_rows
 
+LEFT_OPEN = 8
 WITHOUT_PUMP = "This kernel cannot hear clicks while a cell runs: only the stop button (interrupt) works."
 _SOURCES = files("nbcontainer.notebook")
 
@@ -40,6 +43,7 @@ class PanelLink:
         self._told: tuple[Any, ...] = ()
         self._ticks_until_all = 0
         self._hellos = 0
+        self._ended: _Ended | None = None
         config = {
             "title": title,
             "limits": limits_wire(view.limits),
@@ -49,7 +53,6 @@ class PanelLink:
             "note": note if controls else WITHOUT_PUMP,
         }
         self._controls = controls
-        close_old_panels()
         self.widget = RunPanel(config=config)
         self.widget.on_msg(self._on_message)
 
@@ -107,7 +110,10 @@ class PanelLink:
         if kind == "hello":
             with self._lock:
                 self._hellos += 1
-                self._send_all()
+                if self._ended is None:
+                    self._send_all()
+                else:
+                    self._ended.tell()
             return
         actions: dict[Any, Callable[[], str]] = {
             "pause": self._pause,
@@ -150,24 +156,42 @@ class PanelLink:
         change = describe_change(before, self._limits)
         return f"Linux says: {change}." if change else "Linux says: as before."
 
-    def end(self, figure: dict[str, Any], caption: dict[str, Any]) -> None:
-        """The panel's display is replaced, and the widget goes. But a page that was loaded again sees only the widget.
+    def end(self, outputs: list[dict[str, Any]]) -> None:
+        """The panel's display is replaced. But a page that was loaded again, or comes later, sees only the widget, and gets it from there.
 
-        ``figure``: data and metadata, {} where there is none; ``caption``: a MIME bundle.
+        ``outputs``: data and metadata of the figure, of its caption, and of what comes below them; none where nothing stays.
         """
         with self._lock:
             self.widget.on_msg(self._on_message, remove=True)
-            if self._hellos > 1 and figure:
-                self.widget.send({"k": "end", "id": self.widget.model_id, "figure": figure, "caption": caption})
-                _LEFT_OPEN.append(self.widget)
-            else:
+            if not outputs:
                 self.widget.close()
+                return
+            self._ended = _Ended(self.widget, outputs)
+            if self._hellos > 1:
+                self._ended.tell()
+            leave_open(self.widget)
 
 
-def close_old_panels() -> None:
-    """Those that were left open because a page had been loaded again."""
-    while _LEFT_OPEN:
-        _LEFT_OPEN.pop().close()
+class _Ended:
+    """What is left of a link when its run has ended."""
+
+    def __init__(self, widget: RunPanel, outputs: list[dict[str, Any]]) -> None:
+        self._widget, self._outputs = widget, outputs
+        widget.on_msg(self._on_message)
+
+    def tell(self) -> None:
+        self._widget.send({"k": "end", "id": self._widget.model_id, "outputs": self._outputs})
+
+    def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
+        if isinstance(content, dict) and content.get("k") == "hello":
+            self.tell()
 
 
-_LEFT_OPEN: list[RunPanel] = []
+def leave_open(widget: ipywidgets.DOMWidget) -> None:
+    """For pages that come back: the last few."""
+    _LEFT_OPEN.append(widget)
+    while len(_LEFT_OPEN) > LEFT_OPEN:
+        _LEFT_OPEN.popleft().close()
+
+
+_LEFT_OPEN: deque[ipywidgets.DOMWidget] = deque()

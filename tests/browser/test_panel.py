@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,25 @@ def test_a_page_that_is_loaded_again_shows_the_whole_run(notebook: Callable[...,
     book.page.locator(".jp-OutputArea img").wait_for()
 
 
+def test_a_page_that_was_away_at_the_end_gets_what_stays(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
+    book = notebook(f"%%container --live --mem 64M\n{GROW.replace('0.1', '0.04')}", "print('the kernel', 6 * 7)")
+    book.run(0, 1)
+    book.wait_for_seconds(0.7)
+    book.save()
+    record = container(book.panel)
+    page.goto("about:blank")
+    deadline = time.monotonic() + 30
+    while record in list_containers():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    book.open()
+    assert "out of memory at 64 MiB" in book.wait_for_figure()
+    page.locator(".jp-OutputArea [role=note]", has_text="--mem 64 MiB").wait_for()
+    keep("came-late")
+    book.run(2)
+    page.get_by_text("the kernel 42").wait_for()
+
+
 def test_a_container_in_the_background_has_its_view_below_its_cell(notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
     book = notebook(f"%%container -d --live --name behind --mem 64M --cpus 0.5\n{SPIN}", "import time; time.sleep(1.5); print('meanwhile', 6 * 7)", "1 + 1")
     book.run(0, 1, 2)
@@ -368,29 +388,41 @@ def test_dark(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str]
         lab.close()
 
 
-def test_without_anywidget_in_the_front_end_there_is_an_image(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", ["--mem 256M", "-d --live --mem 256M"])
+def test_without_anywidget_in_the_front_end_there_is_an_image(
+    page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None], tmp_path: Path, options: str
+) -> None:
     lab = Lab(tmp_path, without=("anywidget",))
     try:
-        book = notebook("%%container --mem 256M\nimport time\nfor _ in range(80): time.sleep(0.1)", on=lab)
+        book = notebook(f"%%container {options}\nimport time\nfor _ in range(80): time.sleep(0.1)", on=lab)
         book.run(0, 1)
         image = page.locator(".jupyter-widgets.widget-image")
         image.wait_for()
         first = image.get_attribute("src")
         page.wait_for_function("(src) => document.querySelector('.widget-image')?.src !== src", arg=first)
-        keep("image")
+        keep("background-image" if "-d" in options else "image")
         image.wait_for(state="detached")
         assert "exit code 0" in book.wait_for_figure()
     finally:
         lab.close()
 
 
-def test_nbclassic(page: Any, keep: Callable[[str], None], browser_context: Any, tmp_path: Path) -> None:
+def open_classic(page: Any, lab: Lab, name: str) -> None:
+    page.goto(lab.url(f"notebooks/{name}"))
+    # While its widget manager loads, the classic notebook forgets which output a display id belongs to.
+    page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.widget_manager && Jupyter.notebook.kernel.is_connected()")
+
+
+def save_classic(page: Any) -> None:
+    page.evaluate("() => Jupyter.notebook.save_notebook()")
+    page.wait_for_function("() => !Jupyter.notebook.dirty")
+
+
+def test_nbclassic(page: Any, keep: Callable[[str], None], tmp_path: Path) -> None:
     lab = Lab(tmp_path, classic=True)
     try:
-        lab.write("classic.ipynb", LOAD, f"%%container --live --mem 128M\n{SPIN}")
-        page.goto(lab.url("notebooks/classic.ipynb"))
-        # While its widget manager loads, the classic notebook forgets which output a display id belongs to.
-        page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.widget_manager && Jupyter.notebook.kernel.is_connected()")
+        path = lab.write("classic.ipynb", LOAD, f"%%container --live --mem 128M\n{SPIN}", "%%container --live --mem 48M\n" + GROW.replace("0.1", "0.02"))
+        open_classic(page, lab, path.name)
         page.evaluate("() => { Jupyter.notebook.execute_cells([0]); }")
         page.locator(".input_prompt", has_text="[1]").wait_for()
         page.evaluate("() => { Jupyter.notebook.execute_cells([1]); }")
@@ -403,5 +435,20 @@ def test_nbclassic(page: Any, keep: Callable[[str], None], browser_context: Any,
         panel.get_by_role("button", name="Kill").click()
         panel.wait_for(state="detached")
         page.locator(".output_png img").first.wait_for()
+        page.evaluate("() => { Jupyter.notebook.execute_cells([2]); }")
+        panel.get_by_role("button", name="Pause").click()
+        panel.locator(".nbc-message", has_text="frozen").wait_for()
+        save_classic(page)
+        open_classic(page, lab, path.name)
+        panel.get_by_role("button", name="Resume").wait_for()
+        keep("nbclassic-reloaded")
+        panel.get_by_role("button", name="Resume").click()
+        page.locator(".output_html [role=note]").wait_for()
+        keep("nbclassic-reloaded-figure")
+        assert panel.count() == 0
+        save_classic(page)
+        figure, caption, card = nbformat.read(path, as_version=4).cells[2].outputs
+        assert "out of memory at 48 MiB" in figure.metadata["image/png"]["alt"] and "image/png" in figure.data
+        assert caption.data["text/plain"] == figure.metadata["image/png"]["alt"] and "Out of memory" in card.data["text/plain"]
     finally:
         lab.close()

@@ -13,6 +13,7 @@ import pytest
 from facilities import require
 from jupyter_client.manager import KernelManager
 
+from nbcontainer.notebook.live import WIDGET_VIEW
 from nbcontainer.notebook.view import ROW_FORMAT
 
 OTHERS = Path(__file__).resolve().parents[2] / ".venv" / "ipykernels"
@@ -156,7 +157,7 @@ def test_clicks_are_heard_while_the_cell_runs(client: Client) -> None:
     assert last["type"] == "update_display_data" and "killed on request" in last["metadata"]["image/png"]["alt"]
     caption = client.outputs[client.outputs.index(last) + 1]
     assert caption["data"]["text/plain"] == last["data"]["text/plain"], "the same in words, below it"
-    assert "application/vnd.jupyter.widget-view+json" not in last["data"]
+    assert WIDGET_VIEW not in last["data"]
 
 
 def test_queued_cells_are_neither_lost_nor_reordered(client: Client) -> None:
@@ -320,9 +321,52 @@ def test_a_container_in_the_background_has_its_view_below_the_cell_that_started_
         seen = [output for output in client.outputs if "image/png" in output.get("data", {}) and output["parent"] == first]
     (figure,) = seen
     assert figure["type"] == "update_display_data" and "killed on request" in figure["data"]["text/plain"]
-    shown = next(output for output in client.outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {}))
+    shown = next(output for output in client.outputs if WIDGET_VIEW in output.get("data", {}))
     assert shown["parent"] == first and shown["transient"] == figure["transient"], "where the view was"
     assert any("cpus 0.5 → 0.25" in marker[2] for marker in client.markers)
+
+
+def test_a_background_container_has_an_image_where_no_panel_is_drawn(client: Client) -> None:
+    """Who says nothing while the kernel listens has no anywidget; while a cell keeps it busy, nobody can be heard."""
+
+    def shown() -> list[Any]:
+        views = (output.get("data", {}).get(WIDGET_VIEW) for output in client.outputs if output["parent"] == first)
+        return [view["model_id"] for view in views if view]
+
+    first = client.execute("%%container -d --live --name shy --mem 64M\nimport time; time.sleep(600)")
+    client.read_until_idle(first)
+    client.read_until_idle(client.execute("import time; time.sleep(4)"))
+    assert shown() == [client.panel]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(set(shown())) == 1:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+        client.read_until_idle(client.execute("1"))
+    assert len(set(shown())) == 2 and shown()[-1] != client.panel
+    client.send(k="hello")
+    while shown()[-1] != client.panel:
+        assert time.monotonic() < deadline, "it was only slow, and has its panel again"
+        client.read_until_idle(client.execute("time.sleep(0.1)"))
+    client.read_until_idle(client.execute("%container kill shy"))
+
+
+def test_a_page_that_comes_after_the_end_gets_what_stays(client: Client) -> None:
+    said: list[dict[str, Any]] = []
+    client.read_until_idle(client.execute("%%container --live --mem 48M --no-raise-error\nimport time; time.sleep(0.3)\ndata = bytearray(100_000_000)"))
+    assert "out of memory" in client.figure()["metadata"]["image/png"]["alt"]
+    client.send(k="kill")  # a click after the end
+    client.send(k="hello")
+    client.read_until_idle(client.execute("1"), said.append)
+    (end,) = (message for message in said if message["k"] == "end")
+    figure, caption, card = end["outputs"]
+    assert figure == {key: client.figure()[key] for key in ("data", "metadata")} and end["id"] == client.panel
+    assert caption["data"]["text/plain"] == figure["data"]["text/plain"] and "Out of memory" in card["data"]["text/plain"]
+    last = client.panel
+    client.read_until_idle(client.execute("import ipywidgets\nbefore = set(ipywidgets.Widget.widgets)" if False else "from nbcontainer.notebook.panel import LEFT_OPEN, _LEFT_OPEN"))
+    client.read_until_idle(client.execute("for _ in range(LEFT_OPEN + 1): get_ipython().run_cell_magic('container', '--live --no-raise-error', 'import time; time.sleep(0.1)')"))
+    counted = client.execute(f"print(len(_LEFT_OPEN) == LEFT_OPEN, any(w.model_id == '{last}' for w in _LEFT_OPEN))")
+    client.read_until_idle(counted)
+    assert client.printed(counted) == "True False\n", "of all runs, the last few"
 
 
 def test_a_background_container_that_is_out_of_memory_has_its_card_there(client: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,12 @@ def test_limits_curves_and_the_end_are_in_it() -> None:
     usage = next(line for line in memory.lines if line.get_label() == "usage")
     assert list(usage.get_ydata())[:3] == [0, 8, 16]
     assert list(usage.get_xdata())[1] == pytest.approx(0.05)
+
+
+def test_a_limit_far_above_the_curve_is_named_and_does_not_press_it_flat() -> None:
+    result = _result(outcome="exited")
+    memory = plot_result(replace(result, spec=ContainerSpec(limits=Limits(memory_bytes=2 << 30)))).axes[0]
+    assert "limit 2 GiB ↑" in [text.get_text() for text in memory.get_legend().get_texts()] and memory.get_ylim()[1] < 150
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -119,6 +119,20 @@ def test_markers_in_words_and_where_their_texts_have_room(module: Path) -> None:
     assert evaluate(module, "p.placeTexts([], 60, 600)") == []
 
 
+def test_a_limits_label_crosses_nothing_that_is_drawn(module: Path) -> None:
+    def place(sides: list[int], *boxes: tuple[int, int, int, int]) -> Any:
+        made = [dict(zip("xywh", box, strict=True)) for box in boxes]
+        return evaluate(module, f"p.placeLabel(80, 13, 60, 600, {sides}, {json.dumps(made)})")
+
+    assert place([20, 40]) == {"x": 520, "y": 20, "w": 80, "h": 13}
+    # Left of the markers, of which two are nearer to each other than it is wide.
+    assert place([20, 40], (550, 17, 2, 100), (300, 17, 2, 100), (480, 17, 2, 100))["x"] == 400
+    assert place([20], (550, 33, 2, 100), (560, 0, 2, 20))["x"] == 520, "what only touches it does not cross it"
+    # On the other side of its line, where another line is on this one; nowhere, where it would cross something everywhere.
+    assert place([20, 40], (60, 25, 540, 2)) == {"x": 520, "y": 40, "w": 80, "h": 13}
+    assert place([20], *((x, 17, 2, 100) for x in range(60, 600, 70))) is None
+
+
 def test_what_a_number_box_says_is_a_value_or_a_line(module: Path) -> None:
     memory, cpu = "{ label: 'Memory limit', unit: 'MiB', optional: false }", "{ label: 'CPU quota', unit: 'cores', optional: true }"
     assert evaluate(module, f"[p.readBox('64.5', {memory}), p.readBox('', {cpu})]") == [{"value": 64.5}, {"value": None}]
@@ -168,19 +182,44 @@ def test_the_dashboard_is_sorted_by_any_column(tmp_path: Path) -> None:
     assert evaluate(module, f"({clicks})([2, 2, 2, 0, 0, 4])") == [[2, True], [2, False], [None, False], [0, False], [0, True], [4, True]]
 
 
+_VIEW = 'const view = (id) => ({ "application/vnd.jupyter.widget-view+json": { model_id: id }, "text/plain": "" });'
+_STAYS = '[{ data: 1, metadata: 2 }, { data: { "text/plain": "words" }, metadata: {} }, { data: { "text/plain": "card" }, metadata: {} }]'
+_KEPT = [
+    {"output_type": "display_data", "data": 1, "metadata": 2},
+    {"output_type": "display_data", "data": {"text/plain": "words"}, "metadata": {}},
+    {"output_type": "display_data", "data": {"text/plain": "card"}, "metadata": {}},
+]
+
+
 def test_the_figure_is_put_where_the_notebook_has_the_panel(module: Path) -> None:
-    notebook = """(() => {
-        const outputs = (list) => ({ length: list.length, get: (i) => ({ data: list[i] }), set: (i, v) => (list[i] = v), list });
-        const view = (id) => ({ "application/vnd.jupyter.widget-view+json": { model_id: id }, "text/plain": "" });
-        const cells = [{}, { outputs: outputs([view("other")]) }, { outputs: outputs([{ "text/plain": "x" }, view("mine"), { "text/plain": "" }]) }];
-        const found = (id) => p.keepFigure({ length: 3, get: (i) => cells[i] }, id, { data: 1, metadata: 2 }, { "text/plain": "words" });
+    notebook = f"""(() => {{
+        const outputs = (list) => ({{ length: list.length, get: (i) => ({{ data: list[i] }}), set: (i, v) => (list[i] = v), add: (v) => list.push(v), list }});
+        {_VIEW}
+        const cells = [{{}}, {{ outputs: outputs([view("other")]) }}, {{ outputs: outputs([{{ "text/plain": "x" }}, view("mine"), {{ "text/plain": "" }}]) }}];
+        const found = (id) => p.keepOutputs({{ context: {{ model: {{ cells: {{ length: 3, get: (i) => cells[i] }} }} }} }}, id, {_STAYS});
         return [found("nobody's"), found("mine"), cells[1].outputs.list.length, cells[2].outputs.list];
-    })()"""
+    }})()"""
     missed, kept, others, mine = evaluate(module, notebook)
     assert (missed, kept, others) == (False, True, 1)
-    assert mine == [
-        {"text/plain": "x"},
-        {"output_type": "display_data", "data": 1, "metadata": 2},
-        {"output_type": "display_data", "data": {"text/plain": "words"}, "metadata": {}},
-    ]
-    assert evaluate(module, "[p.keepFigure(undefined, 'x', {}, {}), p.keepFigure({ length: 1, get: () => ({}) }, 'x', {}, {})]") == [False, False]
+    assert mine == [{"text/plain": "x"}, *_KEPT]
+    assert evaluate(module, "[undefined, {}, { context: { model: { cells: { length: 1, get: () => ({}) } } } }].map((m) => p.keepOutputs(m, 'x', []))") == [False] * 3
+
+
+def test_the_figure_is_put_into_the_classic_notebook_too(module: Path) -> None:
+    """Its outputs are a list that is drawn when it is read, and a view that is taken away empties its own."""
+    notebook = f"""(() => {{
+        {_VIEW}
+        const area = {{ outputs: [{{ data: view("mine") }}, {{ data: {{ "text/plain": "" }} }}, {{ data: view("other") }}], trusted: true, collapsed: false, scroll_state: "auto" }};
+        area.toJSON = () => area.outputs.map((output) => ({{ ...output }}));
+        area.clear_output = () => {{ for (const output of area.outputs) output.data.gone = true; area.outputs = []; area.trusted = "cleared"; }};
+        area.fromJSON = (list, metadata) => {{ area.read = metadata; area.outputs.push(...list); }};
+        const notebook = {{ get_cells: () => [{{}}, {{ output_area: area }}], set_dirty: (dirty) => (notebook.dirty = dirty) }};
+        const missed = p.keepOutputs({{ notebook }}, "nobody's", {_STAYS});
+        const before = [missed, area.outputs.length, notebook.dirty ?? null];
+        return [before, p.keepOutputs({{ notebook }}, "mine", {_STAYS}), area.outputs, area.trusted, area.read, notebook.dirty];
+    }})()"""
+    before, kept, outputs, trusted, read, dirty = evaluate(module, notebook)
+    assert before == [False, 3, None] and kept and dirty
+    figure, caption, other, card = outputs
+    assert [figure, caption, card] == _KEPT and trusted is True and read == {"collapsed": False}
+    assert other == {"data": {"application/vnd.jupyter.widget-view+json": {"model_id": "other"}, "text/plain": ""}}
