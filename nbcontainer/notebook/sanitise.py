@@ -16,10 +16,9 @@ SAFE_RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp"
 MAX_DISPLAY_BYTES = 32 << 20
 # Browsers drop control characters before a URL, and tabs and newlines anywhere in it: "da\nta:" is "data:" to them.
 _TAGS = re.compile(r"<[^>]*>")
-_OF_TABLES = ("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td")
-_VISIBLE = ("<img", "<table", "<progress", "<hr")
+_VISIBLE = ("<img", "<table", "<progress", "<hr", "background", "border")
 _MEDIA = ("audio", "video")
-A_SCRIPT, A_STYLE = "a script", "its style sheet"
+A_SCRIPT, A_STYLE, A_PART_OF_STYLE, A_PICTURE = "a script", "its style sheet", "a part of its style", "a picture from elsewhere"
 _PARTS = (
     (("script",), A_SCRIPT), (_MEDIA, "a video or sound"), (("iframe", "frame"), "a page in a frame"), (("object", "embed"), "an embedded object"),
     (("svg", "canvas"), "a drawing"), (("form", "input", "button", "select", "textarea"), "its controls"), (("link",), A_STYLE),
@@ -30,6 +29,7 @@ _KINDS = (
     ("application/vnd.plotly.", "a Plotly figure"), ("application/vnd.bokeh", "a Bokeh plot"), ("application/vnd.holoviews", "a HoloViews plot"),
     ("application/pdf", "a PDF document"), ("application/geo+json", "a map"), ("video/", "a video"), ("audio/", "a sound"),
 )  # fmt: skip
+_HANDLER = re.compile(r"<[a-z][^>]*[\s\"'/](?:on[a-z]+\s*=|(?:xlink:)?href\s*=\s*[\"']?\s*javascript:)", re.IGNORECASE)
 _MOST_KIND = 80
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGETS = (
@@ -93,17 +93,22 @@ def _name_of(kind: str) -> str:
 
 def shown_html(text: str) -> tuple[str, list[str]]:
     """(what may be shown of it, empty where a reader would see nothing; what is left out)."""
-    rest, sheets, styled = stylesheet.take_out(text)
+    rest, sheets = stylesheet.take_out(text)
     lower = rest.lower()
     missing = [name for tags, name in _PARTS if any(re.search(rf"<{tag}\b", lower) for tag in tags)]
-    prefix = stylesheet.prefix_of(text) if styled and "T_" in rest else ""
-    rules, whole = stylesheet.safe_rules(sheets, prefix) if prefix else ("", False)
-    cleaned = clean_html(rest, prefix)
+    missing += [A_SCRIPT] if _HANDLER.search(rest) else []
+    scope = stylesheet.scope_of(text) if sheets else ""
+    rules, whole = stylesheet.safe_rules(sheets, scope)
+    cleaner = _Cleaner(scope if rules else "")
+    cleaned = cleaner.clean(rest)
+    missing += [name for name in cleaner.missing if name not in missing]
     if not _shows(cleaned) or any(f"<{tag}" in lower for tag in _MEDIA):
-        return "", missing or ([A_STYLE] if styled else ["HTML"] if text.strip() else [])
-    if styled and not whole:
-        missing.append(A_STYLE if not rules else "a part of its style sheet")
-    return (f"<style>{rules}</style>{cleaned}" if rules else cleaned), missing
+        return "", missing or ([A_STYLE] if sheets else ["HTML"] if text.strip() else [])
+    if not whole:
+        missing.append("a part of its style sheet" if rules else A_STYLE)
+    if rules:
+        return f'<style>{rules}</style><div id="{scope}" style="{stylesheet.CLIPPED}">{cleaned}</div>', missing
+    return (f'<div style="{stylesheet.CLIPPED}">{cleaned}</div>' if cleaner.sized else cleaned), missing
 
 
 def _shows(text: str) -> bool:
@@ -130,34 +135,68 @@ def _valid_base64(value: str) -> str:
         return ""
 
 
-def clean_html(text: str, prefix: str = "") -> str:
-    """HTML without scripts, handlers, styles, frames and forms; links by http and https, images only in the text itself.
+def clean_html(text: str) -> str:
+    """HTML without scripts, handlers, frames and forms, and of styles, what colours and arranges it."""
+    return _Cleaner("").clean(text)
 
-    An image from elsewhere would have the reader's browser tell that server what the cell, without a network, cannot.
-    With ``prefix``, tables keep the Styler's ids, begun with it, and its classes: others could dress up as parts of the page.
+
+class _Cleaner:
+    """Links by http and https, images only in the text itself: one from elsewhere would have the reader's browser tell that server
+    what the cell, without a network, cannot.
+
+    With ``scope``, there are rules for its ids and classes, which begin with it then: others could dress up as parts of the page.
     """
-    import nh3
 
-    attributes = {tag: set(names) for tag, names in nh3.ALLOWED_ATTRIBUTES.items()}
-    for tag in ("table", "th", "td", "tr"):
-        attributes.setdefault(tag, set()).update({"colspan", "rowspan", "align", "border"} if tag in ("th", "td") else {"border", "align"})
-    attributes.setdefault("img", set()).update({"src", "alt", "width", "height"})
-    attributes["progress"] = {"max", "value"}
-    for tag in _OF_TABLES if prefix else ():
-        attributes.setdefault(tag, set()).update({"id", "class"})
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self.missing: list[str] = []
+        """What a reader would miss."""
+        self.sized = False
+        """A style could make something larger than its place."""
 
-    def wanted(tag: str, name: str, value: str) -> str | None:
+    def clean(self, text: str) -> str:
+        import nh3
+
+        attributes = {tag: set(names) for tag, names in nh3.ALLOWED_ATTRIBUTES.items()}
+        for tag in ("table", "th", "td", "tr"):
+            attributes.setdefault(tag, set()).update({"colspan", "rowspan", "align", "valign", "border"} if tag in ("th", "td") else {"border", "align", "valign"})
+        attributes.setdefault("img", set()).update({"src", "alt", "width", "height"})
+        attributes["progress"] = {"max", "value"}
+        attributes["*"] = {"style", "id", "class"} if self._scope else {"style"}
+        attributes["table"].add("class")
+        whole = text.encode("utf-8", "replace").decode()  # without halves of a surrogate pair, which no encoder takes
+        tags = {*nh3.ALLOWED_TAGS, "progress"}
+        return nh3.clean(whole, tags=tags, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=self._wanted)
+
+    def _wanted(self, tag: str, name: str, value: str) -> str | None:
+        if name == "style":
+            return self._style(value)
         if name == "id":
-            return f"{prefix}{value}" if stylesheet.OWN_ID.fullmatch(value) else None
+            return f"{self._scope}-{value}" if stylesheet.NAME.fullmatch(value) else None
         if name == "class":
-            return " ".join(filter(stylesheet.CLASSES.fullmatch, value.split())) or None
-        if not _INVISIBLE.sub("", value).lower().startswith("data:") and not (tag == "img" and name in ("src", "srcset")):
-            return value
-        is_image = tag == "img" and name == "src" and value.startswith(tuple(f"data:{kind};base64," for kind in SAFE_RASTER))
-        return value if is_image else None
+            return self._classes(tag, value)
+        if tag == "img" and name in ("src", "srcset"):
+            if name == "src" and value.startswith(tuple(f"data:{kind};base64," for kind in (*SAFE_RASTER, "image/svg+xml"))):
+                return value
+            self._lacks(A_PICTURE)
+            return None
+        return None if _INVISIBLE.sub("", value).lower().startswith("data:") else value
 
-    whole = text.encode("utf-8", "replace").decode()  # without halves of a surrogate pair, which no encoder takes
-    return nh3.clean(whole, tags={*nh3.ALLOWED_TAGS, "progress"}, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=wanted)
+    def _style(self, value: str) -> str | None:
+        written, sized, whole = stylesheet.safe_declarations(value)
+        self.sized = self.sized or sized
+        if not whole:
+            self._lacks(A_PART_OF_STYLE)
+        return written or None
+
+    def _classes(self, tag: str, value: str) -> str | None:
+        names = [name for name in value.split() if stylesheet.NAME.fullmatch(name)]
+        own = [f"{self._scope}-{name}" for name in names] if self._scope else []
+        return " ".join(own + (["dataframe"] if tag == "table" and "dataframe" in names else [])) or None
+
+    def _lacks(self, name: str) -> None:
+        if name not in self.missing:
+            self.missing.append(name)
 
 
 def svg_as_image(svg: str) -> str:

@@ -1,47 +1,81 @@
-"""Style sheets of pandas' Styler: of what a cell wrote, what can do nothing but colour and arrange its own table.
+"""What a cell's HTML says of its looks: of style sheets and style attributes, what can do nothing but colour and arrange its own output.
 
-tinycss2 takes it apart; a rule stays whose selectors begin with an id of the Styler's (``#T_...``), with the declarations that are known and
-whose values load nothing, and it is written anew. The ids get a prefix that is the output's own: no rule reaches what another output shows.
+tinycss2 takes them apart; declarations stay that are known and whose values load nothing, and are written anew. Rules get a scope: they hold
+inside of one element, which has an id that is the output's own, and ids and classes begin with that id, so that no rule reaches what another output
+shows, and no rule of the page's reaches here. Nothing leaves its place (``position``, ``transform``), and that element shows nothing outside of itself.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
 
 MOST_CHARACTERS = 1 << 20
-CLASSES = re.compile(r"(?:data|blank|dataframe|index_name|row_heading|col_heading|level\d+|row\d+|col\d+|row_trim|col_trim)", re.ASCII)
-OWN_ID = re.compile(r"T_\w{1,100}", re.ASCII)
-_STYLE = re.compile(r"<style\b([^>]*)>(.*?)</style\s*>", re.IGNORECASE | re.DOTALL)
-_ID = r"#T_\w+"
-_SIMPLE = rf"(?:{_ID}|\.[A-Za-z_][\w-]*|:hover|:first-child|:last-child|:nth-child\((?:odd|even|\d{{0,4}}n?(?:\+\d{{1,4}})?)\))"
-_COMPOUND = rf"(?:(?:[A-Za-z][A-Za-z0-9]*|\*){_SIMPLE}*|{_SIMPLE}+)"
-_SELECTOR = re.compile(rf"{_ID}{_SIMPLE}*(?:(?: *> *| +){_COMPOUND})*", re.ASCII)
+CLIPPED = "overflow: auto"
+"""Of the element around: whatever sizes and margins are inside, it paints nothing over the rest of the page."""
+NAME = re.compile(r"[A-Za-z_][\w-]{0,100}", re.ASCII)
+"""Of an id, or of a class."""
+_STYLE = re.compile(r"<style\b[^>]*>(.*?)</style\s*>", re.IGNORECASE | re.DOTALL)
+_PSEUDO = r"(?:first|last|only)-(?:child|of-type)|hover|nth-(?:last-)?(?:child|of-type)\((?:odd|even|\d{0,4}n?(?:\+\d{1,4})?)\)"
+_SIMPLE = rf"(?:[#.][A-Za-z_][\w-]*|:(?:{_PSEUDO}))"
+_COMPOUND = rf"(?:(?:(?!(?:html|body|head)\b)[A-Za-z][A-Za-z0-9]*|\*){_SIMPLE}*|{_SIMPLE}+)"
+_SELECTOR = re.compile(rf"{_COMPOUND}(?: ?[>+~ ] ?{_COMPOUND})*", re.ASCII | re.IGNORECASE)
+_OWN_NAME = re.compile(r"(?<=[#.])(?=[A-Za-z_])")
 _SIDES = ("", "-top", "-right", "-bottom", "-left")
-_PROPERTIES = frozenset(
-    """background background-color background-image background-position background-repeat background-size border-collapse border-radius
-    border-spacing caption-side color empty-cells font-family font-size font-style font-variant font-weight height line-height max-height max-width
-    min-height min-width opacity overflow-wrap text-align text-decoration text-overflow text-transform vertical-align white-space width word-break""".split()
-) | {f"{name}{side}{part}" for side in _SIDES for name, parts in (("border", ("", "-color", "-style", "-width")), ("padding", ("",))) for part in parts}
-_FUNCTIONS = frozenset("rgb rgba hsl hsla linear-gradient".split())
+_FLAT = frozenset(
+    """background background-color background-image background-position background-repeat background-size border-collapse
+    border-radius border-top-left-radius border-top-right-radius border-bottom-left-radius border-bottom-right-radius border-spacing caption-side
+    color empty-cells font-family font-size font-style font-variant font-weight list-style list-style-type opacity overflow-wrap table-layout text-align
+    text-decoration text-overflow text-transform vertical-align visibility white-space word-break word-wrap""".split()
+) | {f"border{side}{part}" for side in _SIDES for part in ("", "-color", "-style", "-width")}
+"""What cannot make anything larger than the place that it has, or smaller than what is in it."""
+_SIZES = frozenset(
+    """align-content align-items align-self box-shadow clear column-gap display flex flex-basis flex-direction flex-grow flex-shrink flex-wrap float gap
+    grid-template-columns grid-template-rows height justify-content justify-items letter-spacing line-height max-height max-width min-height min-width overflow
+    overflow-x overflow-y row-gap text-indent width word-spacing""".split()
+) | {f"{name}{side}" for side in _SIDES for name in ("margin", "padding")}
+_UNSEEN = re.compile(
+    r"--.*|-(?:moz|ms|webkit|o)-.*|animation.*|transition.*|box-sizing|color-scheme|cursor|font-smooth|isolation|outline.*|page-break-.*|break-.*|pointer-events"
+    r"|print-color-adjust|resize|scroll.*|text-rendering|text-size-adjust|touch-action|user-select|will-change|z-index"
+)
+"""Properties without which it looks the same, or nearly so: nothing is said of them."""
+_FUNCTIONS = frozenset("rgb rgba hsl hsla linear-gradient repeat minmax".split())
 _VALUES = frozenset("whitespace ident number percentage dimension hash".split())
 
 
-def prefix_of(html: str) -> str:
+def scope_of(html: str) -> str:
     """The same for the same output, so that a notebook that is run again does not change for it."""
-    return f"nbc{hashlib.sha256(html.encode('utf-8', 'replace')).hexdigest()[:16]}-"
+    return f"nbc{hashlib.sha256(html.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
-def take_out(html: str) -> tuple[str, list[str], bool]:
-    """(``html`` without style sheets, these, whether there are any but those that pandas gives each table, ``<style scoped>``)."""
-    found = [match for match in _STYLE.finditer(html) if "scoped" not in match[1].lower()]
-    return _STYLE.sub("", html), [match[2] for match in found], bool(found)
+def take_out(html: str) -> tuple[str, list[str]]:
+    """(``html`` without style sheets, these)."""
+    return _STYLE.sub("", html), [match[1] for match in _STYLE.finditer(html) if match[1].strip()]
 
 
-def safe_rules(sheets: Iterable[str], prefix: str) -> tuple[str, bool]:
-    """(the rules that may be shown, whether that is all of them)."""
+@functools.lru_cache(maxsize=512)
+def safe_declarations(text: str) -> tuple[str, bool, bool]:
+    """Of a style attribute: (what may be shown, whether that can make it larger than its place, whether a reader sees all of it)."""
+    import tinycss2
+
+    if len(text) > MOST_CHARACTERS:
+        return "", False, False
+    try:
+        declarations = tinycss2.parse_declaration_list(text, skip_comments=True, skip_whitespace=True)
+        kept = _kept(declarations)
+        written = "; ".join(map(_written, kept))
+    except RecursionError:  # parentheses in parentheses, thousands of them
+        return "", False, False
+    if "<" in written or "\\" in written:
+        return "", False, False
+    return written, any(one.lower_name in _SIZES for one in kept), _is_whole(declarations, kept)
+
+
+def safe_rules(sheets: Iterable[str], scope: str) -> tuple[str, bool]:
+    """(the rules that may be shown, whether a reader sees all of them)."""
     import tinycss2
 
     rules: list[str] = []
@@ -52,7 +86,7 @@ def safe_rules(sheets: Iterable[str], prefix: str) -> tuple[str, bool]:
             continue
         for rule in tinycss2.parse_stylesheet(sheet, skip_comments=True, skip_whitespace=True):
             try:
-                written, all_of_it = _rule(rule, prefix) if rule.type == "qualified-rule" else ("", False)
+                written, all_of_it = _rule(rule, scope) if rule.type == "qualified-rule" else ("", False)
             except RecursionError:  # parentheses in parentheses, thousands of them
                 written, all_of_it = "", False
             rules += [written] if written else []
@@ -60,24 +94,38 @@ def safe_rules(sheets: Iterable[str], prefix: str) -> tuple[str, bool]:
     return "\n".join(rules), whole
 
 
-def _rule(rule: Any, prefix: str) -> tuple[str, bool]:
+def _rule(rule: Any, scope: str) -> tuple[str, bool]:
     import tinycss2
 
     selectors = [" ".join(text.split()) for text in tinycss2.serialize(rule.prelude).split(",")]
-    own = [selector.replace("#T_", f"#{prefix}T_") for selector in selectors if _SELECTOR.fullmatch(selector)]
+    own = [f"#{scope} " + _OWN_NAME.sub(f"{scope}-", selector) for selector in selectors if _SELECTOR.fullmatch(selector)]
     declarations = tinycss2.parse_declaration_list(rule.content, skip_comments=True, skip_whitespace=True)
-    kept = [f"{one.lower_name}: {tinycss2.serialize(one.value).strip()}{' !important' if one.important else ''}" for one in declarations if _allowed(one)]
-    written = f"{', '.join(own)} {{ {'; '.join(kept)} }}"
+    kept = _kept(declarations)
+    written = f"{', '.join(own)} {{ {'; '.join(map(_written, kept))} }}"
     if not own or not kept or "<" in written or "\\" in written:
-        return "", not declarations
-    return written, len(own) == len(selectors) and len(kept) == len(declarations)
+        return "", _is_whole(declarations, [])
+    return written, len(own) == len(selectors) and _is_whole(declarations, kept)
 
 
-def _allowed(declaration: Any) -> bool:
-    return declaration.type == "declaration" and declaration.lower_name in _PROPERTIES and all(map(_loads_nothing, declaration.value))
+def _kept(declarations: list[Any]) -> list[Any]:
+    return [one for one in declarations if _is_known(one) and all(_loads_nothing(token, one.lower_name) for token in one.value)]
 
 
-def _loads_nothing(token: Any) -> bool:
+def _is_known(declaration: Any) -> bool:
+    return declaration.type == "declaration" and (declaration.lower_name in _FLAT or declaration.lower_name in _SIZES)
+
+
+def _is_whole(declarations: list[Any], kept: list[Any]) -> bool:
+    return all(one in kept or (one.type == "declaration" and _UNSEEN.fullmatch(one.lower_name) is not None) for one in declarations)
+
+
+def _written(declaration: Any) -> str:
+    import tinycss2
+
+    return f"{declaration.lower_name}: {tinycss2.serialize(declaration.value).strip()}{' !important' if declaration.important else ''}"
+
+
+def _loads_nothing(token: Any, name: str) -> bool:
     if token.type == "function":
-        return token.lower_name in _FUNCTIONS and all(map(_loads_nothing, token.arguments))
-    return token.type in _VALUES or (token.type == "literal" and token.value in (",", "/"))
+        return token.lower_name in _FUNCTIONS and all(_loads_nothing(inner, name) for inner in token.arguments)
+    return token.type in _VALUES or (token.type == "literal" and token.value in (",", "/")) or (token.type == "string" and name == "font-family")

@@ -50,6 +50,23 @@ rules = "body, #T_one td, .jp-Notebook { opacity: 0.1 } #T_two td { color: rgb(4
 display(HTML(f"<style>{rules}</style><table id='T_two' class='jp-Dialog'><tr><td>88</td></tr></table>"))
 print("done")""",
 )
+FRAME = "pandas.DataFrame({'a': [1, 2]}, pandas.MultiIndex.from_tuples([('{0}', 1), ('{0}', 2)]))"
+IN_PLACE = (
+    "%load_ext nbcontainer\nimport pandas",
+    FRAME.replace("{0}", "outside"),
+    f"%%container --no-live\nimport pandas\n{FRAME.replace('{0}', 'inside')}",
+    """%%container --no-live
+from IPython.display import HTML, display
+cover = "position: fixed; position: absolute; top: 0; left: 0; width: 100vw; height: 100vh; z-index: 99999; background: rgb(9, 9, 9)"
+display(HTML(f"<p style='{cover}; color: rgb(7, 8, 9); background-image: url(http://127.0.0.1:9/inline)'>covers</p>"))
+display(HTML("<style>p { position: fixed; top: 0; color: rgb(4, 5, 6); background: url(http://127.0.0.1:9/sheet) } p.jp-Dialog { margin: -3000px }</style>"
+             "<p class='jp-Dialog'>dialog</p>"))
+display(HTML("<p style='margin: -3000px 0 0 -300px; width: 9000px; height: 9000px; background: rgb(9, 9, 9); transform: scale(50)'>margin</p>"))
+display(HTML("<div style='height: 0; line-height: 0; overflow: visible'><p style='width: 3000px; height: 3000px; background: rgb(9, 9, 9)'>flat</p></div>"))
+display(HTML("<a href='#' style='display: block; height: 9000px; margin-bottom: -9000px'>link</a>"))
+print("done")""",
+    "print('the next cell')",
+)
 
 
 @pytest.fixture(params=[CELLS])
@@ -101,3 +118,31 @@ def test_a_style_sheet_colours_its_own_table_and_nothing_else(opened: tuple[Any,
     assert style("77", "opacity") == "1" and page.locator("body").evaluate("body => getComputedStyle(body).opacity") == "1"
     assert page.locator(".jp-OutputArea-output .jp-Dialog").count() == 0
     assert [url for url in requests if ":9/" in url] == []
+
+
+@pytest.mark.parametrize("opened", [IN_PLACE], indirect=True)
+def test_styles_stay_in_their_place(opened: tuple[Any, list[str]]) -> None:
+    page, requests = opened
+    run_all(page, len(IN_PLACE))
+    page.get_by_text("the next cell", exact=True).wait_for()
+
+    def style(text: str, name: str) -> str:
+        found = page.locator(".jp-OutputArea-output :is(p, th)", has_text=text).first
+        return str(found.evaluate(f"found => getComputedStyle(found).{name}"))
+
+    for name in ("verticalAlign", "textAlign", "color", "padding"):
+        assert style("inside", name) == style("outside", name), name
+    assert (style("covers", "position"), style("covers", "color"), style("covers", "backgroundImage")) == ("static", "rgb(7, 8, 9)", "none")
+    assert (style("dialog", "position"), style("dialog", "color"), style("margin", "transform")) == ("static", "rgb(4, 5, 6)", "none")
+    for text in ("dialog", "margin", "flat"):  # JupyterLab would clip it too; not every front end does
+        around = "found => getComputedStyle(found.closest('[style=\"overflow: auto\"]')).overflow"
+        assert page.locator(".jp-OutputArea-output p", has_text=text).evaluate(around) == "auto", text
+    assert [url for url in requests if ":9/" in url] == []
+    covered = """selector => [...document.querySelectorAll(selector)].filter(one => {
+        one.scrollIntoView({block: "center"});
+        const box = one.getBoundingClientRect();
+        const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+        return top !== null && top.closest(".jp-OutputArea-output") !== null && !one.contains(top);
+    }).length"""
+    for selector in (".jp-InputArea-editor", ".jp-NotebookPanel-toolbar", "#jp-main-dock-panel .lm-TabBar", ".jp-OutputArea-prompt"):
+        assert page.locator(selector).count() > 0 and page.evaluate(covered, selector) == 0, selector
