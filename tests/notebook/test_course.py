@@ -24,8 +24,8 @@ ENGINES = (os.environ["NBCONTAINER_ENGINE"],) if os.environ.get("NBCONTAINER_ENG
 LARGEST_BYTES = 400 << 10
 ON_THE_VM = ("01-what-is-a-container", "03-namespaces-one-by-one", "14-how-safe-is-it")
 """The essential ones: what each of the locks does, also where the virtual machine is all that there is. ``--full`` has all of them."""
-ONLY_AS_ROOT = ("10-networks", "11-container-or-virtual-machine")
-"""The longest, whose networks and virtual machines have tests of their own as an ordinary user. ``--full`` has them, too."""
+ONLY_AS_ROOT = ("05-cpu", "06-pids-io-network-noisy-neighbours", "10-networks", "11-container-or-virtual-machine")
+"""The longest, whose limits, networks and virtual machines have tests of their own as an ordinary user. ``--full`` has them, too."""
 PICTURES = {"image/png", "image/svg+xml"}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 LANGUAGE_OF_CHECKS = ("en", "zh")
