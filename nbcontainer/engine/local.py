@@ -205,11 +205,25 @@ class LocalEngine:
                     self.discard(spare)
                     raise
                 self.discard(spare)
-            try:
-                return self._new_box(shape)
-            except InternalError:
-                # Its zygote or its process was killed. Nothing of the cell has begun: once more, and then it is ours to explain.
-                return self._new_box(shape)
+            while True:
+                try:
+                    return self._new_box(shape)
+                except InternalError:
+                    # Its zygote or its process was killed. Nothing of the cell has begun: once more, and then it is ours to explain.
+                    return self._new_box(shape)
+                except SetupError:
+                    if not self._forget_what_is_gone():
+                        raise
+
+    def _forget_what_is_gone(self) -> bool:
+        """An ordinary user's roots are put together from what the host had when it was looked at; whether some of that is gone."""
+        remaining = None if self.around.top_level is None else self.around.top_level.remaining()
+        if remaining is None or remaining == self.around.top_level:
+            return False
+        self.around = replace(self.around, top_level=remaining, branches=remaining.branches)
+        self._plans.clear()
+        self.drop_spares()
+        return True
 
     def _new_box(self, shape: ContainerSpec) -> Box:
         box = self._make_box(shape)

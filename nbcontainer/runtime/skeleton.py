@@ -13,7 +13,7 @@ import stat
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nbcontainer.runtime.search import Hidden
 
@@ -119,6 +119,11 @@ class TopLevel:
     files: tuple[str, ...] = ()
     """Plain files of directories that are not branches."""
 
+    def remaining(self) -> TopLevel:
+        """Without what the host has no more; Python must be there."""
+        branches = tuple(branch for branch in self.branches if branch.key.startswith("python") or os.path.isdir(branch.path))
+        return replace(self, branches=branches, files=tuple(path for path in self.files if os.path.isfile(path)))
+
 
 def find_top_level() -> TopLevel:
     """The host's tree as branches: each directory that has no file system mounted below it, so that it can be a layer."""
@@ -132,18 +137,22 @@ def find_top_level() -> TopLevel:
         path = waiting.pop(0)
         if path.removeprefix("/etc/") in EMPTY_IN_ETC:
             continue
-        if os.path.islink(path):
-            links.append((path, os.readlink(path)))
-        elif not os.path.isdir(path):
-            if path.count("/") > 1 and not _is_secret(path) and stat.S_ISREG(os.stat(path).st_mode) and os.stat(path).st_mode & 0o004:
-                files.append(path)
-        elif not _open_to_all(path):
-            continue
-        elif any(point != path and _is_below(point, path) for point in mount_points):
-            directories.append((path, stat.S_IMODE(os.stat(path).st_mode)))
-            waiting = [f"{path}/{name}" for name in sorted(os.listdir(path))] + waiting
-        else:
-            branches.append(Branch(path, f"top-{len(branches)}", "a directory of the host's", is_shown(path)))
+        try:
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                links.append((path, os.readlink(path)))
+            elif not stat.S_ISDIR(mode):
+                if path.count("/") > 1 and not _is_secret(path) and stat.S_ISREG(mode) and mode & 0o004:
+                    files.append(path)
+            elif not _open_to_all(path):
+                continue
+            elif any(point != path and _is_below(point, path) for point in mount_points):
+                waiting = [f"{path}/{name}" for name in sorted(os.listdir(path))] + waiting
+                directories.append((path, stat.S_IMODE(mode)))
+            else:
+                branches.append(Branch(path, f"top-{len(branches)}", "a directory of the host's", is_shown(path)))
+        except FileNotFoundError:
+            continue  # somebody removes it just now
     return TopLevel(tuple(sorted(branches, key=lambda branch: branch.path)), tuple(directories), tuple(links), tuple(files[:MOST_FILES]))
 
 
@@ -176,7 +185,10 @@ def _open_to_all(path: str) -> bool:
     """"other" may enter and read ``path`` and every directory above it."""
     parts = path.strip("/").split("/")
     levels = ["/" + "/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-    return all(os.stat(level).st_mode & 0o005 == 0o005 for level in levels)
+    try:
+        return all(os.stat(level).st_mode & 0o005 == 0o005 for level in levels)
+    except OSError:
+        return False
 
 
 class SkeletonBuilder:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -625,6 +626,32 @@ def test_a_user_of_the_root_s_own_files_owns_a_volume(tmp_path: Path) -> None:
         owner()
     plan = explain(program=["sh"], user="1000", volume=[f"{volume}:/v"])
     assert f"open_tree({volume}, CLONE) read-write, NODEV, the host's root is 1000:1000" in plan
+
+
+def test_what_is_gone_from_the_host_is_gone_from_an_ordinary_user_s_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are put together from what was there when the kernel looked: a removed file or directory costs no later container."""
+    require(rootless(), "an ordinary user: root's roots have the host's as one layer")
+    engine = local.open_local()
+    around, top = engine.around, engine.around.top_level
+    assert top is not None
+    stays, goes, directory = tmp_path / "stays", tmp_path / "goes", tmp_path / "directory"
+    for path in (stays, goes):
+        path.write_text(path.name)
+    directory.mkdir()
+    above = next(branch for branch in top.branches if str(tmp_path).startswith(branch.path + "/"))
+    branches = (*(branch for branch in top.branches if branch != above), replace(above, path=str(directory)))
+    changed = replace(top, branches=branches, files=(*top.files, str(stays), str(goes)))
+    monkeypatch.setattr(engine, "around", replace(around, top_level=changed, branches=branches))
+    code = f"cat {tmp_path}/*; test -d {directory}; echo $?"
+    options = {"program": ["sh"], "root": "host", "mem": "64M", "workspace": "none"}
+    assert nbc.run(code, **options).stdout == "goesstays0\n"
+    goes.unlink()
+    directory.rmdir()
+    engine.drop_spares()
+    assert nbc.run(code, **options).stdout == "stays1\n"
+    (tmp_path / "stays").unlink()
+    engine.drop_spares()
+    assert nbc.run("echo on", **options).stdout == "on\n"
 
 
 def test_files_of_other_users_in_a_volume(tmp_path: Path) -> None:
