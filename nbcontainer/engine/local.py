@@ -216,11 +216,11 @@ class LocalEngine:
                         raise
 
     def _forget_what_is_gone(self) -> bool:
-        """An ordinary user's roots are put together from what the host had when it was looked at; whether some of that is gone."""
-        remaining = None if self.around.top_level is None else self.around.top_level.remaining()
-        if remaining is None or remaining == self.around.top_level:
+        """Roots are put together from what the host had when it was looked at; whether some of that is gone."""
+        remaining = self.around.remaining()
+        if remaining == self.around:
             return False
-        self.around = replace(self.around, top_level=remaining, branches=remaining.branches)
+        self.around = remaining
         self._plans.clear()
         self.drop_spares()
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nbcontainer.errors import SpecError
 from nbcontainer.linux import capabilities, seccomp, syscalls
@@ -36,6 +36,14 @@ class Surroundings:
     last_capability: int
     several_ids: bool = True
     """Containers have more ids than root's."""
+
+    def remaining(self) -> Surroundings:
+        """Without what the host has no more; what Python runs from must be there."""
+        branches = tuple(branch for branch in self.branches if branch.key.startswith("python") or os.path.isdir(branch.path))
+        top = self.top_level
+        if top is not None:
+            top = replace(top, branches=branches, files=tuple(path for path in top.files if os.path.isfile(path)))
+        return replace(self, branches=branches, top_level=top)
 
 
 def look_around(rootless: bool) -> Surroundings:

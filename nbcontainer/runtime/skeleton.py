@@ -13,7 +13,7 @@ import stat
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nbcontainer.runtime.search import Hidden
 
@@ -118,11 +118,6 @@ class TopLevel:
     links: tuple[tuple[str, str], ...]
     files: tuple[str, ...] = ()
     """Plain files of directories that are not branches."""
-
-    def remaining(self) -> TopLevel:
-        """Without what the host has no more; Python must be there."""
-        branches = tuple(branch for branch in self.branches if branch.key.startswith("python") or os.path.isdir(branch.path))
-        return replace(self, branches=branches, files=tuple(path for path in self.files if os.path.isfile(path)))
 
 
 def find_top_level() -> TopLevel:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from facilities import only_as_root
+from facilities import in_guest, only_as_root
 
 CODE = """
 import json, os, sys, nbcontainer as nbc
@@ -33,11 +33,40 @@ said["new"] = os.stat(f"{place}/new").st_uid if os.path.exists(f"{place}/new") e
 said["here"] = open(f"{place}/here").read()
 print(json.dumps(said))
 """
+GOES = """
+import os, subprocess, sys, nbcontainer as nbc
+place = sys.argv[1]
+def look():
+    return nbc.run(f"ls {place} 2>&1", program=["sh"], root="host", mem="64M", workspace="none").stdout
+before = look()
+subprocess.run(["umount", place], check=True)
+os.rmdir(place)
+print([before, look(), look()])
+"""
 MOUNTS = {
     "tmpfs": "mount -t tmpfs tmpfs {place}",
     "ramfs": "mount -t ramfs ramfs {place}",
     "overlay": "mount -t tmpfs t {place} && mkdir {place}/l {place}/u {place}/w && mount -t overlay o -o lowerdir={place}/l,upperdir={place}/u,workdir={place}/w {place}",
 }
+
+
+def test_a_file_system_that_is_unmounted_is_gone_from_later_containers(tmp_path: Path) -> None:
+    only_as_root("file systems of one's own")
+    if in_guest():
+        pytest.skip("the guest has no loop devices")
+    place, image = tmp_path / "place", tmp_path / "image"
+    place.mkdir()
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)  # else nobody's, and in no root
+    image.touch()
+    os.truncate(image, 16 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", image], check=True, env={"PATH": "/usr/sbin:/sbin:/usr/bin"})
+    script = f'mount -o loop {image} {place} && rmdir {place}/lost+found && touch {place}/here && exec "$@"'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", sys.executable, "-c", GOES, str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    gone = f"ls: cannot access '{place}': No such file or directory\n"
+    assert done.stdout == f"{['here' + chr(10), gone, gone]}\n"
 
 
 def said_by(kind: str, directory: Path) -> dict[str, list[object]]:
