@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nbcontainer import dockers
 from nbcontainer.errors import SpecError
 from nbcontainer.spelling import nearest
 
@@ -40,8 +41,8 @@ OPTIONS: tuple[Option, ...] = (
     _option("--swap", "SIZE", "resources", "swap on top of --mem (0)"),
     _option("--cpus", "N", "resources", "CPU quota in cores, such as 0.5 (none)", choices=("0.25", "0.5", "1", "2")),
     _option("--cpu-weight", "N", "resources", "share when CPUs are busy, 1 to 10000 (100)"),
-    _option("--cpuset", "LIST", "resources", "CPUs that may be used, such as 0-1"),
-    _option("--pids", "N", "resources", "processes and threads (256)", choices=("16", "64", "256")),
+    _option("--cpuset --cpuset-cpus", "LIST", "resources", "CPUs that may be used, such as 0-1"),
+    _option("--pids --pids-limit", "N", "resources", "processes and threads (256)", choices=("16", "64", "256")),
     _option("--io-read", "RATE", "resources", "bytes read from disk per second, such as 1M"),
     _option("--io-write", "RATE", "resources", "bytes written to disk per second"),
     _option("--net-rate", "RATE", "resources", "bytes per second on a network, in each direction, such as 1M", choices=("100K", "1M", "10M")),
@@ -61,7 +62,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--root", "ROOT", "isolation", "system, host, none or DIR[:rw] (system)", choices=("system", "host", "none")),
     _option("--bare", "", "isolation", "no mount of ours in the root (with --root DIR)"),
     _option("--image", "REF", "isolation", "the layers of an OCI image", later=True),
-    _option("--net", "NETWORK", "isolation", "none, host, bridge or networks of %container network create, the way out by the first that is not internal (none)", repeat=True, choices=("none", "host", "bridge")),
+    _option("--net --network", "NETWORK", "isolation", "none, host, bridge or networks of %container network create, the way out by the first that is not internal (none)", repeat=True, choices=("none", "host", "bridge")),
     _option("--publish -p", "[ADDR:]HOSTPORT:PORT[/udp]", "isolation", "a port of this host (on loopback) that leads into the container", repeat=True),
     _option("--hostname", "NAME", "isolation", "host name in the container (its id)"),
     _option("--volume -v", "SRC:DST[:ro]", "isolation", "bind mount; a relative SRC starts at the notebook", repeat=True),
@@ -80,6 +81,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--name", "NAME", "life", "name of the container (its id)"),
     _option("--detach -d", "", "life", "run in the background; its output comes below this cell"),
     _option("--keep", "", "life", "keep what ran in the background when it has ended, with its log and files"),
+    _option("--rm", "", "life", "as Docker has it; what --keep does not keep is removed anyway"),
     _option("--init", "", "life", "a reaping init as pid 1, the cell as its child"),
     _option("--exec", "NAME", "life", "run in a running container: a session's next cell, or another process"),
     _option("--input -i", "NAMES", "data", "variables to bring in, such as x,df ('*': all); a program gets texts and numbers in its environment", repeat=True),
@@ -101,7 +103,7 @@ COMMAND_OPTIONS: tuple[Option, ...] = (
     _option("--interactive -i", "", "data", "the program gets what comes on standard input, read to its end before it starts"),
 )
 """Options of ``nbcontainer run`` besides; they go before what the notebook means by the same name."""
-NOTEBOOK_ONLY = frozenset(("detach", "keep", "exec", "input", "output", "interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
+NOTEBOOK_ONLY = frozenset(("detach", "keep", "rm", "exec", "input", "output", "interactive", "quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "live", "no_live", "trust_output"))
 """Keys that belong to the front end, not to the container."""
 _IN_NOTEBOOKS = frozenset(("detach", "keep", "exec", "input", "output", "out", "err", "result", "no_raise_error", "trust_output", "live", "no_live"))
 
@@ -169,6 +171,8 @@ def _find(name: str, word: str, by_name: dict[str, Option]) -> Option:
     option = by_name.get(name)
     if word in _TERMINALS:
         raise SpecError(f"{word}: containers have no terminals; leave {word} out")
+    if option is None and name in dockers.OPTIONS:
+        raise SpecError(f"{name}: there is no such option; {dockers.OPTIONS[name]}")
     if option is None or (not option.value and not option.later and name != word and not word.startswith("--")):
         # Without the hyphens, which would make any two of them look alike.
         known = {other.lstrip("-"): other for other, one in by_name.items() if not one.later}

@@ -88,3 +88,11 @@ def _range(text: str, whole: str, *, lowest: int = 1) -> list[int]:
     if end - begin > 1000:
         raise SpecError(f"--publish: {shown(whole)} is more than 1000 ports")
     return list(range(begin, end + 1))
+
+
+def port_filter(text: str, option: str) -> tuple[range, str]:
+    """``80``, ``8000-8009`` and ``53/udp``, as Docker's filters have them: (numbers, protocol). Raises SpecError."""
+    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp))?", text)
+    if found is None or not 0 < int(found[1]) <= int(found[2] or found[1]) < 1 << 16:
+        raise SpecError(f"{option}={text}: {shown(text)} is not a port such as 80, 8000-8009 or 53/udp")
+    return range(int(found[1]), int(found[2] or found[1]) + 1), found[3] or "tcp"

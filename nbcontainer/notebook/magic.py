@@ -71,6 +71,8 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
     def _verb(self, words: list[str]) -> None:
         from nbcontainer import verbs
 
+        if words[:1] == ["help"]:
+            words = [*words[1:], "--help"]
         if not words or words[0] in ("--help", "-h"):
             print(verbs.help_text())
             return

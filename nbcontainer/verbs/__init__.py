@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nbcontainer import dockers
 from nbcontainer.errors import NbcontainerError, SpecError
 from nbcontainer.logs import Record
 from nbcontainer.spelling import hint, nearest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Answer = str | Table | Document | NetworkPicture | Iterator[Record]
 OF_CELLS = ("run", "start", "exec")
 """Verbs that run something, which each front end does in its own way."""
-LATER = ("commit", "export", "images", "pull", "push", "build", "history", "rmi")
+LATER = ("commit", "export", "images", "pull", "push", "build", "history", "rmi", "image", "import", "load", "login", "save", "search", "tag")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,7 +40,10 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ").split(" ")[0]
         if unknown == message.split(" ")[0] or not unknown.startswith("-"):
             return message
-        near = nearest(unknown.partition("=")[0], self._option_string_actions)
+        asked = unknown.partition("=")[0]
+        if self.prog == "update" and asked in dockers.OPTIONS:
+            return f"there is no option {asked}; {dockers.OPTIONS[asked]}"
+        near = nearest(asked, self._option_string_actions)
         return f"there is no option {unknown}" + (f"; did you mean {near}?" if near else "")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -148,16 +152,6 @@ VERBS: tuple[Verb, ...] = (
 )
 FAMILIES = {"volume": "Named volumes", "network": "Networks of containers"}
 """Verbs of two words begin with one of these."""
-_INSTEAD = {
-    "cp": "-v DIR:/DIR shares files with a container, and -o NAME brings variables out",
-    "create": "run -d and start make a container and begin it",
-    "restart": "a container runs once; stop it, and start it anew",
-    "rename": "a container keeps its name; give it one with --name",
-    "info": "doctor says what this host can do",
-    "version": "in a terminal: nbcontainer --version",
-    "events": "ps -a and logs -f say what happens",
-}
-"""Verbs of Docker's that are not here, and what does the same."""
 _ALSO = {"list": "ps", "ls": "ps", "unpause": "resume", "remove": "rm"}
 NAMES = tuple(sorted({*OF_CELLS, "doctor", *(verb.name.split(" ")[0] for verb in VERBS)}))
 
@@ -169,8 +163,10 @@ def find(name: str) -> Verb:
         return verb
     if name in LATER:
         raise SpecError(f"{name}: is not available yet; it comes with images")
-    if name in _INSTEAD:
-        raise SpecError(f"{name}: there is no such verb; {_INSTEAD[name]}")
+    if name in dockers.VERBS:
+        raise SpecError(f"{name}: there is no such verb; {dockers.VERBS[name]}")
+    if name.startswith("-"):
+        raise SpecError(f"{name}: a verb comes first, such as: %container run {name} ...; the options of a cell stand behind %%container, with two %")
     near = nearest(name, [*NAMES, *_ALSO, *LATER], 0.5)
     raise SpecError(f"{name}: there is no such verb; {f'did you mean {near}?' if near else 'there are ' + ', '.join(NAMES)}")
 

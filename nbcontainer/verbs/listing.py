@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nbcontainer.containers import CONTAINERS
 from nbcontainer.errors import SpecError
+from nbcontainer.ports import port_filter
 from nbcontainer.running import RunningContainer
 from nbcontainer.state import ContainerRecord, list_containers
 from nbcontainer.units import format_size, parse_number
@@ -24,7 +26,7 @@ PS = Listing(
         Field("State", "STATE", False), Field("CreatedAt", "CREATED AT", False), Field("Networks", "NETWORKS", False), Field("Mounts", "MOUNTS", False),
     ),
     "ID",
-    {"id": (), "name": (), "status": ("running", "paused", "exited"), "exited": (), "ancestor": (), "before": (), "since": (), "network": (), "volume": ()},
+    {"id": (), "name": (), "status": ("running", "paused", "exited", "created", "restarting", "removing", "dead"), "exited": (), "ancestor": (), "before": (), "since": (), "network": (), "volume": (), "publish": (), "expose": ()},
 )  # fmt: skip
 STATS = Listing(
     "stats",
@@ -36,6 +38,7 @@ STATS = Listing(
     {},
 )  # fmt: skip
 _SHORT = 30
+_PORT = re.compile(r":(?P<host>\d+)->(?P<own>\d+)/(?P<protocol>\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ def ps(given: argparse.Namespace) -> Table | Document | str:
 
         found += [*kept_here(), *elsewhere.kept()]
     found.sort(key=lambda listed: listed.created_unix_seconds, reverse=True)  # as Docker does
+    ports = {key: [port_filter(text, f"ps: --filter {key}") for text in chosen.pop(key, ())] for key in ("publish", "expose")}
+    found = [listed for listed in found if all(not wanted or any(_leads(listed, key, one) for one in wanted) for key, wanted in ports.items())]
     made = {text: _made(found, text, key) for key in ("before", "since") for text in chosen.get(key, ())}
     found = [listed for listed in found if all(any(_fits(listed, key, value, made) for value in values) for key, values in chosen.items())]
     return PS.shown([listed.row(whole=given.no_trunc) for listed in found[:last]], given.format, quiet=given.quiet)
@@ -107,6 +112,11 @@ def records() -> list[ContainerRecord]:
             with contextlib.suppress(SpecError):  # it has ended
                 found.append(container.record())
     return found
+
+
+def _leads(listed: Listed, key: str, wanted: tuple[range, str]) -> bool:
+    """One of its published ports is wanted: by the host's number, or by its own."""
+    return any(int(found["host" if key == "publish" else "own"]) in wanted[0] and found["protocol"] == wanted[1] for found in _PORT.finditer(listed.ports))
 
 
 def _made(found: list[Listed], text: str, key: str) -> float:

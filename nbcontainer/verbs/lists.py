@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nbcontainer import dockers
 from nbcontainer.errors import SpecError
 from nbcontainer.spelling import hint, nearest
 from nbcontainer.units import parse_number, shown
@@ -47,6 +48,8 @@ class Listing:
         found: dict[str, list[str]] = {}
         for text in given:
             key, equals, value = text.partition("=")
+            if key not in self.filters and self.verb == "ps" and key in dockers.FILTERS:
+                raise SpecError(f"ps: --filter {key}: there is no such filter; {dockers.FILTERS[key]}")
             if key not in self.filters:
                 raise SpecError(f"{self.verb}: --filter {shown(text)}: there is no filter {key or 'without a name'}; {hint(key, self.filters)}")
             if not equals:

@@ -107,7 +107,9 @@ def test_variables_on_the_line(notebook: Notebook) -> None:
         ("%%container --meem 1\n1", "UsageError: --meem: there is no such option; did you mean --mem?"),
         ("%%container --image x\n1", "UsageError: --image: is not available yet"),
         ("%%container no-such-program\n1", "UsageError: PROGRAM: 'no-such-program' is not in the container"),
+        ("%%container --privileged\n1", "UsageError: --privileged: there is no such option; --cap-add ALL"),
         ("%container fly", "UsageError: fly: there is no such verb"),
+        ("%container --mem 64M ls", "UsageError: --mem: a verb comes first, such as: %container run --mem"),
         ("%%container --mem '\n1", "UsageError: No closing quotation"),
     ],
 )
@@ -119,6 +121,9 @@ def test_bad_lines_are_one_line(notebook: Notebook, source: str, message: str) -
 
 def test_help_ps_prune_doctor_and_run(notebook: Notebook) -> None:
     assert "--mem, -m, --memory SIZE" in shown(notebook.run("%%container --help\n"))
+    assert shown(notebook.run("%container help")) == shown(notebook.run("%container --help"))
+    assert shown(notebook.run("%container help ps")) == shown(notebook.run("%container ps --help"))
+    assert shown(notebook.run("%container run --rm --network none --pids-limit 9 echo hello")) == "hello\n"
     assert shown(notebook.run("%container ps")).startswith("CONTAINER ID")
     assert "MEM USAGE / LIMIT" in shown(notebook.run("%container stats --no-stream"))
     live = notebook.run("table = %container stats").outputs[0].data

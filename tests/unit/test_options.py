@@ -96,7 +96,7 @@ def test_any_words_parse_or_are_refused(words: list[str]) -> None:
 
 def test_every_container_option_is_known_to_the_spec() -> None:
     front = {"quiet", "explain", "dry_run", "no_raise_error", "out", "err", "result", "help", "engine", "live", "no_live", "trust_output", "input", "output"}
-    front |= {"detach", "keep", "exec"}
+    front |= {"detach", "keep", "exec", "rm"}
     for option in OPTIONS:
         assert option.later or option.key in OPTION_NAMES | front, option.key
 
