@@ -14,6 +14,7 @@ from nbcontainer.engine.changes import Change
 from nbcontainer.engine.controls import Controls
 from nbcontainer.engine.kernel_log import OomReport, oom_report
 from nbcontainer.engine.line import LineProbe
+from nbcontainer.engine.processes import session_of
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_since
 from nbcontainer.errors import SetupError
@@ -67,12 +68,23 @@ class LocalRun(ProcessRun):
     def signal(self, number: int) -> None:
         if number == signal.SIGKILL:
             self.kill()
+        elif number == signal.SIGINT and self.spec.init:
+            self.interrupt_all()  # an init ignores it, as it gets it from whoever interrupts all
         else:
             self.signal_process(number)
 
+    def interrupt_all(self) -> None:
+        """SIGINT to what belongs to its first process, but not to programs that were started beside it."""
+        others = self.joined
+        self._cgroup.signal_all(signal.SIGINT, None if not others else lambda pid: session_of(pid) not in others)
+        self.release()
+
     def signal_group(self, number: int) -> None:
         """To the first process's process group, as a terminal and Jupyter do. Nothing after the end."""
-        self._controls.signal_group(number)
+        if number == signal.SIGINT and self.spec.init:
+            self.interrupt_all()
+        else:
+            self._controls.signal_group(number)
 
     def within(self, spec: ContainerSpec, code: str, transfer: Transfer | None = None) -> Run:
         return self._engine.run_within(self, spec, code, transfer)
@@ -183,13 +195,15 @@ class LocalRun(ProcessRun):
     def _take_sample(self, sample: Sample) -> None:
         super()._take_sample(sample)
         self._controls.note_memory(sample)
-        self._line.note(sample, self._controls.limits.memory_bytes)
-        self._show_held(sample)
+        self._look_at_cell(sample)
 
-    def _show_held(self, sample: Sample) -> None:
-        """What the cell has printed without the end of its line, when it has waited long enough."""
-        if self._streams.look_for_held(sample.monotonic_seconds):
-            self._wake()
+    def _look_at_cell(self, sample: Sample) -> None:
+        """At its line, and at what it has printed without the end of a line."""
+        with self._wake_lock:  # a session's cell may be sampled still when the session has ended, and its files are closed
+            if not self._ended:
+                self._line.note(sample, self._controls.limits.memory_bytes)
+                if self._streams.look_for_held(sample.monotonic_seconds):
+                    self._wake()
 
     def _finish(self, status: int) -> Finished:
         last = self._end_sampling()

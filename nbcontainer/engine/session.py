@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from nbcontainer.cgroups.sampler import SAMPLER
 from nbcontainer.engine.inbox import Inbox
 from nbcontainer.engine.localrun import LocalRun
-from nbcontainer.engine.processes import session_of
 from nbcontainer.engine.streams import CLOSED, SPOOL_LIMIT_BYTES, CellDone, Said
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import Reason, judge, usage_between, usage_since
@@ -92,17 +91,10 @@ class SessionRun(LocalRun):
     def watch_samples(self, interval_seconds: float | None, take: Callable[[Sample], None]) -> Any:
         def on_sample(sample: Sample) -> None:
             self._controls.note_memory(sample)
-            self._line.note(sample, self._controls.limits.memory_bytes)
-            self._show_held(sample)
+            self._look_at_cell(sample)
             take(sample)
 
         return SAMPLER.add(self._cgroup, None, interval_seconds, on_sample)
-
-    def interrupt_cell(self) -> None:
-        """SIGINT to what belongs to the session, but not to programs that were started beside it."""
-        others = self.joined
-        self._cgroup.signal_all(signal.SIGINT, None if not others else lambda pid: session_of(pid) not in others)
-        self.release()
 
     @property
     def memory_by_kind(self) -> dict[str, int]:
@@ -291,11 +283,11 @@ class CellRun(Within):
         if gives_up:
             self._session.kill()
             return
-        self._session.interrupt_cell()
+        self._session.interrupt_all()
         self._hint_at = now + GRACE_SECONDS if reason == "interrupted" else None
 
     def _abandon(self) -> None:
-        self._session.interrupt_cell()
+        self._session.interrupt_all()
         deadline = time.monotonic() + GRACE_SECONDS
         self.inbox.attendants.clear()
         while (left := deadline - time.monotonic()) > 0:

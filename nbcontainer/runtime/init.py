@@ -6,6 +6,7 @@ the cell is its child.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -279,13 +280,19 @@ def _start_as(go: Go) -> None:
 
 def _stay_as_init() -> None:
     """Fork; the child goes on as the cell, this process reaps until the cell has ended and then ends with its status."""
+    forwarded = signal.valid_signals() - _NOT_FORWARDED
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGINT})  # the cell may be asked for before this process is ready to pass it on
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.setsid()
         stdio.share_held()
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts sends it to the cell, too
+    for number in forwarded:
+        signal.signal(number, lambda number, _: _forward(child, number))
     signal.signal(LINE_SIGNAL, lambda number, _: _pass_on(child, number))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for fd in (0, 1, 2):
         os.close(fd)
     while True:
@@ -297,6 +304,16 @@ def _stay_as_init() -> None:
             # pid 1 cannot end by a signal of its own: the status goes as a message.
             os.write(CHANNEL_FD, encode({"t": "status", "status": status}))
             os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+_NOT_FORWARDED = frozenset(getattr(signal, f"SIG{name}") for name in "KILL STOP INT CHLD TTIN TTOU PIPE FPE ILL SEGV BUS ABRT TRAP SYS".split())
+"""Those of its own faults, and those that nobody can catch."""
+
+
+def _forward(child: int, number: int) -> None:
+    """As Docker's init does: what is sent to the container is for the cell."""
+    with contextlib.suppress(OSError):  # it has just ended
+        os.kill(child, number)
 
 
 def _pass_on(child: int, number: int) -> None:

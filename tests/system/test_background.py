@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,40 @@ def test_stop_says_sigterm_first() -> None:
     with nbc.start(program=["sleep", "600"], mem="64M", workspace="none") as container:
         container.stop(timeout=0.2)  # pid 1 without a handler: Linux ignores SIGTERM for it
         assert container.wait().outcome == "killed"  # type: ignore[union-attr]
+
+
+@pytest.mark.essential
+def test_an_init_passes_signals_on() -> None:
+    with nbc.start(program=["sleep", "600"], init=True, mem="64M", workspace="none") as container:
+        container.stop(timeout=60)
+        result = container.wait()
+        assert result is not None and (result.outcome, result.signal) == ("signalled", signal.SIGTERM)
+    names = ["USR1", "HUP", "INT", "WINCH"]
+    code = (
+        "import signal, time\nseen = []\n"
+        f"for name in {names}: signal.signal(signal.Signals['SIG' + name], lambda number, _: seen.append(signal.Signals(number).name[3:]))\n"
+        f"print('ready', flush=True)\nwhile len(seen) < {len(names)}: time.sleep(0.01)\ntime.sleep(0.1)\nprint(*seen)"
+    )
+    with nbc.start(code, init=True, mem="64M", workspace="none", timeout=60) as container:
+        follow = container.follow()
+        while "ready" not in container.logs():
+            next(follow)
+        for name in names:
+            container.kill(name)
+        result = container.wait()
+        assert result is not None and sorted(result.stdout.split()[1:]) == sorted(names)
+
+
+def test_a_session_below_an_init_is_interrupted_and_stopped() -> None:
+    with nbc.start(init=True, mem="64M", workspace="none") as lab:
+        cell = "import time\nx = 5\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('interrupted')"
+        timer = threading.Timer(0.5, lab.kill, ["INT"])
+        timer.start()
+        assert lab.run(cell).stdout == "interrupted\n" and lab.run("print(x)").stdout == "5\n"
+        timer.join()
+        lab.stop(timeout=60)
+        result = lab.wait()
+        assert result is not None and result.outcome != "killed"
 
 
 def test_input_is_refused_in_the_background() -> None:
