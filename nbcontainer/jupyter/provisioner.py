@@ -79,14 +79,18 @@ class ContainerProvisioner(LocalProvisioner):
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         manager = self._manager
+        if not self.kernel_spec.argv:
+            raise SpecError(f"the kernelspec {manager.kernel_name} has no argv: there is nothing to run in the container")
         self._directory = await asyncio.to_thread(self._make_directory)
         ip = f"{self._directory}/{SOCKETS}"
         if (manager.transport, manager.ip) != ("ipc", ip):
             manager.cleanup_connection_file()
             manager.transport, manager.ip, manager.cache_ports = "ipc", ip, False
-        if not self.kernel_spec.argv:
-            raise SpecError(f"the kernelspec {manager.kernel_name} has no argv: there is nothing to run in the container")
-        kwargs = await super().pre_launch(**kwargs)
+        try:
+            kwargs = await super().pre_launch(**kwargs)
+        except BaseException:
+            await self.cleanup()  # see launch_kernel
+            raise
         outside = os.path.realpath(manager.connection_file)
         kwargs["cmd"] = [word.replace(outside, f"{INSIDE}/{CONNECTION_FILE}") for word in kwargs["cmd"]]
         return kwargs

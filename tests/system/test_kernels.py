@@ -304,3 +304,39 @@ def test_what_cannot_be_executed_fails_at_the_start(kernelspecs: Path, tmp_path:
     with pytest.raises(SpecError, match=r"PROGRAM: 'no-such-program' is not in the container"):
         KernelManager(kernel_name="missing-contained").start_kernel(cwd=str(tmp_path))
     assert sockets() == []
+
+
+def test_a_kernelspec_that_lost_its_command_says_so(kernelspecs: Path, tmp_path: Path) -> None:
+    """Somebody has edited what was installed."""
+    directory = Path(install_words(kernelspecs, "--name emptied --mem 160M"))
+    spec = json.loads((directory / "kernel.json").read_text())
+    for argv in ({"argv": []}, {}):
+        (directory / "kernel.json").write_text(json.dumps({key: value for key, value in spec.items() if key != "argv"} | argv))
+        with pytest.raises(SpecError, match="the kernelspec emptied has no argv: there is nothing to run in the container"):
+            KernelManager(kernel_name="emptied").start_kernel(cwd=str(tmp_path))
+    assert sockets() == []
+
+
+def test_where_its_connection_file_cannot_be_written_nothing_stays(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        KernelManager(kernel_name="small", connection_file=str(tmp_path / "nowhere/kernel.json")).start_kernel(cwd=str(tmp_path))
+    assert sockets() == []
+
+
+def test_without_containers_on_this_host_the_start_says_so(kernelspecs: Path, tmp_path: Path) -> None:
+    require(Path("/usr/bin/bwrap").exists(), "needs bubblewrap: apt install bubblewrap")
+    code = f"""
+        import nbcontainer
+        from importlib.metadata import EntryPoint
+        from jupyter_client.manager import KernelManager
+        from jupyter_client.provisioning import KernelProvisionerFactory
+        entry = EntryPoint("nbcontainer", "nbcontainer.jupyter.provisioner:ContainerProvisioner", KernelProvisionerFactory.GROUP_NAME)
+        KernelProvisionerFactory.instance().provisioners["nbcontainer"] = entry
+        try:
+            KernelManager(kernel_name="small").start_kernel(cwd={str(tmp_path)!r})
+        except nbcontainer.HostError as error:
+            print(error)"""
+    command = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", "/sys/fs/cgroup", "/sys/fs/cgroup", sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("a kernel in a container needs containers on this host, and "), done
+    assert "no permission to make cgroups" in done.stdout and ". Remedy: " in done.stdout
