@@ -66,6 +66,9 @@ _CONSEQUENCES = {
     "thaw the container": "it is still paused",
     "make network": "nothing of it is there",
     "remove network": "it is as it was",
+    "give the cgroup to its user": "",
+    "make the server's directory in memory": "",
+    "remove the server's directory in memory": "",
 }
 """Of steps that are none of a container's making."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -80,6 +81,15 @@ def processes(driver: Driver, name: str) -> list[int]:
     """Host-side ids of everything in the cgroup and below it."""
     leftover = _find(driver, name)
     return [] if leftover is None else leftover.pids()
+
+
+def owners(driver: Driver) -> set[int]:
+    """Ids of the users who have a cgroup of ``driver``."""
+    found = set()
+    for directory in (directory for name in driver.names() for directory in _directories(driver, name)):
+        with contextlib.suppress(FileNotFoundError):  # it has just gone
+            found.add(os.stat(directory).st_uid)
+    return found
 
 
 def remove(driver: Driver, name: str) -> None:

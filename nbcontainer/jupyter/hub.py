@@ -24,7 +24,8 @@ from jupyterhub.utils import random_port
 from traitlets import HasTraits, Integer, Unicode
 
 from nbcontainer.cgroups import Driver, delegate, open_driver
-from nbcontainer.errors import HostError, NbcontainerError
+from nbcontainer.errors import HostError, NbcontainerError, SetupError
+from nbcontainer.jupyter import rundir
 from nbcontainer.jupyter.steward import EXIT_NOTHING, server_cgroup
 from nbcontainer.spec import Limits
 
@@ -32,12 +33,21 @@ CALL_SECONDS = 60.0
 DEFAULT_PLACE = "/jupyterhub"
 SYSTEMD_DELEGATE = {"Delegate": "cpu cpuset io memory pids"}
 """For ``c.SystemdSpawner.unit_extra_properties``: systemd makes the cgroup, and gives it to the user."""
+
+
+def _of_unit(name: str, spawner: Any) -> str:
+    return rundir.environment(f"/run/{spawner.unit_name}")[name]
+
+
+SYSTEMD_ENVIRONMENT = {name: partial(_of_unit, name) for name in rundir.environment("/run")}
+"""For ``c.SystemdSpawner.environment``: the directory of the user's in /run that systemd makes for SystemdSpawner, and removes with the server."""
+
 _lock = threading.Lock()
 _drivers: dict[str, Driver] = {}
 
 
 def user_cgroups(place: str) -> Driver:
-    """Where the servers' cgroups are; at first use in a process, those that a crashed hub left empty are removed.
+    """Where the servers' cgroups are; at first use in a process, those that a crashed hub left empty are removed, with their users' directories.
 
     Raises HostError where they cannot be made, SetupError where they cannot be removed.
     """
@@ -47,6 +57,7 @@ def user_cgroups(place: str) -> Driver:
             parent, _, name = place.strip("/").rpartition("/")
             driver = open_driver(name, parent=f"/{parent}")
             delegate.remove_empty(driver)
+            rundir.RuntimeDirectories(place).keep_only(partial(delegate.owners, driver))
             _drivers[place] = driver
         return driver
 
@@ -55,7 +66,8 @@ class DelegatedCgroup(HasTraits):
     """Mixin for spawners that start processes on the hub's own machine as root; see DelegatingSpawner.
 
     ``mem_limit``, ``cpu_limit`` and ``pids_limit`` hold for the server, its kernels and their containers together. With them
-    ends whatever the user has started: nothing of a stopped server is left.
+    ends whatever the user has started: nothing of a stopped server is left. Its environment leads to the user's directory in memory
+    (see nbcontainer.jupyter.rundir), unless ``environment`` says otherwise.
     """
 
     pids_limit = Integer(1024, min=16, help="Processes and threads of one server and everything that it starts.").tag(config=True)
@@ -64,6 +76,7 @@ class DelegatedCgroup(HasTraits):
     ).tag(config=True)
 
     _entrances: tuple[str, ...] = ()
+    _runtime_directory = ""
 
     def cgroup_name(self: Any) -> str:
         """Of this server: the user's name, and the server's where it has one."""
@@ -81,13 +94,23 @@ class DelegatedCgroup(HasTraits):
             raise HostError(f"there is no user {self.user.name!r} on this machine", f"sudo useradd -m {self.user.name}") from None
         driver = user_cgroups(self.cgroup_place)
         self._entrances = delegate.delegate(driver, self.cgroup_name(), self.limits(), entry.pw_uid, entry.pw_gid)
+        try:
+            self._runtime_directory = rundir.RuntimeDirectories(self.cgroup_place).make(entry.pw_uid, entry.pw_gid)
+        except SetupError:
+            self.remove_cgroup()
+            raise
 
     def remove_cgroup(self: Any) -> None:
         """Blocks until everything of the server has ended. Raises HostError, SetupError."""
         driver = user_cgroups(self.cgroup_place)
         delegate.remove(driver, self.cgroup_name())
+        self._entrances, self._runtime_directory = (), ""
+        rundir.RuntimeDirectories(self.cgroup_place).keep_only(partial(delegate.owners, driver))
         delegate.remove_place(driver)
-        self._entrances = ()
+
+    def get_env(self) -> dict[str, str]:
+        environment: dict[str, str] = super().get_env()  # type: ignore[misc] # the spawner's
+        return rundir.environment(self._runtime_directory) | environment
 
 
 async def _after(hook: Any, clean_up: Callable[[], Awaitable[Any]]) -> None:

@@ -4,11 +4,12 @@ root asks of root.
 GROUP and PLACE are in the administrator's line of sudoers, where the hub cannot change them: it can start programs as
 members of GROUP, who are not root, and change cgroups below PLACE, and nothing else.
 
-    limit USER SERVER MEMORY CPUS PIDS       makes the server's cgroup (0: without that limit); prints the way into it
+    limit USER SERVER MEMORY CPUS PIDS       makes the server's cgroup (0: without that limit), and the user's directory in memory; prints
+                                             the way into the cgroup
     run USER SERVER PROGRAM [ARG...]         in there, as the user; the environment is a JSON object on standard input
     alive USER SERVER                        whether anything runs in it (exit code 0), or nothing (3)
     end USER SERVER                          SIGTERM to everything in it
-    remove USER SERVER                       what is left is killed, and the cgroup goes
+    remove USER SERVER                       what is left is killed, and the cgroup goes, with the user's last one the directory
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import signal
 import sys
 import urllib.parse
 from dataclasses import dataclass
+from functools import partial
 
 from nbcontainer.cgroups import Driver, delegate, open_driver
-from nbcontainer.errors import HostError, NbcontainerError
+from nbcontainer.errors import HostError, NbcontainerError, SetupError
+from nbcontainer.jupyter import rundir
 from nbcontainer.jupyter.join import EXIT_FAILED, become
 from nbcontainer.spec import Limits
 
@@ -92,9 +95,9 @@ def _read_environment() -> dict[str, str]:
     return environment
 
 
-def _run(request: Request, driver: Driver, name: str) -> None:
+def _run(request: Request, driver: Driver, name: str, runtime_directory: str) -> None:
     """Does not return."""
-    environment = _read_environment()
+    environment = rundir.environment(runtime_directory) | _read_environment()
     entrances = delegate.entrances(driver, name)
     if not entrances:
         raise HostError(f"{request.user}'s cgroup is not there", "start the server anew")
@@ -110,15 +113,21 @@ def serve(request: Request) -> int:
     """Exit code. Raises NbcontainerError, OSError and ValueError."""
     entry = check_user(request.user, request.group)
     parent, _, place = request.place.strip("/").rpartition("/")
-    driver = open_driver(place, parent=f"/{parent}")
+    driver, directories = open_driver(place, parent=f"/{parent}"), rundir.RuntimeDirectories(request.place)
     name = server_cgroup(request.user, request.server)
     if len(name) > LONGEST_NAME or name.startswith("."):
         raise ValueError("a server's name is too long, or begins with a dot")
     match request.verb:
         case "limit":
-            print(*delegate.delegate(driver, name, _limits(request.words), entry.pw_uid, entry.pw_gid), sep="\n")
+            way_in = delegate.delegate(driver, name, _limits(request.words), entry.pw_uid, entry.pw_gid)
+            try:
+                directories.make(entry.pw_uid, entry.pw_gid)
+            except SetupError:
+                delegate.remove(driver, name)
+                raise
+            print(*way_in, sep="\n")
         case "run":
-            _run(request, driver, name)
+            _run(request, driver, name, directories.of(entry.pw_uid))
         case "alive":
             return 0 if delegate.processes(driver, name) else EXIT_NOTHING
         case "end":
@@ -127,6 +136,7 @@ def serve(request: Request) -> int:
                     os.kill(pid, signal.SIGTERM)
         case "remove":
             delegate.remove(driver, name)
+            directories.keep_only(partial(delegate.owners, driver))
             delegate.remove_place(driver)
     return 0
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hub.hubs import PLACE, Hub, Student, cgroups_of, processes_of, unix_users
+from hub.hubs import PLACE, Hub, Student, cgroups_of, processes_of, remove_servers, unix_users
 
-from nbcontainer.cgroups import delegate, open_driver
+from nbcontainer.cgroups import open_driver
 
 WATCH_SECONDS = 6.0
 QUOTA = 0.25
@@ -112,9 +112,7 @@ def main() -> None:
         finally:
             hub.stop(signal.SIGKILL)
             hub.end_proxy()
-            for name in driver.names():
-                delegate.remove(driver, name)
-            delegate.remove_place(driver)
+            remove_servers(driver)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.essential
 MIB = 1 << 20
 MEMORY_BYTES = 320 * MIB
 UNIT = Path(f"/sys/fs/cgroup/system.slice/jupyter-{NAME}-singleuser.service")
+RUNTIME = Path(f"/run/jupyter-{NAME}-singleuser")
 SECONDS = 90.0
 # The server is a shell here, and the kernel its child: both are in the unit's cgroup when the first container is made.
 SERVER = 'exec >"$HOME/server.log" 2>&1; mkdir -p work && cd work; "{python}" -m ipykernel_launcher -f "{file}" --transport=ipc --ip="$HOME/ipc"; echo the kernel has ended'
@@ -50,7 +51,7 @@ class BaseSpawner(LoggingConfigurable):
         return []
 
     def get_env(self) -> dict[str, str]:
-        return dict(self.environment)
+        return {name: value(self) if callable(value) else value for name, value in self.environment.items()}
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,9 @@ def spawner(spawner_class: Any, configuration: Config) -> Iterator[Any]:
     home = Path(pwd.getpwnam(NAME).pw_dir)
     file = home / "kernel.json"
     command = ["/bin/sh", "-c", SERVER.format(python=sys.executable, file=file)]
-    # As SystemdSpawner does it for JupyterHub's variables; there is no login, so no XDG_RUNTIME_DIR either.
+    # As SystemdSpawner does it for JupyterHub's variables; there is no login, so no XDG_RUNTIME_DIR but the configuration's.
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": str(Path.cwd()), "IPYTHONDIR": str(home / "ipython")}
+    environment = {**configuration.SystemdSpawner.environment, **environment}
     spawner = spawner_class(config=configuration, user=types.SimpleNamespace(name=NAME, id=1), cmd=command, environment=environment)
     asyncio.run(spawner.start())
     yield spawner
@@ -150,6 +152,13 @@ def test_a_cell_runs_within_its_own_limit_below_the_unit(kernel: Kernel) -> None
     containers, own = places.split()
     assert containers.startswith(f"{UNIT}/")
     assert own.startswith(f"0::/system.slice/{UNIT.name}/"), "processes are in a leaf, so that there can be limits beside it"
+
+
+def test_what_a_first_container_must_write_is_not_in_the_home(kernel: Kernel) -> None:
+    assert kernel.run("%%container --mem 64M --quiet\nprint('first')") == ("ok", "first\n")
+    code = "import os, nbcontainer.state; print(nbcontainer.state.state_directory(), os.environ['JUPYTER_RUNTIME_DIR'], os.path.exists(os.path.expanduser('~/.local/state/nbcontainer')))"
+    assert kernel.run(code) == ("ok", f"{RUNTIME}/nbcontainer {RUNTIME}/jupyter False\n")
+    assert (RUNTIME.stat().st_uid, RUNTIME.stat().st_mode & 0o777) == (pwd.getpwnam(NAME).pw_uid, 0o700)
 
 
 def test_the_student_cannot_widen_what_systemd_allows(kernel: Kernel) -> None:
@@ -201,3 +210,4 @@ def test_stopping_the_server_leaves_nothing(spawner: Any, kernel: Kernel) -> Non
     while UNIT.exists() or any(map(psutil.pid_exists, pids)):
         assert time.monotonic() < deadline, f"left: {[pid for pid in pids if psutil.pid_exists(pid)]}"
         time.sleep(0.1)
+    assert not RUNTIME.exists()

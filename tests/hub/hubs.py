@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
 import secrets
 import signal
 import socket
@@ -22,6 +23,9 @@ from typing import Any
 import psutil
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from nbcontainer.cgroups import Driver, delegate
+from nbcontainer.jupyter.rundir import RuntimeDirectories
 
 PLACE = "/nbcontainer-hubtest"
 PREFIX = "nbcstudent"
@@ -131,6 +135,19 @@ def container_pids(name: str) -> list[int]:
 def cgroups_of(name: str, place: str = PLACE) -> list[str]:
     """Directories of a server's cgroup, in all hierarchies."""
     return [str(path) for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()) if (path := Path(f"{root}{place}/{name}")).is_dir()]
+
+
+def runtime_directory(name: str, place: str = PLACE) -> str:
+    """In memory, of a user who has a server; "" where there is none."""
+    return RuntimeDirectories(place).of(pwd.getpwnam(name).pw_uid)
+
+
+def remove_servers(driver: Driver, place: str = PLACE) -> None:
+    """What a hub that was killed has left."""
+    for name in driver.names():
+        delegate.remove(driver, name)
+    RuntimeDirectories(place).keep_only(list)
+    delegate.remove_place(driver)
 
 
 def end_proxy(directory: Path) -> None:
@@ -265,6 +282,10 @@ class Student:
             {"name": "n", "path": f"work/{uuid.uuid4().hex}.ipynb", "type": "notebook", "kernel": {"name": self._kernel}},
         )  # fmt: skip
         self.kernel_id = session["kernel"]["id"]
+        await self.connect()
+
+    async def connect(self) -> None:
+        """To the kernel that there is, as a page does that is loaded again."""
         address = f"ws://127.0.0.1:{self.hub.port}/user/{self.name}/api/kernels/{self.kernel_id}/channels"
         headers = {"Authorization": f"token {self.hub.token}"}
         # The server answers when the kernel does; ten of them begin at the same time.

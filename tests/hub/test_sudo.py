@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from facilities import require
 
-from nbcontainer.cgroups import delegate, open_driver
+from nbcontainer.cgroups import open_driver
 
-from .hubs import Hub, cgroups_of, processes_of, unix_users
+from .hubs import Hub, cgroups_of, processes_of, remove_servers, runtime_directory, unix_users
 from .test_hub import SHORT, each_runs
 
 HOME = Path(os.environ.get("NBCONTAINER_HUB_HOME", "/nowhere"))
@@ -33,6 +33,7 @@ LIMITS = """
 import glob, os
 files = [*glob.glob("/sys/fs/cgroup/*/nbcontainer-sudotest/*/memory.limit_in_bytes"), *glob.glob("/sys/fs/cgroup/nbcontainer-sudotest/*/memory.max")]
 print(os.getuid(), [int(open(file).read()) >> 20 for file in files], [os.access(file, os.W_OK) for file in files], "SUDO_USER" in os.environ)
+print(os.environ["XDG_RUNTIME_DIR"], os.environ["JUPYTER_RUNTIME_DIR"])
 """
 
 
@@ -79,9 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             hub.stop(signal.SIGKILL)
             hub.end_proxy()
             SUDOERS.unlink()
-            for name in driver.names():
-                delegate.remove(driver, name)
-            delegate.remove_place(driver)
+            remove_servers(driver, PLACE)
             subprocess.run(["/usr/sbin/groupdel", GROUP], check=False)
 
 
@@ -89,7 +88,9 @@ def test_a_server_runs_as_its_user_within_its_limits_and_nothing_stays(place: Pl
     hub, student = place.hub, place.student
     replies = each_runs(hub, {student: [LIMITS, SHORT]})[0][student]
     uid = int(subprocess.run(["id", "-u", student], check=True, capture_output=True, text=True).stdout)
-    assert replies[0].text == f"{uid} [640] [False] False\n"
+    memory = f"/run/nbcontainer-hub/{PLACE.strip('/')}/{uid}"
+    assert replies[0].text == f"{uid} [640] [False] False\n{memory} {memory}/jupyter\n"
+    assert runtime_directory(student, PLACE) == memory
     assert (replies[1].status, replies[1].text) == ("ok", "42\n"), replies[1].errors
     server = hub.server(student)["started"]
     hub.stop(signal.SIGKILL)
@@ -100,6 +101,7 @@ def test_a_server_runs_as_its_user_within_its_limits_and_nothing_stays(place: Pl
     hub.stop_server(student)
     assert processes_of(student) == []
     assert cgroups_of(student, PLACE) == []
+    assert runtime_directory(student, PLACE) == ""
 
 
 def test_who_is_not_in_the_group_gets_no_server_and_is_told(place: Place) -> None:

@@ -10,6 +10,9 @@ c = get_config()  # type: ignore[name-defined] # noqa: F821 (JupyterHub gives it
 
 check_host()  # says now, and not at the first login, what is missing on this machine
 
+# Everybody who has an account here and its password; or name them, with allowed_users.
+c.Authenticator.allow_all = True
+
 c.JupyterHub.spawner_class = "nbcontainer"
 c.Spawner.mem_limit = "2G"
 c.Spawner.cpu_limit = 1.0

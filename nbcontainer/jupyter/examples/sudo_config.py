@@ -12,6 +12,7 @@ nothing else as root. (PAM can check passwords of others only for members of the
 
 c = get_config()  # type: ignore[name-defined] # noqa: F821 (JupyterHub gives it)
 
+c.LocalAuthenticator.allowed_groups = {"students"}
 c.JupyterHub.spawner_class = "nbcontainer.jupyter.hub.SudoSpawner"
 c.SudoSpawner.group = "students"
 c.SudoSpawner.pids_limit = 512
