@@ -127,9 +127,28 @@ def _hint(value: Any) -> str:
     for kind in (dict, list, tuple, set, str, int, float):
         if isinstance(value, kind):
             return f"make it a plain {kind.__name__}: {kind.__name__}(...)"
-    if callable(getattr(value, "to_pandas", None)):
-        return "make it a DataFrame: .to_pandas()"
+    if isinstance(value, memoryview):
+        return "make it plain bytes: bytes(...)"
+    for name, hint in _BY_METHOD:
+        if callable(getattr(value, name, None)):
+            return hint
+    if isinstance(value, (range, Iterator)) or type(value).__name__ in ("dict_keys", "dict_values", "dict_items", "deque"):
+        return "make it a list: list(...)"
+    if type(value).__module__.partition(".")[0] in ("decimal", "fractions", "pathlib", "uuid"):
+        return "bring out its text: str(...)"
+    if isinstance(value, type) or callable(value):
+        return "code stays in the container; a session keeps it for its next cells"
     return ""
+
+
+_BY_METHOD = (
+    ("to_pandas", "make it a DataFrame: .to_pandas()"),
+    ("isoformat", "bring out its text: .isoformat()"),
+    ("total_seconds", "bring out a number: .total_seconds()"),
+    ("numpy", "make it an array: .numpy()"),
+    ("tolist", "make it a list: .tolist()"),
+)
+"""What types of others offer to become data."""
 
 
 class Decoder:

@@ -68,7 +68,8 @@ def gather(names: Iterable[str], namespace: dict[str, Any]) -> tuple[Blob, list[
             problems.append(str(error))
         except CannotTravel as refused:
             why = f" ({refused.hint})" if refused.hint else ""
-            problems.append(f"-o {name}: a {refused.type_name} cannot come out of a container{why}. What can: {SUPPORTED}.")
+            a = "an" if refused.type_name[0] in "aeio" else "a"
+            problems.append(f"-o {name}: {a} {refused.type_name} cannot come out of a container{why}. What can: {SUPPORTED}.")
         except MemoryError:
             problems.append(f"-o {name}: there is not enough memory in the container to send it")
         else:

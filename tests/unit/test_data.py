@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import importlib
 import io
 import json
 import mmap
@@ -197,7 +198,7 @@ class Own(dict):  # type: ignore[type-arg]
 )
 def test_what_is_no_data_is_named_with_its_type(value: Any, words: list[str]) -> None:
     blob, problems, _ = variables.gather(["good", "bad"], {"good": 1, "bad": value})
-    assert len(problems) == 1 and problems[0].startswith("-o bad: a ")
+    assert len(problems) == 1 and problems[0].startswith(("-o bad: a ", "-o bad: an "))
     assert all(word in problems[0] for word in [*words, "NumPy arrays", "DataFrames"])
     assert read_values(written(blob), ["good"])[0] == {"good": 1}
 
@@ -539,3 +540,34 @@ def test_where_the_container_s_root_could_open_it_anew_it_can_be_sealed() -> Non
             assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
         os.close(fd)
         transfer.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("datetime.date(2026, 1, 1)", ".isoformat()"),
+        ("datetime.timedelta(1)", ".total_seconds()"),
+        ("decimal.Decimal('1.5')", "str(...)"),
+        ("pathlib.Path('/x')", "str(...)"),
+        ("uuid.UUID(int=1)", "str(...)"),
+        ("range(3)", "list(...)"),
+        ("{}.keys()", "list(...)"),
+        ("(one for one in ())", "list(...)"),
+        ("array.array('i')", ".tolist()"),
+        ("pd.Index([1])", ".tolist()"),
+        ("pd.Timestamp(0)", ".isoformat()"),
+        ("memoryview(b'')", "bytes(...)"),
+        ("collections.OrderedDict()", "dict(...)"),
+        ("collections.deque()", "list(...)"),
+        ("len", "a session keeps it"),
+        ("int", "a session keeps it"),
+        ("object()", ""),
+    ],
+)
+def test_what_cannot_come_out_says_how_to_make_data_of_it(code: str, hint: str) -> None:
+    modules = {name: importlib.import_module(name) for name in ("array", "collections", "datetime", "decimal", "pathlib", "uuid")}
+    value = eval(code, {**modules, "pd": pd})
+    with pytest.raises(CannotTravel) as caught:
+        Encoder().encode(value)
+    assert caught.value.hint.endswith(hint) or hint in caught.value.hint
+    assert bool(caught.value.hint) == bool(hint)
