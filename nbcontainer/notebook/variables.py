@@ -14,6 +14,7 @@ from nbcontainer.events import InputRequest
 if TYPE_CHECKING:
     from nbcontainer.data.inward import Inward
     from nbcontainer.engine import Run
+    from nbcontainer.notebook.asking import Asking
 
 LOOK_SECONDS = 0.1
 NO_INPUT = "nobody can type here: this front end allows no input (nbconvert, papermill and jupyter execute never do)"
@@ -41,17 +42,23 @@ class Reader:
     def __init__(self, shell: Any) -> None:
         self._kernel = getattr(shell, "kernel", None)
         self._run: Run | None = None
+        self._asking: Asking | None = None
         self._waiting = False
 
     def on_start(self, run: Run) -> None:
         self._run = run
 
     def __call__(self, request: InputRequest) -> str | None:
-        """The line; None where there is none because the cell is ending. Raises EOFError, NotImplementedError (with the reason)."""
+        """The line; None where it comes later by itself, or not at all because the cell is ending.
+
+        Raises EOFError, NotImplementedError (with the reason).
+        """
         if self._kernel is not None and not getattr(self._kernel, "_allow_stdin", True):
             raise NotImplementedError(NO_INPUT)
         if threading.current_thread() is not threading.main_thread():
             return self._read(request)
+        if self._asks_beside(request):
+            return None
         # Meanwhile the stop button must end the waiting, and so must the end of the cell.
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(done, threading.get_ident()), daemon=True)
@@ -69,6 +76,19 @@ class Reader:
             done.set()
             watcher.join()
             signal.signal(signal.SIGINT, previous)
+
+    def _asks_beside(self, request: InputRequest) -> bool:
+        """Whether the question was asked in a way that nothing has to wait for."""
+        if self._kernel is None or self._run is None:
+            return False
+        from nbcontainer.notebook.asking import Asking, AskingUnavailable
+
+        try:
+            self._asking = self._asking or Asking(self._kernel, self._run)
+        except AskingUnavailable:
+            return False
+        self._asking.ask(request)
+        return True
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._waiting:

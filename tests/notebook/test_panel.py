@@ -60,10 +60,18 @@ class Client:
         self._client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
+    def question(self) -> tuple[str, bool]:
+        """What a cell asks next: (prompt, password)."""
+        content = self._client.get_stdin_msg(timeout=WAIT_SECONDS)["content"]
+        return content["prompt"], content["password"]
+
+    def answer(self, line: str) -> None:
+        self._client.input(line)
+
     def interrupt(self) -> None:
         self._manager.interrupt_kernel()
 
-    def read_until_idle(self, message_id: str, on_message: Callable[[dict[str, Any]], None] = lambda content: None) -> None:
+    def read_until_idle(self, message_id: str, on_message: Callable[[dict[str, Any]], object] = lambda content: None) -> None:
         """``on_message`` gets each of the panel's own messages, and ``{"k": "open"}`` for its beginning."""
         while True:
             message = self._client.get_iopub_msg(timeout=WAIT_SECONDS)
@@ -158,6 +166,43 @@ def test_clicks_are_heard_while_the_cell_runs(client: Client) -> None:
     caption = client.outputs[client.outputs.index(last) + 1]
     assert caption["data"]["text/plain"] == last["data"]["text/plain"], "the same in words, below it"
     assert WIDGET_VIEW not in last["data"]
+
+
+def test_a_question_that_waits_stops_neither_the_view_nor_the_clicks(client: Client) -> None:
+    steps = iter([{"k": "pause"}, {"k": "resume"}])
+
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "open":
+            client.send(k="hello")
+        elif content["k"] == "d" and client.rows and client.rows[-1][0] > 1.5 and not asked:
+            asked.append(client.question())
+            client.send(**next(steps))
+        elif content["k"] == "said" and (step := next(steps, None)):
+            client.send(**step)
+        elif content["k"] == "said":
+            client.answer("Ada")
+            asked.append(client.question())
+            client.answer("word")
+
+    asked: list[tuple[str, bool]] = []
+    cell = client.execute("%%container --no-raise-error\nimport getpass\nprint('hello', input('name? '), getpass.getpass('word? '))")
+    client.read_until_idle(cell, on_message)
+    assert asked == [("name? ", False), ("word? ", True)] and client.printed(cell) == "hello Ada word\n"
+    assert [said["ok"] for said in client.said] == [True, True]
+
+
+def test_a_question_that_nobody_answers_ends_with_a_click(client: Client) -> None:
+    def on_message(content: dict[str, Any]) -> None:
+        if content["k"] == "open":
+            client.question()
+            client.send(k="kill")
+
+    client.read_until_idle(client.execute("%%container --live --no-raise-error\nimport time; time.sleep(0.5); input('name? ')"), on_message)
+    assert "killed on request" in client.figure()["metadata"]["image/png"]["alt"]
+    client.answer("too late")
+    cell = client.execute("%%container --live\ntry: input('again? ')\nexcept EOFError: print('ended')")
+    client.read_until_idle(cell, lambda content: content["k"] == "open" and (client.question(), client.answer("\x04")))
+    assert client.printed(cell) == "ended\n", "what was typed too late is not taken for an answer to this"
 
 
 def test_queued_cells_are_neither_lost_nor_reordered(client: Client) -> None:
