@@ -47,10 +47,11 @@ def alt_text(result: Result) -> str:
     high = result.limits.memory_high_bytes
     of += f" (memory-high {format_size(high)})" if high else ""
     usage = result.usage
+    killed = "; a child was killed for memory" if usage.oom_kills and result.outcome != "oom" else ""
     throttled = f", throttled for {usage.throttled_seconds:.2f} s" if usage.throttled_seconds >= 0.01 else ""
     return (
         f"Memory and CPU over time: {title(result)}; memory peak {format_size(usage.memory_peak_bytes)}{of}, "
-        f"CPU {usage.cpu_seconds:.2f} s{throttled}."
+        f"CPU {usage.cpu_seconds:.2f} s{throttled}{killed}."
     )
 
 
@@ -156,7 +157,7 @@ def _draw_memory(axes: Any, seconds: list[float], columns: dict[str, list[float]
         else:
             axes.axhline(peak, color=GREY, linewidth=0.8, linestyle=":", label=f"peak {format_size(result.usage.memory_peak_bytes)}")
             if kills:
-                axes.plot(kills, [peak] * len(kills), color=VERMILION, marker="X", linestyle="", label="a child was killed for memory")
+                axes.plot(kills, [peak] * len(kills), color=VERMILION, marker="X", linestyle="", label="a child was killed")
     axes.set_ylim(0, top * 1.12)
     axes.set_ylabel("memory (MiB)")
 

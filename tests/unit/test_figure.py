@@ -58,6 +58,18 @@ def test_title_and_alternative_text(outcome: str) -> None:
     result = _result(outcome=outcome)
     assert "0.80 s" in title(result)
     assert title(result) in alt_text(result)
+    assert ("a child was killed for memory" in alt_text(result)) == (outcome != "oom"), "it did not end the cell"
+
+
+def test_no_name_in_the_legend_is_cut_off() -> None:
+    series = SampleSeries()
+    for index in range(16):
+        series.append(replace(_sample(index), oom_kills=index // 8))
+    figure = plot_result(replace(_result(outcome="exited"), samples=series))
+    figure.canvas.draw()
+    texts = [text for axes in figure.axes for text in axes.get_legend().get_texts()]
+    assert "a child was killed" in [text.get_text() for text in texts]
+    assert max(text.get_window_extent().x1 for text in texts) <= figure.bbox.width
 
 
 def test_pyplot_stays_out() -> None:
