@@ -68,6 +68,10 @@ const ALERT_MILLISECONDS = 30000;
 // So long after it has moved something, a hand is on it.
 const HAND_MILLISECONDS = 700;
 
+// After so long without news of a run that goes on, its kernel is gone, or out of reach. With rare samples: after three of them.
+const SILENT_SECONDS = 5;
+const NO_NEWS = "The kernel says nothing any more: it has ended (and its containers with it), or the connection is lost.";
+
 // A hint stays long enough to be read, also when Linux has answered at once.
 const HINT_MILLISECONDS = 4000;
 
@@ -536,7 +540,8 @@ class Chart {
   markerTexts(g, colours, markers, place) {
     g.font = `11px ${colours.font}`;
     g.textAlign = "left";
-    const places = placeTexts(markers.map((marker) => [place(marker), g.measureText(marker[2]).width]), this.plot.x, this.width - 2);
+    const right = this.panel.showHost ? this.plot.x + this.plot.w : this.width - 2; // the host's scale is there
+    const places = placeTexts(markers.map((marker) => [place(marker), g.measureText(marker[2]).width]), this.plot.x, right);
     markers.forEach(([, kind, text], i) => {
       g.fillStyle = kind === "oom" ? colours.red : colours.text;
       if (places[i] === null) return;
@@ -591,10 +596,12 @@ class Panel {
     this.config = model.get("config");
     this.limits = this.config.limits;
     this.status = "running";
+    this.heardAt = Date.now();
     this.rows = new Rows();
     this.markers = [];
     this.showHost = true;
     this.asked = false;
+    this.silent = false;
     this.build();
   }
 
@@ -611,7 +618,7 @@ class Panel {
     this.message = element("div", { class: "nbc-message", role: "status" });
     this.readout = element("div", { class: "nbc-hidden", "aria-live": "polite" });
     const head = element("div", { class: "nbc-head" }, this.dot, element("b", {}, config.title), this.state, this.buttons());
-    const parts = [head, this.warning, this.alert, ...this.charts.map((chart) => chart.root), this.events, this.toggles(), this.limitControls(), this.message, this.readout];
+    const parts = [head, this.warning, this.alert, ...this.charts.map((chart) => chart.root), this.toggles(), this.limitControls(), this.message, this.events, this.readout];
     this.root.className = "nbc-panel";
     this.root.setAttribute("role", "region");
     // Else JupyterLab takes arrow keys from the sliders, and Enter on a button edits the cell: older ones look for the attribute.
@@ -751,6 +758,7 @@ class Panel {
   // ---- what the kernel says
 
   listen() {
+    this.watch = setInterval(() => this.silent !== this.silentNow() && this.redraw(), 1000);
     this.onMessage = (message, buffers) => this.take(message, buffers || []);
     this.model.on("msg:custom", this.onMessage);
     this.onPointer = (chart, event) => {
@@ -779,6 +787,7 @@ class Panel {
       return;
     }
     if (message.k === "end") return this.end(message);
+    this.heardAt = Date.now();
     if (message.k === "all") {
       this.rows.clear();
       this.markers = [];
@@ -846,11 +855,21 @@ class Panel {
     this.root.replaceChildren(element("img", { alt: metadata["image/png"].alt, src: `data:image/png;base64,${data["image/png"]}` }));
   }
 
+  silentNow() {
+    return this.status !== "ended" && Date.now() - this.heardAt > 1000 * Math.max(SILENT_SECONDS, 3 * (this.config.interval || 0));
+  }
+
   showStatus() {
     const paused = this.status === "paused";
     const seconds = this.rows.last ? ` · ${this.rows.last.seconds.toFixed(1)} s` : "";
-    this.state.textContent = `${this.status}${seconds}`;
-    this.dot.dataset.status = this.status;
+    const silent = this.silentNow();
+    if (silent !== this.silent) {
+      this.silent = silent;
+      if (silent) this.say(NO_NEWS, false);
+      else if (this.message.textContent === NO_NEWS) this.say("", true);
+    }
+    this.state.textContent = `${silent ? "no news" : this.status}${seconds}`;
+    this.dot.dataset.status = silent ? "unknown" : this.status;
     if (this.pauseButton.textContent !== (paused ? "Resume" : "Pause")) this.pauseButton.textContent = paused ? "Resume" : "Pause";
     if (this.status === "ended") {
       for (const input of this.root.querySelectorAll("button, .nbc-limits input")) input.disabled = true;
@@ -912,6 +931,7 @@ class Panel {
   }
 
   close() {
+    clearInterval(this.watch);
     this.model.off("msg:custom", this.onMessage);
     this.resize.disconnect();
     this.theme.disconnect();

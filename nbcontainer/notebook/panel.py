@@ -50,6 +50,7 @@ class PanelLink:
             "host_memory": host_memory_bytes()[0],
             "host_cpus": cores(),
             "controls": controls,
+            "interval": run.spec.interval_seconds if run is not None else None,
             "note": note if controls else WITHOUT_PUMP,
         }
         self._controls = controls

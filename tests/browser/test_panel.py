@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     book.run(0, 1, 2)
     book.wait_for_seconds(1)
     record = container(book.panel)
+    slider = book.panel.get_by_label("Memory limit slider")
+    below = slider.bounding_box()
     book.panel.get_by_role("button", name="Pause").click()
     book.wait_for_message("frozen")
     assert frozen(record)
@@ -139,10 +142,10 @@ def test_buttons_and_sliders_reach_linux(notebook: Callable[..., Notebook], keep
     book.panel.get_by_role("button", name="Resume").click()
     book.wait_for_message("run again")
     assert not frozen(record)
-    slider = book.panel.get_by_label("Memory limit slider")
     events = book.panel.get_by_role("log", name="Events").get_by_role("listitem")
     events.nth(1).wait_for()
     assert [re.sub(r"^\S\s*[\d.]+ s ", "", text) for text in events.all_inner_texts()] == ["paused", "resumed"]
+    assert slider.bounding_box() == below, "what was done is listed where it moves no control"
     slider.focus()
     slider.press("ArrowRight")
     book.wait_for_message("Linux says: mem 128 MiB →")
@@ -213,8 +216,10 @@ def test_all_charts_can_be_switched_on_and_hover_shows_values(notebook: Callable
     book.panel.get_by_label("Pressure", exact=True).uncheck()
     book.canvas(5).wait_for(state="hidden")
     slider = book.panel.get_by_label("Memory limit slider")
+    place = slider.bounding_box()
     slider.fill("1")
     book.panel.locator(".nbc-hint", has_text="in use: Linux will refuse").wait_for()
+    assert slider.bounding_box() == place, "it stays under the hand"
     book.wait_for_message("Linux refused it")
     too_much = book.panel.get_by_label("Memory limit in MiB")
     too_much.fill("99999999")
@@ -256,6 +261,15 @@ def test_a_page_that_is_loaded_again_shows_the_whole_run(notebook: Callable[...,
     keep("reloaded-figure")
     book.page.reload()
     book.page.locator(".jp-OutputArea img").wait_for()
+
+
+def test_a_panel_whose_kernel_is_gone_says_so(notebook: Callable[..., Notebook]) -> None:
+    book = notebook(f"%%container --live --mem 64M\n{SPIN}")
+    book.run(0, 1)
+    book.wait_for_seconds(1)
+    os.kill(container(book.panel).kernel_pid, signal.SIGKILL)
+    book.panel.locator(".nbc-state", has_text="no news").wait_for()
+    book.wait_for_message("The kernel says nothing any more")
 
 
 def test_a_page_that_was_away_at_the_end_gets_what_stays(page: Any, notebook: Callable[..., Notebook], keep: Callable[[str], None]) -> None:
