@@ -187,7 +187,7 @@ class ContainerMagics(ConfiguredMagics):  # type: ignore[misc]
         with announced_to(partial(tell, said)):
             running = container.start(code, program=parsed.program, on_event=on_event, on_start=runs.append, cell_number=shell.displayhook.prompt_count, **options)
         started.append(running.name)
-        print(running.name)
+        print(running.name, flush=True)  # above the view, which does not go through standard output
         for note in running.spec.notes:
             if note not in said:
                 tell(said, note)

@@ -321,6 +321,15 @@ function replaceView(list, modelId, [figure, caption, ...more]) {
   return found;
 }
 
+// A run that ended while it waited for what input() asks leaves its box behind, and JupyterLab runs no cell before that is answered.
+export function dropQuestion(root, manager) {
+  const box = root.closest(".jp-OutputArea")?.querySelector(".jp-OutputArea-stdin-item");
+  if (!box) return;
+  box.style.display = "none"; // it goes when the cell runs again
+  const kernel = manager?.context?.sessionContext?.session?.kernel;
+  if (kernel) kernel.hasPendingInput = false;
+}
+
 // ---- the page
 
 function element(tag, attributes = {}, ...children) {
@@ -808,6 +817,7 @@ class Panel {
       this.showLimits();
     }
     if (message.s) this.status = message.s;
+    if (message.s === "ended") dropQuestion(this.root, this.model.widget_manager);
     if (message.w !== undefined) this.warn(message.w);
     this.redraw();
   }

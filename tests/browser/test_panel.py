@@ -263,6 +263,18 @@ def test_a_page_that_is_loaded_again_shows_the_whole_run(notebook: Callable[...,
     book.page.locator(".jp-OutputArea img").wait_for()
 
 
+def test_a_cell_that_waits_for_input_can_be_killed_and_the_next_one_runs(notebook: Callable[..., Notebook]) -> None:
+    book = notebook("%%container --live --no-raise-error\ninput('name? ')", "print('next', 6 * 7)")
+    book.run(0, 1)
+    book.page.locator(".jp-Stdin-input").wait_for()
+    book.wait_for_seconds(1)
+    book.panel.get_by_role("button", name="Kill").click()
+    assert "killed on request" in book.wait_for_figure()
+    book.page.locator(".jp-Stdin-input").wait_for(state="hidden")
+    book.run(2)
+    book.page.get_by_text("next 42").wait_for()
+
+
 def test_a_panel_whose_kernel_is_gone_says_so(notebook: Callable[..., Notebook]) -> None:
     book = notebook(f"%%container --live --mem 64M\n{SPIN}")
     book.run(0, 1)
