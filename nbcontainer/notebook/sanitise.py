@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from nbcontainer.notebook import stylesheet
+from nbcontainer.notebook import stylesheet, tagsoup
 
 SAFE_AS_TEXT = ("text/plain", "text/latex")
 SAFE_RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
@@ -18,6 +18,7 @@ MAX_DISPLAY_BYTES = 32 << 20
 _TAGS = re.compile(r"<[^>]*>")
 _VISIBLE = ("<img", "<table", "<progress", "<hr", "background", "border")
 _MEDIA = ("audio", "video")
+TOO_COMPLEX = "HTML of this size in which not every tag is closed in its order"
 A_SCRIPT, A_STYLE, A_PART_OF_STYLE, A_PICTURE = "a script", "its style sheet", "a part of its style", "a picture from elsewhere"
 _PARTS = (
     (("script",), A_SCRIPT), (_MEDIA, "a video or sound"), (("iframe", "frame"), "a page in a frame"), (("object", "embed"), "an embedded object"),
@@ -29,7 +30,7 @@ _KINDS = (
     ("application/vnd.plotly.", "a Plotly figure"), ("application/vnd.bokeh", "a Bokeh plot"), ("application/vnd.holoviews", "a HoloViews plot"),
     ("application/pdf", "a PDF document"), ("application/geo+json", "a map"), ("video/", "a video"), ("audio/", "a sound"),
 )  # fmt: skip
-_HANDLER = re.compile(r"<[a-z][^>]*[\s\"'/](?:on[a-z]+\s*=|(?:xlink:)?href\s*=\s*[\"']?\s*javascript:)", re.IGNORECASE)
+_HANDLER = re.compile(r"<[a-z][^<>]*[\s\"'/](?:on[a-z]+\s*=|(?:xlink:)?href\s*=[\s\"']*javascript:)", re.IGNORECASE)
 _MOST_KIND = 80
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGETS = (
@@ -94,6 +95,8 @@ def _name_of(kind: str) -> str:
 def shown_html(text: str) -> tuple[str, list[str]]:
     """(what may be shown of it, empty where a reader would see nothing; what is left out)."""
     rest, sheets = stylesheet.take_out(text)
+    if not tagsoup.is_bearable(rest):
+        return "", [TOO_COMPLEX]
     lower = rest.lower()
     missing = [name for tags, name in _PARTS if any(re.search(rf"<{tag}\b", lower) for tag in tags)]
     missing += [A_SCRIPT] if _HANDLER.search(rest) else []
@@ -153,6 +156,8 @@ class _Cleaner:
         """What a reader would miss."""
         self.sized = False
         """A style could make something larger than its place."""
+        self._styles: dict[str, tuple[str, bool, bool]] = {}
+        self._left = stylesheet.MOST_CHARACTERS
 
     def clean(self, text: str) -> str:
         import nh3
@@ -164,9 +169,10 @@ class _Cleaner:
         attributes["progress"] = {"max", "value"}
         attributes["*"] = {"style", "id", "class"} if self._scope else {"style"}
         attributes["table"].add("class")
-        whole = text.encode("utf-8", "replace").decode()  # without halves of a surrogate pair, which no encoder takes
-        tags = {*nh3.ALLOWED_TAGS, "progress"}
-        return nh3.clean(whole, tags=tags, attributes=attributes, url_schemes={"http", "https", "mailto", "data"}, attribute_filter=self._wanted)
+        whole = tagsoup.disarm(text).encode("utf-8", "replace").decode()  # without halves of a surrogate pair, which no encoder takes
+        tags = tagsoup.disarmed({*nh3.ALLOWED_TAGS, "progress"})
+        schemes = {"http", "https", "mailto", "data"}
+        return tagsoup.rearm(nh3.clean(whole, tags=tags, attributes=attributes, url_schemes=schemes, attribute_filter=self._wanted))
 
     def _wanted(self, tag: str, name: str, value: str) -> str | None:
         if name == "style":
@@ -183,7 +189,10 @@ class _Cleaner:
         return None if _INVISIBLE.sub("", value).lower().startswith("data:") else value
 
     def _style(self, value: str) -> str | None:
-        written, sized, whole = stylesheet.safe_declarations(value)
+        if value not in self._styles:  # a table has the same thousands of times
+            self._left -= len(value)
+            self._styles[value] = stylesheet.safe_declarations(value) if self._left >= 0 else ("", False, False)
+        written, sized, whole = self._styles[value]
         self.sized = self.sized or sized
         if not whole:
             self._lacks(A_PART_OF_STYLE)

@@ -7,18 +7,19 @@ shows, and no rule of the page's reaches here. Nothing leaves its place (``posit
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
 
-MOST_CHARACTERS = 1 << 20
+MOST_CHARACTERS = 1 << 18
+"""Of the style sheets of one output, and as many of its style attributes that differ: a second's work."""
+MOST_OF_SELECTOR = 1000
 CLIPPED = "overflow: auto"
 """Of the element around: whatever sizes and margins are inside, it paints nothing over the rest of the page."""
 NAME = re.compile(r"[A-Za-z_][\w-]{0,100}", re.ASCII)
 """Of an id, or of a class."""
-_STYLE = re.compile(r"<style\b[^>]*>(.*?)</style\s*>", re.IGNORECASE | re.DOTALL)
+_BEGIN, _END = re.compile(r"<style\b", re.IGNORECASE), re.compile(r"</style\s*>", re.IGNORECASE)
 _PSEUDO = r"(?:first|last|only)-(?:child|of-type)|hover|nth-(?:last-)?(?:child|of-type)\((?:odd|even|\d{0,4}n?(?:\+\d{1,4})?)\)"
 _SIMPLE = rf"(?:[#.][A-Za-z_][\w-]*|:(?:{_PSEUDO}))"
 _COMPOUND = rf"(?:(?:(?!(?:html|body|head)\b)[A-Za-z][A-Za-z0-9]*|\*){_SIMPLE}*|{_SIMPLE}+)"
@@ -53,16 +54,24 @@ def scope_of(html: str) -> str:
 
 def take_out(html: str) -> tuple[str, list[str]]:
     """(``html`` without style sheets, these)."""
-    return _STYLE.sub("", html), [match[1] for match in _STYLE.finditer(html) if match[1].strip()]
+    rest: list[str] = []
+    sheets: list[str] = []
+    place = 0
+    # Not one expression: it would go through the rest for each beginning that has no end.
+    while (begin := _BEGIN.search(html, place)) is not None and (inner := html.find(">", begin.end())) >= 0:
+        end = _END.search(html, inner)
+        if end is None:
+            break
+        rest.append(html[place : begin.start()])
+        sheets.append(html[inner + 1 : end.start()])
+        place = end.end()
+    return "".join([*rest, html[place:]]), [sheet for sheet in sheets if sheet.strip()]
 
 
-@functools.lru_cache(maxsize=512)
 def safe_declarations(text: str) -> tuple[str, bool, bool]:
     """Of a style attribute: (what may be shown, whether that can make it larger than its place, whether a reader sees all of it)."""
     import tinycss2
 
-    if len(text) > MOST_CHARACTERS:
-        return "", False, False
     try:
         declarations = tinycss2.parse_declaration_list(text, skip_comments=True, skip_whitespace=True)
         kept = _kept(declarations)
@@ -80,10 +89,11 @@ def safe_rules(sheets: Iterable[str], scope: str) -> tuple[str, bool]:
 
     rules: list[str] = []
     whole = True
+    left = MOST_CHARACTERS
     for sheet in sheets:
-        if len(sheet) > MOST_CHARACTERS:
-            whole = False
-            continue
+        left -= len(sheet)
+        if left < 0:
+            return "\n".join(rules), False
         for rule in tinycss2.parse_stylesheet(sheet, skip_comments=True, skip_whitespace=True):
             try:
                 written, all_of_it = _rule(rule, scope) if rule.type == "qualified-rule" else ("", False)
@@ -98,7 +108,7 @@ def _rule(rule: Any, scope: str) -> tuple[str, bool]:
     import tinycss2
 
     selectors = [" ".join(text.split()) for text in tinycss2.serialize(rule.prelude).split(",")]
-    own = [f"#{scope} " + _OWN_NAME.sub(f"{scope}-", selector) for selector in selectors if _SELECTOR.fullmatch(selector)]
+    own = [f"#{scope} " + _OWN_NAME.sub(f"{scope}-", selector) for selector in selectors if len(selector) <= MOST_OF_SELECTOR and _SELECTOR.fullmatch(selector)]
     declarations = tinycss2.parse_declaration_list(rule.content, skip_comments=True, skip_whitespace=True)
     kept = _kept(declarations)
     written = f"{', '.join(own)} {{ {'; '.join(map(_written, kept))} }}"
@@ -116,7 +126,8 @@ def _is_known(declaration: Any) -> bool:
 
 
 def _is_whole(declarations: list[Any], kept: list[Any]) -> bool:
-    return all(one in kept or (one.type == "declaration" and _UNSEEN.fullmatch(one.lower_name) is not None) for one in declarations)
+    names = set(map(id, kept))
+    return all(id(one) in names or (one.type == "declaration" and _UNSEEN.fullmatch(one.lower_name) is not None) for one in declarations)
 
 
 def _written(declaration: Any) -> str:

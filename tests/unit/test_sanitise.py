@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -295,3 +297,51 @@ def test_any_style_sheet_ends_where_it_should(text: str) -> None:
     rules, _ = safe_rules([text], "p")
     assert "<" not in rules and "\\" not in rules and "url(" not in rules and "@" not in rules
     assert all(selector.startswith("#p ") for line in rules.splitlines() for selector in line.partition(" {")[0].split(", "))
+
+
+HOSTILE = {
+    "styles that begin": "<style>" * 200_000,
+    "styles without an end": "<style " * 200_000,
+    "tags without an end": "<a " * 300_000,
+    "handlers": "<a " + " onx" * 300_000,
+    "a link's blanks": "<a href=" + " " * 300_000 + "x",
+    "declarations": "<p style='" + "color:red;" * 100_000 + "'>x</p>",
+    "declarations that are not known": "<p style='" + "a:b;" * 200_000 + "'>x</p>",
+    "many styles": "".join(f"<p style='color:#{number:06x}'>x</p>" for number in range(100_000)),
+    "rules": "<style>" + "p{color:red}" * 100_000 + "</style><p>x",
+    "selectors": "<style>" + "p," * 100_000 + "p{color:red}</style><p>x",
+    "a long selector": "<style>" + "a " * 100_000 + "{color:red}</style><p>x",
+    "depth": "<div>" * 1_000_000,
+    "depth of options": "<li><dd>" * 500_000,
+    "formatting that is opened anew": "<p>" + "".join(f"<b a={number}>" for number in range(4000)) + "</p>" + "<p>x" * 4000,
+    "capitals": "<p>" + "".join(f"<B/a={number}>" for number in range(4000)) + "</p>" + "<p>x" * 4000,
+}
+BOUNDED = """
+import resource, sys
+import nh3, tinycss2
+from nbcontainer.notebook import sanitise
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+shown = sanitise.sanitise({"text/html": sys.stdin.read()})
+print(len(str(shown)))
+"""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_html_that_is_written_to_cost_much(name: str) -> None:
+    """A megabyte takes neither minutes nor a gigabyte, and does not become much more than it is."""
+    text = HOSTILE[name]
+    done = subprocess.run([sys.executable, "-c", BOUNDED], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr[-1000:])
+    assert int(done.stdout) < 20 * len(text)
+
+
+def test_large_tables_are_shown_and_names_of_elements_stay() -> None:
+    row = "<tr><th>1</th><td style='color: red'><b>x</b> &lt;b&gt;<br><code>y</code></td></tr>"
+    text = f"<table class='dataframe'><tbody>{row * 3000}</tbody></table>"
+    shown = sanitise({"text/html": text, "text/plain": "t"})["text/html"]
+    assert shown.count("<td style=") == shown.count("<b>x</b> &lt;b&gt;<br><code>y</code>") == 3000
+    text = text.replace("</td></tr>", "", 1)
+    said = sanitise({"text/html": text, "text/plain": "t"})
+    assert "text/html" not in said and "not every tag is closed in its order: not shown" in said["text/plain"]
+    assert sanitise({"text/html": "<ul><li>a<li><em>b</em></ul>"})["text/html"] == "<ul><li>a</li><li><em>b</em></li></ul>"
