@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 from nbcontainer.cgroups.files import GONE
 from nbcontainer.engine.localrun import LocalRun
-from nbcontainer.engine.processes import is_exiting, session_of
+from nbcontainer.engine.processes import session_of
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_between
 from nbcontainer.engine.watch import GRACE_SECONDS, ProcessRun
@@ -35,7 +35,6 @@ class ExecRun(Within, ProcessRun):
         self._container = container
         self._last = self._first
         self._highest_bytes = self._first.memory_bytes
-        self._container_is_killed = False
         self._streams.send(go)
         self._streams.transfer = self._input = transfer
 
@@ -105,8 +104,7 @@ class ExecRun(Within, ProcessRun):
                 # Of ours nobody traces: whoever does is in the container.
                 if tracer in self._cgroup.pids():
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
-                    # Its thread that traced may be gone while the others do not know yet that they are.
-                    self._container_is_killed |= tracer == self._container.pid
+                    self._container.is_killed |= tracer == self._container.pid
             finally:
                 os.close(fd)
 
@@ -134,14 +132,14 @@ class ExecRun(Within, ProcessRun):
         self._end_sampling()
         usage = usage_between(self._first, self._last, self._highest_bytes, time.monotonic() - self._started)
         verdict = judge(status, self._reason, usage.oom_kills, self._streams.error)
-        gone = self._container_is_killed or self._container.has_ended or is_exiting(self._container.pid)
+        gone = self._container.is_ending
         note = "; ".join(filter(None, (self._streams.note_after(verdict.note), ENDED_TOO if gone else "")))
         return Finished(verdict.outcome, verdict.exit_code, verdict.signal, self._streams.error, usage, note, goes_on=not gone)
 
 
 def why_not(container: LocalRun, failure: NbcontainerError) -> NbcontainerError:
     """Joining fails in many ways where the container ends meanwhile."""
-    if isinstance(failure, SetupError) and (container.has_ended or is_exiting(container.pid)):
+    if isinstance(failure, SetupError) and container.is_ending:
         return SpecError(f"exec: {container.name} has ended")
     return failure
 

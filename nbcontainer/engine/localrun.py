@@ -14,7 +14,7 @@ from nbcontainer.engine.changes import Change
 from nbcontainer.engine.controls import Controls
 from nbcontainer.engine.kernel_log import OomReport, oom_report
 from nbcontainer.engine.line import LineProbe
-from nbcontainer.engine.processes import session_of
+from nbcontainer.engine.processes import is_exiting, session_of
 from nbcontainer.engine.transfer import Transfer
 from nbcontainer.engine.verdict import judge, usage_since
 from nbcontainer.errors import SetupError
@@ -49,9 +49,15 @@ class LocalRun(ProcessRun):
         self._created_unix_seconds = time.time()
         self.whole_usage = Usage()
         """At the end: also what making the container took."""
+        self.is_killed = False
+        """Its processes have been sent SIGKILL: the first one may be the last to know."""
         self._line = LineProbe(box.process)
 
     # ---- from anywhere
+
+    @property
+    def is_ending(self) -> bool:
+        return self.is_killed or self.has_ended or is_exiting(self.pid)
 
     def pause(self) -> None:
         self._controls.pause()
@@ -161,6 +167,7 @@ class LocalRun(ProcessRun):
 
     def _signal(self, number: int) -> None:
         if number == signal.SIGKILL:
+            self.is_killed = True
             self._cgroup.kill()
         else:
             self._cgroup.signal_all(number)
