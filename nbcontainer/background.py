@@ -8,7 +8,7 @@ from contextlib import closing
 
 from nbcontainer.engine import Run
 from nbcontainer.errors import HostError
-from nbcontainer.events import Event, Running
+from nbcontainer.events import Event, Output, Running
 from nbcontainer.threads import start_daemon
 
 READY_SECONDS = 10.0
@@ -42,7 +42,7 @@ class BackgroundRun:
         try:
             with closing(self._run.events()) as events:
                 for event in events:
-                    if isinstance(event, Running):
+                    if isinstance(event, Running | Output):  # whichever comes first: what takes it may wait for whoever began this
                         self._ready.set()
                     self._take(event)
         except BaseException as error:  # raised where somebody waits: also what take raised

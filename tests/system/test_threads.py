@@ -131,14 +131,16 @@ def test_a_container_in_the_background_is_ended_by_its_own_listener(end: Callabl
 
     def listen(event: Event) -> None:
         if isinstance(event, Output):
-            known.wait(SECONDS)
+            began.append(known.wait(SECONDS))
             end(made[0])
 
+    began: list[bool] = []
     script = "trap 'exit 5' TERM\necho now\nwhile :; do sleep 0.1; done"
     with nbc.start(program=["sh"], code=script, mem="64M", workspace="none", on_event=listen) as container:
         made.append(container)
         known.set()
         within_time(container.wait)
+        assert began == [True], "it began while what it had said was taken"
         assert container.result is not None
         assert container.result.exit_code == 5 if end is Container.stop else container.result.outcome == "killed"
 
