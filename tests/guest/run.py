@@ -40,7 +40,7 @@ SESSION_TESTS = "tests/ordinary"
 OLDEST_RELEASE = (6, 3)
 """Idmapped mounts of a tmpfs, which the local engine needs."""
 PROGRAMS = (
-    "sh bash od ls cat ps grep head tail tr find rm touch dd id hostname sleep wc true false echo mkdir chmod env unshare setpriv mount "
+    "sh bash od ls cat ps grep head tail tr find rm touch dd id hostname sleep wc true false echo mkdir rmdir chmod env unshare setpriv mount "
     "umount kill stat sort uname nproc seq busybox cp mv ln test expr date readlink awk mawk perl cut tee xargs sed setsid strace pasta nginx"
 ).split()
 SYSTEM_PYTHON = "/usr/bin/python3"
